@@ -1,0 +1,326 @@
+"""The nouns of the engine: what travels between its rooms.
+
+Rules:
+
+1. Values only: every struct here is frozen, knows no room, and does no I/O.
+2. A `Request` is one input line; an `Attempt` is one sending of it; a `Reply` or a `Fault` is what came back;
+   an `Outcome` is what that means; `Again` or `Result` is what follows from it.
+3. Seconds are floats on a monotonic clock; sizes are bytes; header names are lower case.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+
+class Route(StrEnum):
+    """Which API a line speaks; decides what a complete answer looks like (`core.classify`)."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+    MODERATIONS = "moderations"
+    IMAGES = "images"
+    HTTP = "http"
+
+
+class Phase(StrEnum):
+    """Where in its life an attempt was when something happened to it."""
+
+    CONNECT = "connect"
+    WRITE = "write"
+    FIRST_BYTE = "first_byte"
+    BODY = "body"
+
+
+class Cause(StrEnum):
+    """What went wrong on the wire: the transport's vocabulary, one word per thing that can be told apart there."""
+
+    INVALID = "invalid"  # the request could not be put on the wire at all
+    DNS = "dns"
+    REFUSED = "refused"  # refused or unreachable
+    CERTIFICATE = "certificate"
+    TLS = "tls"
+    PROXY = "proxy"
+    LOCAL = "local"  # our own limits: file descriptors, ports, buffers
+    STALE = "stale"  # a kept-alive connection was closed under us before any reply byte
+    DISCONNECTED = "disconnected"  # closed or reset before the reply head was complete
+    RESET = "reset"  # lost while writing, or with an error of the socket
+    TIMEOUT = "timeout"  # our own deadline; the phase says which
+    TRUNCATED = "truncated"  # the body ended before its declared end
+    PROTOCOL = "protocol"  # bytes that are not HTTP
+    ENCODING = "encoding"  # the body's compression is broken
+    TOO_LARGE = "too_large"  # the answer passed our cap
+
+
+class Kind(StrEnum):
+    """What an attempt amounts to. `core.classify.TREATMENT` says what each kind entails."""
+
+    OK = "ok"
+    # the endpoint is busy
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    # the endpoint or the way to it is broken
+    SERVER_ERROR = "server_error"
+    GATEWAY = "gateway"
+    CONNECT = "connect"
+    NETWORK = "network"
+    STALE = "stale"
+    TIMEOUT_CONNECT = "timeout_connect"
+    TIMEOUT_FIRST_BYTE = "timeout_first_byte"
+    TIMEOUT_IDLE = "timeout_idle"
+    TIMEOUT_TOTAL = "timeout_total"
+    PROTOCOL = "protocol"
+    # an answer that is not one
+    TRUNCATED = "truncated"
+    GARBLED = "garbled"
+    # the request itself
+    REJECTED = "rejected"
+    CONTEXT = "context"
+    POLICY = "policy"
+    TOO_LARGE = "too_large"
+    RESPONSE_TOO_LARGE = "response_too_large"
+    INVALID = "invalid"
+    INVALID_OUTPUT = "invalid_output"
+    # the endpoint will not serve us until somebody acts
+    DENIED = "denied"
+    QUOTA = "quota"
+    QUOTA_WINDOW = "quota_window"
+    CONFIG = "config"
+    # ourselves
+    LOCAL = "local"
+    HOOK = "hook"
+    CANCELLED = "cancelled"
+
+
+class Request(Struct, frozen=True, kw_only=True, gc=False):
+    """One line of the input, ready to be sent. `body` is forwarded byte for byte."""
+
+    line: int
+    id: str
+    digest: str
+    route: Route
+    method: str = "POST"
+    path: str
+    body: bytes = b""
+    model: str = ""
+    max_tokens: int = 0  # 0: the line does not say
+    choices: int = 1  # answers the line asks for: `n` of a chat, inputs of an embedding; 0: cannot be told
+    images: int = 0
+    stream: bool = False  # the line itself asks for a stream
+    made_id: bool = False  # the line had no custom_id; `id` was made from its number and digest
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def prompt_tokens(self) -> float:
+        """First guess of the prompt's size in tokens: UTF-8 bytes / 4, an image as 765 tokens."""
+        return len(self.body) / 4 + 765 * self.images
+
+
+class Deadlines(Struct, frozen=True, gc=False):
+    """How long each phase of an attempt may take, in seconds, and why."""
+
+    connect: float
+    first_byte: float  # from the request written to the first byte of the answer
+    idle: float  # between two signs of progress in the body
+    total: float  # from the connection to the end of the body
+    why: str = ""
+
+
+class Attempt(Struct, frozen=True, gc=False):
+    """One sending of a request to one endpoint."""
+
+    request: Request
+    endpoint: str
+    number: int  # 1 for the first sending
+    started: float
+    deadlines: Deadlines
+    kills: int = 0  # earlier attempts of this request that our own deadline ended
+    fresh: bool = False  # use a new connection: an old one has just failed this request
+    stream: bool = False  # ask for a stream on the wire
+    plain: bool = False  # ask for an unencoded body: compression has just failed this request
+
+
+class Timing(Struct, frozen=True, gc=False):
+    """What an attempt spent where, in seconds since its start."""
+
+    connect: float = 0.0  # until a connection was there; 0 on a reused one
+    first_byte: float = 0.0  # until the reply head
+    total: float = 0.0
+    gap: float = 0.0  # the longest silence inside the body
+    reused: bool = False
+
+
+class Reply(Struct, frozen=True, gc=False):
+    """A complete HTTP answer, as far as HTTP can tell."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    timing: Timing = Timing()
+
+
+class Fault(Struct, frozen=True, gc=False):
+    """An attempt that ended without an HTTP answer."""
+
+    cause: Cause
+    phase: Phase
+    detail: str
+    timing: Timing = Timing()
+    status: int = 0  # when the reply head had already come
+    headers: Mapping[str, str] = {}
+    partial: bytes = b""
+
+    @property
+    def sent(self) -> bool:
+        """Whether the server may have seen the request, so that it may have been billed."""
+        return self.phase is not Phase.CONNECT
+
+
+class Usage(Struct, frozen=True, gc=False):
+    """Tokens as the provider counted them."""
+
+    input: int = 0
+    output: int = 0
+
+
+class Outcome(Struct, frozen=True, gc=False):
+    """What an attempt amounts to, in our own words."""
+
+    kind: Kind
+    status: int = 0
+    code: str = ""  # the provider's own code or type of error
+    message: str = ""
+    wait: float | None = None  # the server asked us to wait so long
+    body: bytes = b""  # one JSON value without line breaks; empty: there was no answer
+    request_id: str = ""
+    usage: Usage | None = None
+    flags: tuple[str, ...] = ()
+    timing: Timing = Timing()
+    billed: bool = False  # the attempt failed and may still be on the bill
+
+
+class Again(Struct, frozen=True, gc=False):
+    """The request stays open and is sent again, not before `at`."""
+
+    at: float
+    why: str = ""
+
+
+class Wait(Struct, frozen=True, gc=False):
+    """There is nothing to send now. `until` is when to ask again; None: when something has happened."""
+
+    until: float | None = None
+
+
+class Error(Struct, frozen=True, gc=False):
+    """Why a request has no good answer. `hint` says what to do about it."""
+
+    kind: Kind
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Result(Struct, frozen=True, kw_only=True, gc=False):
+    """The final word on one request.
+
+    `body` is the answer's JSON as bytes, exactly as the provider sent it (line breaks between tokens excepted);
+    empty when no answer came. `attempts` counts sendings; `seconds` runs from the first sending to the last answer.
+    """
+
+    request: Request
+    kind: Kind
+    status: int = 0
+    body: bytes = b""
+    request_id: str = ""
+    error: Error | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    endpoint: str = ""
+    usage: Usage | None = None
+    flags: tuple[str, ...] = ()
+    maybe_billed: int = 0  # failed attempts that the provider may charge for
+
+    @property
+    def ok(self) -> bool:
+        """Whether the request succeeded."""
+        return self.kind is Kind.OK
+
+    @property
+    def id(self) -> str:
+        """The line's `custom_id`, or the one made for it."""
+        return self.request.id
+
+    @property
+    def text(self) -> str:
+        """The answer's text: the first choice of a chat or completion, the output of a response or message; else the body."""
+        return answer_text(self.request.route, self.body)
+
+    def json(self) -> Any:
+        """The answer's body as Python objects; None when there is none."""
+        return msgspec.json.decode(self.body) if self.body else None
+
+
+class Event(Struct, frozen=True, gc=False):
+    """One settled attempt, for listeners. `result` is None when the request is sent again."""
+
+    at: float
+    attempt: Attempt
+    outcome: Outcome
+    result: Result | None = None
+
+
+class _Part(Struct, gc=False):
+    text: str | None = None
+
+
+class _Said(Struct, gc=False):
+    content: str | list[_Part] | None = None
+
+
+class _Piece(Struct, gc=False):
+    """A choice of a chat or completion, or an output item of a response."""
+
+    text: str | None = None
+    message: _Said | None = None
+    content: str | list[_Part] | None = None
+
+
+class _Answer(Struct, gc=False):
+    """The places where the four text routes keep their text."""
+
+    choices: list[_Piece] = []
+    output: list[_Piece] = []
+    content: list[_Part] = []
+
+
+def _joined(content: str | list[_Part] | None) -> str:
+    return content if isinstance(content, str) else "".join(part.text or "" for part in content or ())
+
+
+def _first_choice(answer: _Answer) -> str:
+    choice = answer.choices[0] if answer.choices else _Piece()
+    return choice.text or (_joined(choice.message.content) if choice.message else "")
+
+
+_TEXT = {
+    Route.CHAT: _first_choice,
+    Route.COMPLETIONS: _first_choice,
+    Route.RESPONSES: lambda answer: "".join(_joined(item.content) for item in answer.output),
+    Route.MESSAGES: lambda answer: _joined(answer.content),
+}
+
+
+def answer_text(route: Route, body: bytes) -> str:
+    """The text of an answer body; the body itself where the route has no text or the body another shape."""
+    read = _TEXT.get(route)
+    try:
+        return read(msgspec.json.decode(body, type=_Answer)) if read else body.decode("utf-8", "replace")
+    except msgspec.MsgspecError:
+        return body.decode("utf-8", "replace")

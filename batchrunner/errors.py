@@ -1,0 +1,47 @@
+"""The exceptions of batchrunner. A request that fails is data; these are for what stops a whole run.
+
+    BatchError
+    ├── UsageError      exit 2   wrong options, settings or input; nothing was sent
+    ├── StopError       exit 3   stopped by an endpoint or by a cap of the user's own; resumable
+    └── FileError       exit 4   a file of ours cannot be read or written; resumable
+
+Rules:
+
+1. Each says what happened, why we think so, and what to type next, and carries a stable code:
+   E0xx options and settings · E1xx endpoints and keys · E2xx input · E3xx endpoints that stop us · E4xx files · E5xx hooks.
+2. A message never holds a key, a prompt or an answer.
+"""
+
+
+class BatchError(Exception):
+    """What stops a run. `str()` is the message, the hint on its own line, and the code."""
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        hint = "".join(f"\n   {line}" for line in self.hint.splitlines())
+        return f"{self.message} [{self.code}]{hint}"
+
+
+class UsageError(BatchError):
+    """Options, settings or input are wrong. Nothing was sent."""
+
+    exit_code = 2
+
+
+class StopError(BatchError):
+    """An endpoint, or a cap the user set, ended the run early. The same command continues."""
+
+    exit_code = 3
+
+
+class FileError(BatchError):
+    """A file of ours failed us: full disk, broken device, lost lock. The same command continues."""
+
+    exit_code = 4
