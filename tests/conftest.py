@@ -1,24 +1,26 @@
 """Fixtures for every test. No test leaks a task, sleeps to wait for something, or reads the developer's own settings."""
 
 import asyncio
+import inspect
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 
+FOREIGN = ("BATCHRUNNER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "TQDM_")
+
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, endpoint or option of the machine reaches a test."""
-    import os
-
+    """No key, endpoint, proxy or option of the machine reaches a test."""
     for name in list(os.environ):
-        if name.startswith(("BATCHRUNNER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "TQDM_")) or name.lower().endswith("_proxy"):
+        if name.startswith(FOREIGN) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(autouse=True)
-async def _no_leaks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """A task left behind, or one that died unseen, fails its test."""
+@pytest.fixture
+async def no_leaks() -> AsyncIterator[None]:
+    """A task left behind, or one that died unseen, fails its test. Every async test gets this by itself."""
     loop = asyncio.get_running_loop()
     unseen: list[str] = []
     loop.set_exception_handler(lambda _loop, context: unseen.append(str(context.get("exception") or context["message"])))
@@ -26,3 +28,9 @@ async def _no_leaks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
     assert not left, f"tasks left behind: {left}"
     assert not unseen, f"died unseen: {unseen}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "no_leaks")
