@@ -1,3 +1,270 @@
-"""One attempt over aiohttp: a `Reply` or a `Fault`, never an exception."""
+"""One attempt over aiohttp: a `Reply` or a `Fault`, never an exception.
+
+Rules:
+
+1. One session per endpoint, and its headers are built once. A request leaves for the endpoint's own origin or not at all;
+   redirects are answers, not orders.
+2. Whatever goes wrong with an attempt is a `Fault`. Only cancellation from outside and mistakes of ours are raised.
+3. Nothing is read without a cap; a body that broke off is kept as evidence, never as an answer.
+4. A key is in no repr, no detail, no message.
+"""
+
+import asyncio
+import io
+import re
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
 from batchrunner.core.endpoints import Connection as Connection
+from batchrunner.core.endpoints import address
+from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request
+from batchrunner.errors import UsageError
+from batchrunner.faults import FAILURES, OversizeError, explain, overdue
+from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session, plain
+
+_LARGE = 1024 * 1024  # aiohttp wants a larger body as a file, and sends it in pieces
+_FAREWELL = 2.0  # seconds that closing may take at most
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[ -~\t]*")
+_PLACE = re.compile(r"[!-~]+")
+# Framing and connection belong to the wire, identity to the endpoint: no line of the input sets these.
+_OURS = frozenset(
+    [
+        "accept-encoding",
+        "api-key",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-api-key",
+        "x-goog-api-key",
+    ]
+)
+
+Text = TypeVar("Text", str, bytes)
+
+
+class Secret:
+    """A key that shows itself only when asked to."""
+
+    __slots__ = ("_pattern", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        self._pattern = _traces_of(value)
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def reveal(self) -> str:
+        """The key itself, to be put into a header."""
+        return self._value
+
+    def redact(self, text: Text) -> Text:
+        """The text without the key, and without what servers show of it: its first 8 characters and a mask."""
+        if self._pattern is None:
+            return text
+        if isinstance(text, bytes):
+            return re.sub(self._pattern.encode(), b"[key]", text)
+        return re.sub(self._pattern, "[key]", text)
+
+
+def _traces_of(value: str) -> str | None:
+    """What to look for. A word of less than 4 letters is a placeholder, and stands in every text."""
+    if len(value) < 4:
+        return None
+    return re.escape(value) if len(value) < 8 else re.escape(value[:8]) + r"[\w*.\-]*"
+
+
+class Transport:
+    """One endpoint on the wire. `async with` opens its connections, `send` makes one attempt.
+
+    `headers` go with every request; `secret` too, but they are the endpoint's identity. Neither is ever shown.
+    """
+
+    def __init__(
+        self, name: str, base_url: str, connection: Connection, *, headers: Mapping[str, str] = {}, secret: Mapping[str, str] = {}
+    ) -> None:
+        self.name = name
+        self._base_url = base_url
+        self._connection = connection
+        self._origin = _origin(base_url)
+        self._secure = self._origin.scheme == "https"
+        self._host = self._origin.authority
+        self._trust = _trust(connection.ca_bundle)
+        self._proxy = _proxy(connection.proxy)
+        self._headers = _sets_of_headers({**headers, **secret})
+        self._place = lru_cache(256)(self._find_place)
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"Transport({self.name!r}, {str(self._origin)!r})"
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._session = open_session(Pool(self._connection.keepalive, self._trust), self._proxy)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await session.close()
+
+    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
+        """Make one attempt: its answer, whatever the status, or the fault that ended it.
+
+        `review(attempt, phase, age)` is asked when a deadline has passed, `age` seconds after that wait began;
+        it returns how many seconds more to wait, 0.0 to give up.
+        """
+        request = attempt.request
+        url, flaw = self._place(request.path)
+        flaw = flaw or next(filter(None, map(_flaw, request.headers)), "")
+        if flaw:
+            return Fault(Cause.INVALID, Phase.CONNECT, flaw)
+        exchange = Exchange(attempt, review, self._loop)
+        token = EXCHANGE.set(exchange)
+        try:
+            return await self._converse(request, url, exchange)
+        except asyncio.CancelledError:
+            if not exchange.stop():
+                raise
+            return overdue(exchange, self._secure)
+        except FAILURES as error:
+            return explain(error, exchange, self._host, self._secure, bool(self._proxy))
+        finally:
+            exchange.stop()
+            EXCHANGE.reset(token)
+
+    async def _converse(self, request: Request, url: URL, exchange: Exchange) -> Reply:
+        session = self._session
+        assert session is not None, "the transport is not open"
+        response = await session.request(
+            request.method,
+            url,
+            data=request.body if len(request.body) <= _LARGE else io.BytesIO(request.body),
+            headers=self._dress(exchange.attempt),
+            allow_redirects=False,
+        )
+        exchange.begun(response)
+        try:
+            body = await self._read(response.content, exchange)
+        except BaseException:
+            response.close()
+            raise
+        headers = response.headers
+        return Reply(response.status, headers if response.status < 300 else plain(headers), body, exchange.timing())
+
+    async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> bytes:
+        most = self._connection.max_response
+        if content.is_eof():
+            body = content.read_nowait()
+            if len(body) > most:
+                raise OversizeError
+            return body
+        parts = exchange.body = bytearray()
+        while chunk := await content.readany():
+            parts += chunk
+            if len(parts) > most:
+                raise OversizeError
+            exchange.progress(chunk)
+        return bytes(parts)
+
+    def _dress(self, attempt: Attempt) -> "CIMultiDict[str]":
+        """The headers of this attempt: one of four ready sets, and what the line itself asks for."""
+        ready = self._headers[attempt.plain, attempt.stream]
+        if not attempt.request.headers:
+            return ready
+        own = ready.copy()
+        own.update(attempt.request.headers)
+        return own
+
+    def _find_place(self, path: str) -> tuple[URL, str]:
+        """The URL of a line's path, and what is wrong with it."""
+        try:
+            joined = address(self._base_url, path)
+            url = URL(joined, encoded=True)
+            inside = url.origin() == self._origin and url.raw_user is None
+        except ValueError:
+            return self._origin, "the address is not valid"
+        if not _PLACE.fullmatch(joined):
+            return self._origin, "the address holds a character that no address may hold"
+        return (url, "") if inside else (self._origin, "the address leaves the endpoint")
+
+
+def _flaw(header: tuple[str, str]) -> str:
+    """Why a line may not set this header; empty when it may."""
+    name, value = header
+    if name.lower() in _OURS:
+        return f"a line may not set the header {name}"
+    return "" if _sound(name, value) else "a header of the line cannot be put on the wire"
+
+
+def _sound(name: str, value: str) -> bool:
+    return bool(_NAME.fullmatch(name) and _VALUE.fullmatch(value))
+
+
+def _origin(base_url: str) -> URL:
+    try:
+        return URL(base_url).origin()
+    except ValueError:
+        raise UsageError("E102", "The base URL is not an address.", "Write it like https://api.example.com/v1.") from None
+
+
+def _trust(bundle: str) -> ssl.SSLContext | bool:
+    if not bundle:
+        return True
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:  # ssl.SSLError is one
+        hint = "Name a PEM file with --ca-bundle."
+        raise UsageError("E002", f"The certificates in {bundle} cannot be read ({type(error).__name__}).", hint) from None
+
+
+def _proxy(proxy: str) -> str:
+    if proxy and not proxy.lower().startswith(("http://", "https://")):
+        raise UsageError("E002", "This kind of proxy is not supported.", "Write --proxy http://host:port; SOCKS is not spoken.")
+    return proxy
+
+
+def _sets_of_headers(own: Mapping[str, str]) -> "dict[tuple[bool, bool], CIMultiDict[str]]":
+    """The headers for each (plain, stream). What the user sets wins."""
+    for name, value in own.items():
+        if not _sound(name, value):
+            raise UsageError("E002", "A header for the endpoint has a name or value that cannot be sent.", "Use printable ASCII.")
+    return {(plain, stream): _headers(own, plain, stream) for plain in (False, True) for stream in (False, True)}
+
+
+def _headers(own: Mapping[str, str], plain: bool, stream: bool) -> "CIMultiDict[str]":
+    headers = CIMultiDict(
+        {
+            "Accept": "text/event-stream" if stream else "*/*",
+            "Accept-Encoding": "identity" if plain else "gzip, deflate",
+            "Content-Type": "application/json",
+            "User-Agent": "batchrunner",
+        }
+    )
+    headers.update(own)
+    return headers
