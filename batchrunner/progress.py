@@ -18,3 +18,6 @@ class Display(Struct, frozen=True, kw_only=True):
             metavar="auto|full|plain|log|none",
         ),
     ] = "auto"
+    quiet: Annotated[bool, option("nothing but errors, and the verdict at the end", group="Show")] = False
+    verbose: Annotated[bool, option("a line for each attempt that failed", group="Show")] = False
+    json: Annotated[bool, option("the summary as one line of JSON on stdout", group="Show")] = False

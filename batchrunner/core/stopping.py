@@ -1,0 +1,68 @@
+"""When a run stops by a cap the user has set.
+
+Rules:
+
+1. A pure function decides from counts and elapsed seconds; whoever runs the requests obeys.
+2. A cap names what may still happen: `max_failures = 10` stops at the 11th failure, 0 at the first.
+3. A percentage is judged over at least `ENOUGH` finished requests, for three of the first four may just be bad luck.
+"""
+
+import re
+from functools import lru_cache
+from typing import Annotated
+
+from msgspec import Struct
+
+from batchrunner.core.policy import option
+
+ENOUGH = 100
+_CAP = re.compile(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?)%")
+
+
+class Stopping(Struct, frozen=True, kw_only=True):
+    """When to stop before the end. What is finished stays; the same command continues."""
+
+    max_time: Annotated[
+        float, option("stop sending after this long; 0 is never", group="Stop", metavar="T", unit="seconds", ge=0)
+    ] = 0.0
+    max_failures: Annotated[
+        str, option("stop when more requests than this have failed for good", group="Stop", metavar="N|P%")
+    ] = ""
+    grace: Annotated[
+        float,
+        option(
+            "how long requests in flight may finish when the run is asked to stop",
+            group="Stop",
+            metavar="T",
+            unit="seconds",
+            main=False,
+            ge=0,
+        ),
+    ] = 20.0
+
+
+@lru_cache(maxsize=64)
+def failure_cap(text: str) -> tuple[int | None, float | None]:
+    """`"200"` as (200, None), `"5%"` as (None, 0.05), `""` as (None, None). Raises ValueError for anything else."""
+    if not text:
+        return None, None
+    cap = _CAP.fullmatch(text.strip())
+    if cap is None:
+        raise ValueError("is neither a number nor a percentage")
+    if cap[1]:
+        return int(cap[1]), None
+    share = float(cap[2]) / 100
+    if share > 1:
+        raise ValueError("is more than 100 %")
+    return None, share
+
+
+def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: float) -> str:
+    """Why the run must stop now, in words; "" to go on. Counts are of this run, `elapsed` its seconds so far."""
+    if stopping.max_time and elapsed >= stopping.max_time:
+        return f"the time allowed is over (max_time {stopping.max_time:g} s)"
+    most, share = failure_cap(stopping.max_failures)
+    finished = succeeded + failed
+    too_many = most is not None and failed > most
+    too_often = share is not None and finished >= ENOUGH and failed > share * finished
+    return f"{failed} of {finished} requests failed (max_failures {stopping.max_failures})" if too_many or too_often else ""

@@ -1,0 +1,250 @@
+"""Where settings come from, and how text becomes a value.
+
+Rules:
+
+1. First come, first served: command line (or argument) > environment > `--config FILE` > `batchrunner.toml` or
+   `[tool.batchrunner]` in the current directory > the user's file > default. Nothing else is read, ever.
+2. A name nobody knows is an error (E001), not a typo that waits; so is a value that does not fit (E002).
+   Both say where they stand. Variables alone may be strange: others also name theirs BATCHRUNNER_something.
+3. What may hide a secret is not repeated in an error.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from batchrunner.core import units
+from batchrunner.core.stopping import failure_cap
+from batchrunner.errors import UsageError
+from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, Settings
+
+COMMAND_LINE = "command line"
+ARGUMENT = "argument"
+PROJECT_FILE = "batchrunner.toml"
+
+
+class Given(Struct, frozen=True):
+    """A value as it was given, and where. `label` is what the person typed there."""
+
+    value: Any
+    origin: str
+    label: str
+
+
+class Resolved(Struct, frozen=True):
+    """Settings in force, and where each comes from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+_READ: Mapping[Any, Callable[[str], Any]] = {
+    "seconds": units.duration,
+    "bytes": units.size,
+    "count": units.count,
+    bool: units.truth,
+    int: units.count,
+    float: units.number,
+    tuple: lambda text: (text,),
+}
+_EXAMPLES = {
+    "seconds": "30s, 2m, 1h30m, 500ms",
+    "bytes": "4096, 64KiB, 256MiB",
+    "count": "8, 40k",
+    bool: "true, false",
+    int: "8, 40k",
+    "max_failures": "200, 5%",
+    "header": "X-Team=research",
+}
+
+
+def _check_header(items: tuple[str, ...]) -> None:
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
+            raise ValueError("is not NAME=VALUE")
+
+
+_CHECKS: Mapping[str, Callable[[Any], object]] = {"header": _check_header, "max_failures": failure_cap}
+"""What a type cannot say of a value."""
+
+
+def _check_number(each: Option, number: float) -> None:
+    if number < each.least or (each.auto and number == 0):
+        raise ValueError(f"is too small: at least {each.least:g}" if each.least else "must be more than 0")
+    if not isfinite(number):
+        raise ValueError("is not a finite number")
+
+
+def _value(each: Option, raw: Any) -> Any:
+    """A value as given to one that may be used. Raises ValueError with the end of a sentence."""
+    if isinstance(raw, os.PathLike):
+        raw = os.fspath(raw)
+    if each.auto and raw == "auto":
+        return raw
+    if isinstance(raw, str):
+        read = _READ.get(each.unit) or _READ.get(each.type)
+        raw = read(raw.strip()) if read else raw
+    if each.choices and raw not in each.choices:
+        raise ValueError(f"is not one of {', '.join(each.choices)}")
+    if isinstance(raw, int | float):
+        _check_number(each, raw)
+    try:
+        value = msgspec.convert(raw, each.annotation)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"does not fit: {str(error)[:1].lower()}{str(error)[1:]}") from None
+    _CHECKS.get(each.name, bool)(value)
+    return value
+
+
+def _convert(each: Option, given: Given) -> Any:
+    try:
+        return _value(each, given.value)
+    except ValueError as error:
+        told = "the value" if each.name in SECRETIVE else repr(given.value)
+        examples = ", ".join(each.choices) or _EXAMPLES.get(each.name) or _EXAMPLES.get(each.unit) or _EXAMPLES.get(each.type)
+        hint = f"Examples: {examples}{', auto' if each.auto else ''}" if examples else ""
+        raise UsageError("E002", f"{given.label}: {told} {error}.", hint) from None
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`Did you mean X?` for a word that is not among those known; "" when none is close."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def _typed(flags: Mapping[str, Any], origin: str) -> dict[str, Given]:
+    for name in flags:
+        if name not in OPTIONS:
+            raise UsageError("E001", f"{name}: no such setting.", nearest(name, OPTIONS))
+    label = "{}=" if origin == ARGUMENT else "{flag}"
+    return {
+        name: Given(value, origin, label.format(name, flag=OPTIONS[name].flags[-1]))
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """What the environment says. An empty variable says nothing; a list has one item per line, or is a JSON list."""
+    found = {}
+    for name, each in OPTIONS.items():
+        variable = next((key for key in (each.variable, FOREIGN.get(name, "")) if environ.get(key)), None)
+        if variable:
+            text = environ[variable].strip()
+            value = _items(text, variable) if each.type is tuple else text
+            found[name] = Given(value, f"environment {variable}", variable)
+    return found
+
+
+def _items(text: str, variable: str) -> list[str]:
+    if not text.startswith("["):
+        return text.splitlines()
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except msgspec.DecodeError:
+        raise UsageError("E002", f"{variable}: the value is not a JSON list of strings.", 'Examples: ["one", "two"]') from None
+
+
+def _file(path: Path | None, kind: str = "file", table: tuple[str, ...] = ()) -> dict[str, Given]:
+    """What a TOML file, or a table in it, says. Raises UsageError for a name that is no setting."""
+    content = _toml(path, table) if path else {}
+    for name in content:
+        if name not in OPTIONS:
+            raise UsageError("E001", f"{path}: {name}: no such setting.", nearest(name, OPTIONS))
+    return {name: Given(value, f"{kind} {path}", f"{name} in {path}") for name, value in content.items()}
+
+
+def _toml(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        content: Any = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        for key in table:
+            content = content.get(key, {})
+        return dict(content)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError("E002", f"{path}: cannot be read as TOML: {error}.") from None
+    except (AttributeError, TypeError):
+        raise UsageError("E002", f"{path}: [{'.'.join(table)}] is not a table.") from None
+
+
+def _project(directory: Path) -> dict[str, Given]:
+    """The current directory's file; only where there is none, its pyproject.toml."""
+    own = directory / PROJECT_FILE
+    return _file(own) if own.exists() else _file(directory / "pyproject.toml", table=("tool", "batchrunner"))
+
+
+def _named(path: str | None, directory: Path) -> dict[str, Given]:
+    """The file that `--config` names."""
+    if not path:
+        return {}
+    chosen = directory / path
+    if not chosen.exists():
+        raise UsageError("E002", f"--config: {path} does not exist.")
+    return _file(chosen, table=("tool", "batchrunner") if chosen.name == "pyproject.toml" else ())
+
+
+def user_file(environ: Mapping[str, str]) -> Path | None:
+    """Where the user's own settings are, by the XDG rules: normally ~/.config/batchrunner/config.toml."""
+    folder, home = environ.get("XDG_CONFIG_HOME") or "", environ.get("HOME") or environ.get("USERPROFILE")
+    if not Path(folder).is_absolute():
+        folder = f"{home}/.config" if home else ""
+    return Path(folder, "batchrunner", "config.toml") if folder else None
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    cwd: Path,
+    user_config: Path | None = None,
+    origin: str = COMMAND_LINE,
+) -> Resolved:
+    """Settings from every place that may say something.
+
+    `flags` maps option names to text, lists, booleans or values as the library gets them; None says nothing.
+    `input` and `config` (a file) may be among them. Raises UsageError: E001 no such setting, E002 bad value, E003 contradiction.
+    """
+    typed = dict(flags)
+    path, config = typed.pop("input", ""), typed.pop("config", None)
+    layers = (_file(user_config, "user file"), _project(cwd), _named(config, cwd), _environment(environ), _typed(typed, origin))
+    given: dict[str, Given] = {}
+    for layer in layers:
+        given |= layer
+    told = {name: _convert(OPTIONS[name], found) for name, found in given.items()}
+    settings = _assembled(os.fspath(path), told)
+    _refuse_contradictions(settings)
+    return Resolved(settings, {name: given[name].origin if name in given else "default" for name in OPTIONS})
+
+
+def _assembled(path: str, told: Mapping[str, Any]) -> Settings:
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in told.items():
+        sections.setdefault(OPTIONS[name].section, {})[name] = value
+    own = sections.pop("", {})
+    defaults = Settings()
+    parts = {section: msgspec.structs.replace(getattr(defaults, section), **fields) for section, fields in sections.items()}
+    return Settings(input=path, **own, **parts)
+
+
+_CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
+    (lambda each: each.display.quiet and each.display.verbose, "quiet and verbose exclude each other."),
+    (
+        lambda each: each.display.json and each.output == "-",
+        "stdout can carry the results (output -) or the summary (json), not both.",
+    ),
+)
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    for found, message in _CONTRADICTIONS:
+        if found(settings):
+            raise UsageError("E003", message, "Where each comes from: batchrunner config show --origin")

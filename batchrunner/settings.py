@@ -1,0 +1,166 @@
+"""The policy structs put together, and the table of settings that follows from them.
+
+Rules:
+
+1. Each policy lives beside the code that obeys it. `OPTIONS`, derived from them, is the only table of settings:
+   command line, environment, configuration files, documentation and schema all come from it.
+2. Seconds, bytes and tokens throughout; people may write 30s, 2m, 1h30m, 500ms, 64MiB, 40k (`core.units`).
+3. A key is never a setting. What may hide one (headers, addresses with a password) is shown masked.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.endpoints import Connection, Service
+from batchrunner.core.limit import Concurrency
+from batchrunner.core.policy import Auto, Group, Unit, option
+from batchrunner.core.retry import Retries
+from batchrunner.core.stopping import Stopping
+from batchrunner.journal import Durability
+from batchrunner.progress import Display
+from batchrunner.source import Intake
+
+SHORT = {"output": "-o", "concurrency": "-c", "quiet": "-q", "verbose": "-v"}
+FOREIGN = {"base_url": "OPENAI_BASE_URL"}
+"""Variables of the OpenAI SDK that fill an option of ours when our own variable is not set."""
+SECRETIVE = frozenset({"header", "base_url", "proxy"})
+"""Options whose value may hide a secret: `masked` shows them, errors leave them out."""
+
+
+class Records(Struct, frozen=True, kw_only=True):
+    """What a line of the output holds."""
+
+    strict_openai: Annotated[bool, option("leave our own facts out of each result line", group="Input and output")] = False
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything a run is told. `input` and `output` are paths; an empty `output` stands beside the input."""
+
+    input: str = ""
+    output: Annotated[
+        str, option("where results go, by default beside the input; - is stdout", group="Input and output", metavar="FILE")
+    ] = ""
+    fresh: Annotated[bool, option("start over and ignore earlier results", group="Input and output")] = False
+    changed: Annotated[
+        Literal["refuse", "rerun", "keep"],
+        option(
+            "a finished line that was edited since: stop, send it again, or keep its result",
+            group="Input and output",
+            metavar="refuse|rerun|keep",
+        ),
+    ] = "refuse"
+    service: Service = Service()
+    connection: Connection = Connection()
+    concurrency: Concurrency = Concurrency()
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    stopping: Stopping = Stopping()
+    intake: Intake = Intake()
+    durability: Durability = Durability()
+    records: Records = Records()
+    display: Display = Display()
+
+    def __repr__(self) -> str:
+        told = [f"{name}={masked(name, value)!r}" for name, value in values(self).items() if value != OPTIONS[name].default]
+        return f"Settings({', '.join([repr(self.input), *told])})"
+
+
+class Option(Struct, frozen=True, kw_only=True):
+    """One setting, as all the places where it can be given see it."""
+
+    name: str
+    section: str  # the attribute of `Settings` that holds its struct; "" for one of `Settings` itself
+    type: Any  # str, bool, int, float, tuple, or Literal
+    annotation: Any  # the same with its bounds, for msgspec
+    auto: bool
+    choices: tuple[str, ...]
+    least: float
+    default: Any
+    help: str
+    group: Group
+    unit: Unit
+    metavar: str
+    main: bool
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """`-o`, `--output`."""
+        long = "--" + self.name.replace("_", "-")
+        return (SHORT[self.name], long) if self.name in SHORT else (long,)
+
+    @property
+    def variable(self) -> str:
+        """The option's own environment variable."""
+        return "BATCHRUNNER_" + self.name.upper()
+
+
+def _described(name: str, section: str, annotation: Any, default: Any) -> Option:
+    kind, meta = get_args(annotation)
+    parts = get_args(kind)
+    auto = Auto in parts
+    number = next((part for part in parts if part in (int, float)), None)
+    return Option(
+        name=name,
+        section=section,
+        type=number or (tuple if default == () else Literal if parts else kind),
+        annotation=annotation,
+        auto=auto,
+        choices=() if number or default == () else parts,
+        least=meta.ge if meta.ge is not None else 0,
+        default=default,
+        help=meta.description,
+        group=meta.extra["group"],
+        unit=meta.extra["unit"],
+        metavar=meta.extra["metavar"],
+        main=meta.extra["main"],
+    )
+
+
+def _derived() -> Iterator[Option]:
+    for field in msgspec.structs.fields(Settings):
+        if isinstance(field.default, Struct):
+            for inner in msgspec.structs.fields(field.default):
+                yield _described(inner.name, field.name, inner.type, inner.default)
+        elif field.name != "input":
+            yield _described(field.name, "", field.type, field.default)
+
+
+_BY_GROUP = sorted(_derived(), key=lambda each: get_args(Group).index(each.group))
+OPTIONS: Mapping[str, Option] = {each.name: each for each in _BY_GROUP}
+
+
+def values(settings: Settings) -> dict[str, Any]:
+    """Every option's value by name, flat."""
+    return {name: getattr(getattr(settings, each.section) if each.section else settings, name) for name, each in OPTIONS.items()}
+
+
+def masked(name: str, value: Any) -> Any:
+    """A value fit to be shown: header values, passwords and queries of addresses are left out."""
+    if name == "header":
+        return tuple(f"{item.partition('=')[0]}=…" for item in value)
+    if name == "base_url":
+        return tuple(_masked_url(item) for item in value)
+    return _masked_url(value) if name == "proxy" else value
+
+
+def _masked_url(url: str) -> str:
+    return re.sub(r"([?&][^=&]*=)[^&]*", r"\1…", re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", url))
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors."""
+    fields = [(name, Annotated[_toml_type(each), Meta(description=each.help)], each.default) for name, each in OPTIONS.items()]
+    whole = msgspec.json.schema(msgspec.defstruct("batchrunner", fields, forbid_unknown_fields=True))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def _toml_type(each: Option) -> Any:
+    """What the file may hold for an option: numbers may also be written with their unit, lists as a single item."""
+    if each.type is tuple:
+        return str | list[str]
+    return each.type | str if each.type in (int, float) else get_args(each.annotation)[0]
