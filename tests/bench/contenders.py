@@ -1,0 +1,140 @@
+"""The loops the engine is measured against, and how each contender is started and weighed.
+
+    python -m tests.bench.contenders (bare | naive) URL FILE CONCURRENCY      one JSON line: {"seconds", "right"}
+
+Rules:
+
+1. Each contender runs in an interpreter of its own. CPU and peak memory are those of that whole process (`os.wait4`).
+2. `bare` is the yardstick: tuned aiohttp, uvloop, no timeouts, nothing written. `naive` is what people write.
+3. "seconds" of both begin when the rows are read and end with the last answer; imports do not count. Both check each
+   answer's id. `batchrunner` says its own seconds in its summary, journal and start of the engine included.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import uvloop
+from msgspec import Struct
+from yarl import URL
+
+ROOT = Path(__file__).parents[2]
+
+
+class Row(Struct):
+    """One input line, as far as the loops need it."""
+
+    custom_id: str
+    body: msgspec.Raw
+
+
+class Weight(Struct):
+    """What one run took. `seconds` is the contender's own count, `wall` and `cpu` those of its process; `peak` in MB."""
+
+    seconds: float
+    wall: float
+    cpu: float
+    peak: float
+    right: int
+
+
+async def bare(url: str, rows: list[Row], concurrency: int) -> int:
+    right = 0
+    target, headers = URL(url + "/chat/completions"), {"content-type": "application/json", "authorization": "Bearer key"}
+    work: Iterator[tuple[bytes, bytes]] = iter([(row.custom_id.encode(), bytes(row.body)) for row in rows])
+    connector = aiohttp.TCPConnector(limit=0, force_close=False)
+    none = aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=none) as session:
+
+        async def worker() -> None:
+            nonlocal right
+            for name, body in work:
+                async with session.post(target, data=body, headers=headers) as response:
+                    right += name in await response.read()
+
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+    return right
+
+
+async def naive(url: str, rows: list[Row], concurrency: int) -> int:
+    semaphore = asyncio.Semaphore(concurrency)
+    async with aiohttp.ClientSession(headers={"authorization": "Bearer key"}) as session:
+
+        async def ask(name: str, body: object) -> bool:
+            async with semaphore, session.post(url + "/chat/completions", json=body) as response:
+                answer = await response.json()
+                return name in answer["id"]
+
+        return sum(await asyncio.gather(*(ask(row.custom_id, json.loads(bytes(row.body))) for row in rows)))
+
+
+LOOPS = {"bare": bare, "naive": naive}
+
+
+def main(name: str, url: str, file: str, concurrency: str) -> None:
+    decoder = msgspec.json.Decoder(Row)
+    with Path(file).open("rb") as lines:
+        rows = [decoder.decode(line) for line in lines]
+
+    async def timed() -> tuple[float, int]:
+        start = time.perf_counter()
+        right = await LOOPS[name](url, rows, int(concurrency))
+        return time.perf_counter() - start, right
+
+    seconds, right = uvloop.run(timed()) if name == "bare" else asyncio.run(timed())
+    print(json.dumps({"seconds": seconds, "right": right}))
+
+
+# --- weighing ---------------------------------------------------------------------------------------------------------
+
+
+def command(name: str, url: str, file: Path, concurrency: int) -> list[str]:
+    """How a contender is started."""
+    if name in LOOPS:
+        return [sys.executable, "-m", "tests.bench.contenders", name, url, str(file), str(concurrency)]
+    options = ["--base-url", url, "--concurrency", str(concurrency), "--display", "none", "--json"]
+    return [sys.executable, "-m", "batchrunner", str(file), *options]
+
+
+def weigh(name: str, url: str, file: Path, concurrency: int, core: int | None) -> Weight:
+    """Run a contender on one core and weigh it. RuntimeError when it fails."""
+    start = time.perf_counter()
+    child = start_pinned(command(name, url, file, concurrency), core)
+    assert child.stdout
+    said = child.stdout.read()
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - start
+    if child.returncode != 0:
+        raise RuntimeError(f"{name} ended with {child.returncode}: {said.decode()[-500:]}")
+    summary = json.loads(said.splitlines()[-1])
+    right = summary["right"] if name in LOOPS else answered(file)
+    return Weight(summary["seconds"], wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, right)
+
+
+def answered(file: Path) -> int:
+    """How many of the engine's results hold the answer to their own question."""
+    with file.with_suffix(".results.jsonl").open("rb") as lines:
+        records = map(msgspec.json.decode, lines)
+        return sum(record["response"]["body"]["id"].endswith(record["custom_id"]) for record in records)
+
+
+def start_pinned(words: list[str], core: int | None, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+    """A process of ours on one core; on any where `core` is None."""
+
+    def pin() -> None:
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    return subprocess.Popen(words, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, preexec_fn=pin)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,195 @@
+"""The scenarios and the table.
+
+Rules:
+
+1. Contenders take turns, round by round, so that a busy machine hurts all of them alike; medians over the rounds.
+2. A ratio is to `bare` in the same run. Absolute figures are those of this machine.
+3. CPU of a run is that of its whole process less that of a run over one row: imports and start are paid once, not per request.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec import Struct, to_builtins
+
+from batchrunner.core.model import Kind, Request, Result, Route
+from tests.bench.contenders import Weight, start_pinned, weigh
+
+ROUNDS = 3
+FILLER = "lorem ipsum dolor sit amet "
+
+
+class Plan(Struct):
+    """What the user asked for; `rows` 0 stands for each scenario's own size."""
+
+    rows: int = 0
+    concurrency: int = 128
+    contenders: tuple[str, ...] = ("bare", "naive", "batchrunner")
+
+
+class Table(Struct):
+    """One scenario's figures."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | float]]
+
+    def __str__(self) -> str:
+        cells = [self.columns, *([_cell(value) for value in row] for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = [
+            row[0].ljust(widths[0]) + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
+            for row in cells
+        ]
+        return "\n".join([self.title, *lines, ""])
+
+
+def _cell(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def cores() -> tuple[int | None, int | None]:
+    """One core for the server, another for the client; None where there is no choice."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
+
+
+@contextmanager
+def endpoint() -> Iterator[str]:
+    """The raw server in its own process; its base URL."""
+    server = start_pinned([sys.executable, "-m", "tests.bench.server"], cores()[0], subprocess.PIPE)
+    assert server.stdin
+    assert server.stdout
+    try:
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+    finally:
+        server.stdin.close()
+        server.wait(10)
+        server.stdout.close()
+
+
+def line(number: int) -> bytes:
+    """One request line of about 1 KB."""
+    name = f"r-{number:09d}"
+    said = f"Question {number}: " + FILLER * 31
+    body = {"model": "bench", "user": name, "messages": [{"role": "user", "content": said}]}
+    return json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}).encode()
+
+
+@contextmanager
+def job(rows: int) -> Iterator[Path]:
+    """A fresh input file in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        file = folder / "input.jsonl"
+        with file.open("wb") as out:
+            out.writelines(line(number) + b"\n" for number in range(rows))
+        yield file
+    finally:
+        shutil.rmtree(folder)
+
+
+def run(name: str, url: str, rows: int, plan: Plan) -> Weight:
+    """One contender over a fresh file; every answer must be right."""
+    with job(rows) as file:
+        weight = weigh(name, url, file, plan.concurrency, cores()[1])
+    if weight.right != rows:
+        raise RuntimeError(f"{name}: {weight.right} right answers to {rows} questions")
+    return weight
+
+
+# --- scenarios --------------------------------------------------------------------------------------------------------
+
+
+def overhead(plan: Plan) -> Table:
+    """No latency: what each contender costs per request."""
+    rows = plan.rows or 20_000
+    with endpoint() as url:
+        start = {name: run(name, url, 1, plan).cpu for name in plan.contenders}
+        rounds = [{name: run(name, url, rows, plan) for name in plan.contenders} for _ in range(ROUNDS)]
+    figures = [_costs(name, [each[name] for each in rounds], rows, start[name]) for name in plan.contenders]
+    yardstick = next((figure for figure in figures if figure[0] == "bare"), figures[0])
+    table = [[name, rate, rate / yardstick[1], wall, cpu, cpu / yardstick[3], peak] for name, rate, wall, cpu, peak in figures]
+    title = f"overhead: {rows:,} rows of 1 KB, no latency, concurrency {plan.concurrency}, median of {ROUNDS} rounds"
+    return Table(title, ["", "req/s", "ratio", "wall s", "CPU ms/1000", "ratio", "peak MB"], table)
+
+
+def _costs(name: str, weights: list[Weight], rows: int, start: float) -> tuple[str, float, float, float, float]:
+    """Requests per second, wall seconds, CPU milliseconds per 1,000 requests, peak."""
+    middle = statistics.median
+    cpu = middle(weight.cpu for weight in weights) - start
+    rate = rows / middle(weight.seconds for weight in weights)
+    return name, rate, middle(weight.wall for weight in weights), cpu / rows * 1e6, middle(weight.peak for weight in weights)
+
+
+def memory(plan: Plan) -> Table:
+    """Ten times the lines: how much the engine's peak grows."""
+    rows = plan.rows or 20_000
+    with endpoint() as url:
+        few, many = (run("batchrunner", url, size, plan) for size in (rows, 10 * rows))
+    grown = (many.peak - few.peak) * 1024 / (9 * rows)
+    columns = ["", f"{rows:,} MB", f"{10 * rows:,} MB", "KB/1000 lines"]
+    return Table("memory: peak of the engine", columns, [["batchrunner", few.peak, many.peak, grown * 1000]])
+
+
+def resume(plan: Plan) -> Table:
+    """Nearly all is done: how long until the rest is."""
+    rows = plan.rows or 300_000
+    left = min(100, rows)
+    with endpoint() as url, job(rows) as file:
+        _answer_all(file, rows - left)
+        checkpoint = file.with_suffix(".run") / "checkpoint"
+        steps: list[tuple[str, Callable[[], None]]] = [
+            (f"no checkpoint, {left} left", lambda: None),
+            ("checkpoint, none left", lambda: None),
+            ("checkpoint deleted, none left", lambda: checkpoint.unlink(missing_ok=True)),
+        ]
+        table: list[list[str | float]] = []
+        for title, prepare in steps:
+            prepare()
+            weight = weigh("batchrunner", url, file, plan.concurrency, cores()[1])
+            table.append([title, weight.wall, weight.cpu, weight.peak])
+    return Table(f"resume: {rows:,} lines", ["", "wall s", "CPU s", "peak MB"], table)
+
+
+def _answer_all(file: Path, rows: int) -> None:
+    """Write the results of the first `rows` lines as the engine would have."""
+    from batchrunner.formats import identify, record
+
+    answer = json.dumps(
+        {
+            "id": "chatcmpl",
+            "object": "chat.completion",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "word " * 120}, "finish_reason": "stop"}],
+        }
+    )
+    with file.open("rb") as lines, file.with_suffix(".results.jsonl").open("wb") as out:
+        for number, raw in enumerate((next(lines) for _ in range(rows)), 1):
+            name, digest = identify(raw.rstrip(b"\n"), number)
+            request = Request(line=number, id=name, digest=digest, route=Route.CHAT, path="/v1/chat/completions")
+            body = answer.replace("chatcmpl", f"chatcmpl-{name}").encode()
+            out.write(record(Result(request=request, kind=Kind.OK, status=200, body=body, attempts=1, seconds=0.5)))
+
+
+SCENARIOS: dict[str, Callable[[Plan], Table]] = {"overhead": overhead, "memory": memory, "resume": resume}
+
+
+def measure(names: list[str], plan: Plan, keep: Path | None) -> None:
+    """Run scenarios, print their tables, and keep the figures as JSON when asked."""
+    tables = {}
+    for name in names:
+        tables[name] = SCENARIOS[name](plan)
+        print(tables[name], flush=True)
+    if keep:
+        keep.write_text(json.dumps(to_builtins(tables), indent=2) + "\n")
