@@ -1,5 +1,15 @@
-"""How many requests may be in flight at one endpoint."""
+"""How many requests may be in flight at one endpoint: found by growing until the endpoint objects.
 
+Rules:
+
+1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection, then little,
+   and more again the longer it stays calm. Every answer counts, so a quick endpoint is found out quickly.
+2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
+3. Slowness alone cuts only where tokens tell how much work an answer was, and only while cutting helps.
+4. Lowering the limit never cancels anything. A limit set by the user is a constant.
+"""
+
+from math import inf
 from typing import Annotated
 
 from msgspec import Struct
@@ -14,3 +24,81 @@ class Concurrency(Struct, frozen=True, kw_only=True):
         int | Auto, option("requests in flight at each endpoint; auto finds what it sustains", group="Speed", metavar="auto|N")
     ] = "auto"
     max_concurrency: Annotated[int, option("where auto stops growing", group="Speed", metavar="N", ge=1)] = 256
+
+
+START = 16
+USED = 0.8  # below this share in flight the limit does not bind, and success says nothing about it
+GROWTH = 0.05  # of the limit per round of answers after a cut
+CALM_ROUNDS = 4.0  # calm rounds after which growth has doubled
+PUSHBACK = 0.9
+OVERLOAD = 0.7
+BRAKE = 4.0  # times its best unit latency at which an endpoint is taken to thrash
+ROUND = 16  # fewest answers whose mean latency means something
+
+
+class Limit:
+    """The limit of one endpoint. `inflight` is always what remains in flight there without the attempt that has just ended."""
+
+    __slots__ = ("_best", "_calm", "_count", "_float", "_mark", "_most", "_steep", "_sum", "_suspect", "size")
+
+    def __init__(self, policy: Concurrency) -> None:
+        fixed = policy.concurrency
+        self._most = float(policy.max_concurrency if fixed == "auto" else max(1, fixed))
+        self._float = min(float(START), self._most) if fixed == "auto" else self._most
+        self._mark = -inf if fixed == "auto" else inf  # what started up to here speaks of an older limit, or to a deaf one
+        self._steep = True
+        self._calm = 0.0  # rounds of answers since the last cut
+        self._sum, self._count = 0.0, 0
+        self._best = inf  # the lowest mean unit latency of a round
+        self._suspect = inf  # the mean that led to the last cut for slowness
+        self.size = int(self._float)
+
+    def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None) -> None:
+        """A complete answer came. `unit_latency` is seconds / (1 + output tokens / 100), when the tokens are known."""
+        if unit_latency is not None and started > self._mark and self._braked(unit_latency, inflight, now):
+            return
+        if self._float >= self._most or inflight + 1 < USED * self.size:
+            return
+        growth = 1.0
+        if not self._steep:
+            self._calm += 1.0 / self.size
+            growth = min(1.0, GROWTH * 2.0 ** (self._calm / CALM_ROUNDS))
+        self._float = min(self._most, self._float + growth)
+        self.size = int(self._float)
+
+    def pushback(self, started: float, inflight: int, now: float) -> bool:
+        """The endpoint refused work: 429 without a pace of ours, 503, 529, no connection. True: the limit was cut."""
+        return self._objected(PUSHBACK, started, inflight, now)
+
+    def overload(self, started: float, inflight: int, now: float) -> bool:
+        """The endpoint no longer answers in any time we grant (`core.deadlines`). True: the limit was cut."""
+        return self._objected(OVERLOAD, started, inflight, now)
+
+    def _objected(self, factor: float, started: float, inflight: int, now: float) -> bool:
+        if started <= self._mark:
+            return False
+        self._cut(factor, inflight, now)
+        return True
+
+    def _cut(self, factor: float, inflight: int, now: float) -> None:
+        self._steep, self._calm, self._mark = False, 0.0, now
+        self._float = max(1.0, min(self._float, inflight + 1.0) * factor)
+        self.size = int(self._float)
+
+    def _braked(self, unit_latency: float, inflight: int, now: float) -> bool:
+        """Collect a round of unit latencies, and cut if the endpoint has become far slower per token than it can be."""
+        self._sum += unit_latency
+        self._count += 1
+        if self._count < max(ROUND, self.size // 4):
+            return False
+        mean, self._sum, self._count = self._sum / self._count, 0.0, 0
+        self._best = min(self._best, mean)
+        if mean <= BRAKE * self._best:
+            self._suspect = inf
+            return False
+        if mean > 0.9 * self._suspect:  # the last cut did not help: the slowness is not of our making
+            self._best, self._suspect = 1.2 * mean / BRAKE, inf
+            return False
+        self._suspect = mean
+        self._cut(min(0.8, max(0.5, BRAKE * self._best / mean)), inflight, now)
+        return True
