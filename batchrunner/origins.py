@@ -9,10 +9,8 @@ Rules:
 3. What may hide a secret is not repeated in an error.
 """
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -117,6 +115,8 @@ def _convert(each: Option, given: Given) -> Any:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`Did you mean X?` for a word that is not among those known; "" when none is close."""
+    import difflib  # only on the way to an error
+
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f"Did you mean {close[0]}?" if close else ""
 
@@ -165,13 +165,16 @@ def _file(path: Path | None, kind: str = "file", table: tuple[str, ...] = ()) ->
 
 def _toml(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
     try:
-        content: Any = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        import tomllib  # most directories hold no file
+
+        content: Any = tomllib.loads(text)
         for key in table:
             content = content.get(key, {})
         return dict(content)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError("E002", f"{path}: cannot be read as TOML: {error}.") from None
     except (AttributeError, TypeError):
         raise UsageError("E002", f"{path}: [{'.'.join(table)}] is not a table.") from None

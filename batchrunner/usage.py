@@ -1,0 +1,113 @@
+"""The help, made from the table of settings.
+
+Rules:
+
+1. `short` is one screen: what people need on most days. `full` holds everything there is.
+2. Frames are written by hand, option lines never: they follow from `OPTIONS`.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+from batchrunner.settings import OPTIONS, Option
+
+COLUMN = 36
+_VERBS = """\
+usage: batchrunner [run] INPUT [options]
+       batchrunner check INPUT                validate and count; send nothing  (run --dry-run)
+       batchrunner retry INPUT [--all | --kind KIND ...]   send again what failed and can succeed
+       batchrunner status INPUT               how the job stands
+       batchrunner simulate [--port N] [--profile calm|flaky|storm] [--seed N]   an endpoint to rehearse with
+       batchrunner config show [--origin]     settings in force and where each comes from
+"""
+_INTRODUCTION = """
+Run a file of requests to the end, resumable. The same command again continues.
+
+  batchrunner jobs/input.jsonl                 as fast as the server allows
+  batchrunner jobs/input.jsonl --dry-run       count and check; send nothing
+  batchrunner jobs/input.jsonl --limit 20      try the first 20
+"""
+_SHORT_END = """
+All options: --help    Settings in force and where each comes from: batchrunner config show --origin
+Exit: 0 all succeeded · 1 finished, some failed · 2 wrong usage or input · 3 stopped early, resumable
+      4 local disk or file fault, resumable · 130/143 signal, resumable
+"""
+_FULL_END = """
+Other options
+      --config FILE                 read settings from this TOML file too
+      --dry-run                     the same as check
+      --version                     print the version
+  -h, --help                        one screen, or all of this
+
+Of retry
+      --all                         send everything again that failed
+      --kind KIND                   only failures of this kind; may be repeated
+Of config
+      --origin                      say where each setting comes from
+      show | schema                 the settings in force, or the JSON schema of the file
+
+Where settings come from, first come, first served
+  1. the command line
+  2. the environment: BATCHRUNNER_MAX_ATTEMPTS=3 for --max-attempts 3, and so on; OPENAI_BASE_URL for --base-url
+  3. the file named by --config
+  4. batchrunner.toml, or [tool.batchrunner] of pyproject.toml, in the current directory: max_attempts = 3
+  5. the user's own ~/.config/batchrunner/config.toml
+  T is seconds, or 500ms, 30s, 2m, 1h30m; SIZE is bytes, or 64KiB, 1GiB; N may be 40k.
+  --no-NAME turns off what a file or variable has turned on: --no-quiet.
+  The key is read from the variable that --api-key-env names, and from nowhere else.
+
+Signals
+  SIGINT or SIGTERM once: no new requests, those in flight may finish; twice: drop them; three times: leave at once.
+  SIGUSR1: print one block of status.
+
+Exit codes
+  0 every request succeeded · 1 finished, some failed for good · 2 wrong usage, settings or input
+  3 stopped early by an endpoint or by a cap of yours, resumable · 4 local disk or file fault, resumable
+  130/143 stopped by SIGINT/SIGTERM, resumable
+"""
+
+
+def short(width: int = 100) -> str:
+    """One screen."""
+    main = {name: each for name, each in OPTIONS.items() if each.main}
+    return f"{_VERBS}{_INTRODUCTION}\n{_listed(main, width)}{_SHORT_END.rstrip()}"
+
+
+def full(width: int = 100) -> str:
+    """Everything."""
+    return f"{_VERBS}{_INTRODUCTION}\n{_listed(OPTIONS, width)}{_FULL_END.rstrip()}"
+
+
+def written(each: Option) -> str:
+    """An option's default, as a person would write it; "" for nothing."""
+    value = each.default
+    if value in ((), "", False) or (value == 0 and not each.auto):
+        return ""
+    if each.unit == "seconds" and value != "auto":
+        return f"{value / 60:g}m" if value % 60 == 0 else f"{value:g}s"
+    if each.unit == "bytes":
+        return f"{value / 2**20:g}MiB"
+    return str(value)
+
+
+def _listed(options: Mapping[str, Option], width: int) -> str:
+    groups = groupby(options.values(), key=lambda each: each.group)
+    return "\n".join(line for group, members in groups for line in (group, *(_line(each, width) for each in members))) + "\n"
+
+
+def _line(each: Option, width: int) -> str:
+    """`  -c, --concurrency auto|N   what it does [default]`, continued below where it is long."""
+    flags = ", ".join(each.flags) if len(each.flags) > 1 else f"    {each.flags[0]}"
+    left = f"  {flags} {each.metavar}".rstrip()
+    default = written(each)
+    said = textwrap.wrap(f"{each.help} [{default}]" if default else each.help, max(width - COLUMN, 30))
+    first = [] if len(left) < COLUMN - 1 else [left]
+    lines = list(_columns("" if first else left, said))
+    return "\n".join([*first, *lines])
+
+
+def _columns(left: str, said: list[str]) -> Iterator[str]:
+    for line in said:
+        yield f"{left:<{COLUMN}}{line}"
+        left = ""
