@@ -1,0 +1,60 @@
+"""Where a run reads and writes, all derived from the input's name or from `-o` (DESIGN §4).
+
+Rules:
+
+1. Nothing here touches the disk.
+2. The run folder lies beside the results: one file system, so that renames are one step.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from msgspec import Struct
+
+_PACKED = (".gz", ".zst")
+_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def _stem(name: str, endings: tuple[str, ...]) -> str:
+    """The name without the first of these endings that it has."""
+    ending = next((ending for ending in endings if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)] or name
+
+
+class Paths(Struct, frozen=True):
+    """Where a run reads and writes (DESIGN §4)."""
+
+    input: Path
+    results: Path
+    errors: Path
+    folder: Path
+
+    @classmethod
+    def of(cls, input: Path, output: Path | None = None) -> Self:  # noqa: A002  the option's name
+        """For `jobs/a.jsonl.gz`: `jobs/a.results.jsonl`, `jobs/a.errors.jsonl`, `jobs/a.run`. `output` is the results."""
+        if output is None:
+            stem = _stem(_stem(input.name, _PACKED), _LINES)
+            results = input.with_name(f"{stem}.results.jsonl")
+        else:
+            stem, results = _stem(output.name, _LINES), output
+        return cls(input, results, results.with_name(f"{stem}.errors.jsonl"), results.with_name(f"{stem}.run"))
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one run that may write."""
+        return self.folder / "lock"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The cache that makes resume fast."""
+        return self.folder / "checkpoint"
+
+    @property
+    def torn(self) -> Path:
+        """The folder of everything that repair took out of a file."""
+        return self.folder / "torn"
+
+    @property
+    def summary(self) -> Path:
+        """The counts of the last run."""
+        return self.folder / "summary.json"

@@ -1,0 +1,66 @@
+"""How far a job has come: two bits a line, and counts.
+
+Rules:
+
+1. A line is answered, refused (its last word is an error) or open; `total` is the sum of the three.
+2. What a survey finds odd is counted in full and shown by a few examples.
+"""
+
+from msgspec import Struct
+
+BIT = bytes(1 << k for k in range(8))
+
+
+class Twin(Struct, frozen=True):
+    """A line whose id an earlier line has already."""
+
+    id: str
+    line: int
+    first: int
+
+
+class Standing(Struct):
+    """How far a job has come. `total` lines that are not blank; `last` is the highest line number surveyed."""
+
+    total: int
+    last: int
+    answered: bytearray  # one bit a line: it has a success
+    refused: bytearray  # one bit a line: it has a final error
+    succeeded: int = 0
+    failed: int = 0
+    invalid: int = 0
+    reopened: int = 0  # lines with an error that are asked again
+    kinds: dict[str, int] = {}  # failed and invalid lines by kind
+    twins: list[Twin] = []  # the first duplicates; `duplicates` counts all
+    duplicates: int = 0
+    edits: list[tuple[str, int]] = []  # the first (id, line) with an answer to an older text; `changed` counts all
+    changed: int = 0
+    strangers: int = 0  # records whose id the input does not have
+    repeated: int = 0  # second and later successes, or errors, of one line
+    superseded: int = 0  # error records that no longer count: `tidy` removes them
+    damaged: int = 0
+    current: bytearray = bytearray()  # one bit a line of the errors file: it counts
+
+    @property
+    def pending(self) -> int:
+        """Lines that are still to be asked."""
+        return self.total - self.succeeded - self.failed - self.invalid
+
+    def is_done(self, line: int) -> bool:
+        """Whether this run has nothing to do for the line."""
+        at = line >> 3
+        return line > self.last or bool((self.answered[at] | self.refused[at]) & BIT[line & 7])
+
+    def mark(self, line: int, ok: bool, kind: str = "") -> None:
+        """Note a record that was just appended. `kind` is that of a failure."""
+        assert not self.is_done(line), "one record a line"
+        if ok:
+            self.answered[line >> 3] |= BIT[line & 7]
+            self.succeeded += 1
+            return
+        self.refused[line >> 3] |= BIT[line & 7]
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if kind == "invalid":
+            self.invalid += 1
+        else:
+            self.failed += 1
