@@ -137,4 +137,6 @@ def fault(exchange: Exchange, cause: Cause, phase: Phase, detail: str, status: i
     response = exchange.response
     if response is None:
         return Fault(cause, phase, detail, exchange.timing(), status)
-    return Fault(cause, phase, detail, exchange.timing(), response.status, plain(response.headers), bytes(exchange.body[:_KEPT]))
+    return Fault(
+        cause, phase, detail, exchange.timing(), response.status, plain(response.headers), bytes((exchange.body or b"")[:_KEPT])
+    )

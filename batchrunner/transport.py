@@ -94,7 +94,8 @@ def _traces_of(value: str) -> str | None:
     """What to look for. A word of less than 4 letters is a placeholder, and stands in every text."""
     if len(value) < 4:
         return None
-    return re.escape(value) if len(value) < 8 else re.escape(value[:8]) + r"[\w*.\-]*"
+    masked = rf"|{re.escape(value[:8])}[\w*.\-]*" if len(value) >= 8 else ""
+    return re.escape(value) + masked
 
 
 class Transport:
@@ -184,7 +185,7 @@ class Transport:
             if len(body) > most:
                 raise OversizeError
             return body
-        parts = exchange.body = bytearray()
+        parts = exchange.listen()
         while chunk := await content.readany():
             parts += chunk
             if len(parts) > most:

@@ -21,6 +21,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection as Lease
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 from multidict import CIMultiDictProxy
 
@@ -83,7 +84,7 @@ class Exchange:
         self.gap = 0.0
         self.reused = True
         self.response: aiohttp.ClientResponse | None = None
-        self.body: bytes | bytearray = b""
+        self.body: bytearray | None = None  # what has come of a body that did not come with its head
         self.late = ""  # the clock that ran out
         self._loop = loop
         self._review = review
@@ -102,15 +103,24 @@ class Exchange:
 
     def made(self) -> None:
         """The new connection is there; the server's time begins."""
-        self._enter(Phase.FIRST_BYTE)
-        self.connected = self.since
+        self.phase = Phase.FIRST_BYTE
+        self.connected = self.since = self._loop.time()
         self._total = self.since + self.attempt.deadlines.total
+        self._granted = 0.0
+        self._advance()
 
     def begun(self, response: aiohttp.ClientResponse) -> None:
         """The reply head has come."""
         self.response = response
-        self._enter(Phase.BODY)
-        self.head = self.since
+        self.phase = Phase.BODY
+        self.head = self.since = self._loop.time()
+        self._granted = 0.0
+
+    def listen(self) -> bytearray:
+        """The body is still to come: its clocks begin. It is to be gathered here."""
+        self._advance()
+        self.body = bytearray()
+        return self.body
 
     def progress(self, chunk: bytes) -> None:
         """A piece of the body has come. Keep-alives do not count."""
@@ -119,12 +129,15 @@ class Exchange:
         now = self._loop.time()
         self.gap = max(self.gap, now - self.since)
         self.since = now
+        if self._granted:  # that was for the silence just ended
+            self._granted = 0.0
+            self._advance()
 
     def timing(self) -> Timing:
         """What was spent where, up to now."""
         now, started = self._loop.time(), self.started
         connect = 0.0 if self.reused else (now if self.phase is Phase.CONNECT else self.connected) - started
-        gap = max(self.gap, now - self.since) if self.body else 0.0
+        gap = 0.0 if self.body is None else max(self.gap, now - self.since)
         return Timing(connect, self.head - started if self.head else 0.0, now - started, gap, self.reused)
 
     def stop(self) -> bool:
@@ -135,11 +148,9 @@ class Exchange:
         self._settled = True
         return self._task.uncancel() <= self._cancels
 
-    def _enter(self, phase: Phase) -> None:
-        self.phase = phase
-        self.since = self._loop.time()
-        self._granted = 0.0
-        due = min(self.since + _LIMIT[phase][1](self.attempt.deadlines), self._total)
+    def _advance(self) -> None:
+        """See to it that the timer rings no later than patience now ends."""
+        due, _, _ = self._due()
         if due < self._rings:
             self._timer.cancel()
             self._set(due)
@@ -184,19 +195,23 @@ EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
 
 
 class Line(ResponseHandler):
-    """aiohttp's side of a connection, with three of its blind spots removed."""
+    """aiohttp's side of a connection, with four of its blind spots removed."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell a reset apart: in a body it breaks the body, framed or not; before a head it is a plain disconnect.
+        """Let a body know how it ended, and a stale connection be known as such.
 
-        For the latter aiohttp then says how much of a head it had, which is how a stale connection is known.
+        A reset breaks a body, framed or not. So do bytes that are not HTTP: aiohttp would leave its reader waiting.
+        A reset before a head is a plain disconnect: aiohttp then says how much of a head it had.
         """
-        body = self._payload
-        if exc is not None and body is not None and not body.is_eof():
-            body.set_exception(aiohttp.ClientPayloadError("reset"), exc)
+        body, broken = self._payload, self.exception()
+        open_body = body if body is not None and not body.is_eof() else None
+        if open_body is not None and exc is not None:
+            open_body.set_exception(aiohttp.ClientPayloadError("reset"), exc)
         elif isinstance(exc, ConnectionResetError):
             exc = None
         super().connection_lost(exc)
+        if open_body is not None and isinstance(broken, HttpProcessingError):
+            open_body.set_exception(broken)
 
     def close(self) -> None:
         """Never wait for a peer that does not read."""
