@@ -1,0 +1,252 @@
+"""Which request is sent next, and what becomes of it: the life of every open request.
+
+    offer ──► ready ──next──► in flight ──settle──► Result
+                ▲                │
+                └── retry heap ◄─┘ Again(at)
+
+Rules:
+
+1. Three verbs move a request: `offer` opens it, `next` sends it, `settle` ends its attempt: exactly once per attempt.
+2. Every offered request ends in exactly one `Result`, unless the run ends first; then it is still open and simply pending.
+3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the retry heap.
+4. A due retry goes before fresh work, except at an endpoint on probation: a poison request must not decide its fate.
+5. What a kind of outcome entails stands in `classify.TREATMENT`; this room only obeys it.
+6. Every verb is O(log n) in the number of open requests.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+
+from batchrunner.core.classify import TREATMENT, Treatment
+from batchrunner.core.deadlines import Patience, Timeouts
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
+from batchrunner.core.retry import Retries, Spent, backoff
+
+
+class _Open:
+    """A request between its offer and its result."""
+
+    __slots__ = ("began", "billed", "fresh", "plain", "repeats", "request", "spent")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.spent = Spent()
+        self.began = -1.0
+        self.billed = 0
+        self.fresh = False
+        self.plain = False
+        self.repeats: dict[Kind, int] | None = None
+
+    def repeated(self, kind: Kind) -> int:
+        """How often this kind has now happened to this request."""
+        if self.repeats is None:
+            self.repeats = {}
+        count = self.repeats[kind] = self.repeats.get(kind, 0) + 1
+        return count
+
+
+class Scheduler:
+    """Holds every open request. `max_open` bounds them, and with them the memory of a run.
+
+    The endpoints stand in order of preference: a later one is used while no earlier one can be.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], retries: Retries, timeouts: Timeouts, max_open: int) -> None:
+        self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._preference = tuple(endpoints)
+        self._retries_policy = retries
+        self._timeouts = timeouts
+        self._max_open = max_open
+        self._ready: deque[_Open] = deque()
+        self._waiting: list[tuple[float, int, _Open]] = []
+        self._in_flight: dict[int, _Open] = {}
+        self._patience: dict[tuple[str, str, str, bool], Patience] = {}
+        self._sequence = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Scheduler ready={len(self._ready)} retrying={self.retrying} in_flight={self.in_flight} max_open={self._max_open}>"
+        )
+
+    @property
+    def open(self) -> int:
+        """Requests offered and not yet ended."""
+        return len(self._ready) + len(self._waiting) + len(self._in_flight)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether so much has ended that it is worth reading on: half of what may be open."""
+        return self.open <= self._max_open // 2
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts sent and not yet settled."""
+        return len(self._in_flight)
+
+    @property
+    def retrying(self) -> int:
+        """Requests that wait for their next attempt."""
+        return len(self._waiting)
+
+    @property
+    def stopped(self) -> str:
+        """Why no endpoint will ever serve again in this run; empty while one may."""
+        reasons = [endpoint.stopped for endpoint in self._preference]
+        return reasons[-1] if all(reasons) else ""
+
+    def oldest(self) -> float | None:
+        """When the longest-running attempt's request was first sent; None when nothing is in flight."""
+        return min((entry.began for entry in self._in_flight.values()), default=None)
+
+    def offer(self, request: Request) -> bool:
+        """Open a request; False, and nothing happens, when `max_open` are open already."""
+        if self.open >= self._max_open:
+            return False
+        self._ready.append(_Open(request))
+        return True
+
+    def next(self, endpoint: str, now: float) -> Attempt | Wait:
+        """The attempt this endpoint should send now, or how long there is none."""
+        lane = self._endpoints[endpoint]
+        pause = lane.ready(now)
+        if pause is None:
+            return Wait()
+        if pause > 0.0:
+            return Wait(now + pause)
+        if lane is not self._preference[0] and self._earlier_serves(lane, now):
+            return Wait()
+        entry = self._take(lane, now)
+        if entry is None:
+            return Wait(self._waiting[0][0] if self._waiting else None)
+        return self._send(entry, lane, now)
+
+    def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
+        """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
+        more, overload = self._patience_for(attempt.endpoint, attempt.request, attempt.stream).review(attempt, phase, age, now)
+        if overload:
+            lane = self._endpoints[attempt.endpoint]
+            lane.limit.overload(attempt.started, lane.inflight - 1, now)
+        return more
+
+    def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result:
+        """End an attempt: its request is sent again, or this is its result. Once per attempt, else KeyError."""
+        entry = self._in_flight.pop(attempt.request.line)
+        lane = self._endpoints[attempt.endpoint]
+        lane.inflight -= 1
+        treatment = TREATMENT[outcome.kind]
+        entry.billed += outcome.billed
+        if outcome.kind is Kind.CANCELLED:
+            entry.spent.sendings -= 1
+            self._ready.appendleft(entry)
+            return Again(now, "cancelled")
+        counted = treatment.spends and not lane.breaker.open
+        self._inform(lane, attempt, outcome, treatment, now, u)
+        if outcome.kind is Kind.OK:
+            return self._finish(entry, attempt, outcome, treatment, now)
+        why = self._exhausted(entry, lane, outcome, treatment, counted)
+        if why is not None:
+            return self._finish(entry, attempt, outcome, treatment, now, why)
+        return self._again(entry, outcome, treatment, now, u)
+
+    def pending(self) -> Iterable[Request]:
+        """The requests still open, in no order."""
+        yield from (entry.request for entry in self._in_flight.values())
+        yield from (entry.request for entry in self._ready)
+        yield from (entry.request for _, _, entry in self._waiting)
+
+    def _earlier_serves(self, lane: Endpoint, now: float) -> bool:
+        for endpoint in self._preference:
+            if endpoint is lane:
+                return False
+            if endpoint.serves(now):
+                return True
+        return False
+
+    def _take(self, lane: Endpoint, now: float) -> _Open | None:
+        due = bool(self._waiting) and self._waiting[0][0] <= now
+        if self._ready and (not due or lane.breaker.open):
+            return self._ready.popleft()
+        return heappop(self._waiting)[2] if due else None
+
+    def _send(self, entry: _Open, lane: Endpoint, now: float) -> Attempt:
+        request, spent = entry.request, entry.spent
+        spent.sendings += 1
+        if entry.began < 0.0:
+            entry.began = now
+        self._in_flight[request.line] = entry
+        lane.inflight += 1
+        lane.breaker.sent(now)
+        deadlines = self._patience_for(lane.name, request, request.stream).deadlines(request, spent.kills, request.stream)
+        return Attempt(request, lane.name, spent.sendings, now, deadlines, spent.kills, entry.fresh, request.stream, entry.plain)
+
+    def _patience_for(self, endpoint: str, request: Request, stream: bool) -> Patience:
+        key = (endpoint, request.model, request.route, stream)
+        patience = self._patience.get(key)
+        if patience is None:
+            patience = self._patience[key] = Patience(self._timeouts)
+        return patience
+
+    def _inform(self, lane: Endpoint, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, u: float) -> None:
+        """Tell each rule what it learns from; each signal has one owner (`TREATMENT`)."""
+        if treatment.limit == "success":
+            lane.limit.success(attempt.started, lane.inflight, now)
+        elif treatment.limit == "pushback":
+            lane.limit.pushback(attempt.started, lane.inflight, now)
+        lane.learn(treatment.health, attempt.started, outcome, now, u)
+        patience = self._patience_for(attempt.endpoint, attempt.request, attempt.stream)
+        if treatment.sample:
+            patience.success(attempt, outcome.timing, now)
+        elif outcome.kind in KILLS:
+            patience.killed(attempt, now - attempt.started)
+
+    def _exhausted(self, entry: _Open, lane: Endpoint, outcome: Outcome, treatment: Treatment, counted: bool) -> str | None:
+        """Why the request is not sent again, in words; None when it is."""
+        if treatment.health == "stop":
+            return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
+        if outcome.final or not treatment.again:
+            return ""
+        free = treatment.cap and entry.repeated(outcome.kind) <= treatment.cap
+        if treatment.cap and not free:
+            return f"{treatment.cap + 1} times"
+        spent = entry.spent
+        spent.kills += outcome.kind in KILLS
+        spent.failures += counted
+        return spent.over(self._retries_policy) or None
+
+    def _again(self, entry: _Open, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
+        entry.fresh = treatment.fresh
+        entry.plain = entry.plain or outcome.kind is Kind.PROTOCOL
+        delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
+        self._sequence += 1
+        heappush(self._waiting, (now + delay, self._sequence, entry))
+        return Again(now + delay, outcome.kind)
+
+    def _finish(
+        self, entry: _Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = ""
+    ) -> Result:
+        request = entry.request
+        if entry.spent.kills:
+            self._patience_for(attempt.endpoint, request, attempt.stream).forget(request)
+        error = None
+        if outcome.kind is not Kind.OK:
+            message = f"{outcome.message} (gave up after {why})" if why else outcome.message
+            error = Error(outcome.kind, outcome.code, message, treatment.hint)
+        return Result(
+            request=request,
+            kind=outcome.kind,
+            status=outcome.status,
+            body=outcome.body,
+            request_id=outcome.request_id,
+            error=error,
+            attempts=entry.spent.sendings,
+            seconds=now - entry.began,
+            endpoint=attempt.endpoint,
+            usage=outcome.usage,
+            flags=outcome.flags,
+            maybe_billed=entry.billed,
+        )
+
+
+KILLS = frozenset({Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})

@@ -1,0 +1,291 @@
+"""The running engine: the only room that creates tasks.
+
+    source ──► feeder ──offer──► scheduler ──next──► lane ──► attempt task ──► transport
+                                     ▲                             │
+                                     └──────────── settle ◄────────┘──► Result ──► sink, Event ──► listeners
+
+Rules:
+
+1. One lane per endpoint pulls work when there is capacity; nothing chosen early waits for a slot.
+2. An attempt's task settles exactly once, whatever happens to it, and then carries the lane's next attempt itself.
+3. A result counts as done, and listeners hear of it, only after the sink has taken it.
+4. Stopping has two steps: `drain` sends nothing new and lets attempts end within the grace, `drop` cancels them.
+   What has no result stays pending, for the next run.
+5. Source, sink, transports, listeners, clock and chance are given; no setting is read here.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+from msgspec import Struct
+
+from batchrunner.core.classify import classify
+from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result
+from batchrunner.core.scheduler import Scheduler
+from batchrunner.errors import BatchError
+
+Review = Callable[[Attempt, Phase, float], float]
+Listener = Callable[[Event], None]
+
+
+class Transport(Protocol):
+    """Sends one attempt. Faults come back as values."""
+
+    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
+        """The answer to this attempt, or what became of it."""
+
+
+class Sink(Protocol):
+    """Takes final results. Once `put` has returned, the result is safe."""
+
+    async def put(self, result: Result) -> None:
+        """Keep one result. Raises FileError when it cannot."""
+
+
+class Chore(Struct, frozen=True):
+    """Something to do at intervals while the run goes on: syncing, checkpoints, drawing."""
+
+    every: float
+    work: Callable[[], Awaitable[None]]
+
+
+class Hooks(Struct, frozen=True):
+    """What the user of the library may change on the way. Plain functions, sync or async, already made awaitable."""
+
+    prepare: Callable[[Request], Awaitable[Request]] | None = None
+    judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None
+
+
+class Engine:
+    """Brings everything the source yields to a result. `await run()` once.
+
+    `stop_when` is asked after every result and returns the reason to stop early, or "".
+    """
+
+    def __init__(
+        self,
+        *,
+        source: AsyncIterator[list[Request | Result]],
+        scheduler: Scheduler,
+        transports: Mapping[str, Transport],
+        sink: Sink,
+        listeners: Sequence[Listener] = (),
+        hooks: Hooks = Hooks(),
+        chores: Sequence[Chore] = (),
+        stop_when: Callable[[Result], str] = lambda _result: "",
+        grace: float = 20.0,
+        clock: Callable[[], float] | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.scheduler = scheduler
+        self.stopping = ""  # why the run ends early; empty while it does not
+        self.failure: BatchError | None = None  # what of our own broke it off
+        self._source = source
+        self._transports = transports
+        self._sink = sink
+        self._listeners = listeners
+        self._hooks = hooks
+        self._chores = chores
+        self._stop_when = stop_when
+        self._grace = grace
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock or self._loop.time
+        self._chance = chance
+        self._fed = False
+        self._over = asyncio.Event()
+        self._room = asyncio.Event()
+        self._wakes = {name: asyncio.Event() for name in transports}
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._grace_timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Return when every request has its result, or the run was stopped and its attempts have ended."""
+        tasks = [self._loop.create_task(self._guard(work)) for work in self._works()]
+        try:
+            await self._over.wait()
+        finally:
+            if self._grace_timer:
+                self._grace_timer.cancel()
+            self.stopping = self.stopping or ("" if self._fed and not self.scheduler.open else "cancelled")
+            await _end([*tasks, *self._attempts])
+        if self.failure:
+            raise self.failure
+
+    def drain(self, reason: str) -> None:
+        """Send nothing new; attempts under way may end within the grace."""
+        if self.stopping:
+            return
+        self.stopping = reason
+        self._grace_timer = self._loop.call_later(self._grace, self.drop)
+        self._finish_if_idle()
+
+    def drop(self, reason: str = "dropped") -> None:
+        """End now: attempts under way are cancelled, their requests stay pending."""
+        self.stopping = self.stopping or reason
+        self._over.set()
+
+    def _works(self) -> list[Callable[[], Awaitable[None]]]:
+        lanes = [self._lane(name) for name in self._transports]
+        chores = [self._every(chore) for chore in self._chores]
+        return [self._feed, *lanes, *chores]
+
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Whatever goes wrong in a task of ours ends the run in order: a bug must not leave a silently smaller pool."""
+        try:
+            await work()
+        except BatchError as error:
+            self._fail(error)
+        except Exception as bug:  # noqa: BLE001 - the last one to hear of it
+            error = BatchError("E901", f"internal error: {type(bug).__name__}: {bug}", "please report it; nothing is lost")
+            error.__cause__ = bug
+            self._fail(error)
+
+    def _fail(self, error: BatchError) -> None:
+        self.failure = self.failure or error
+        self.drain(error.message)
+
+    # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _feed(self) -> None:
+        async for block in self._source:
+            for item in block:
+                if self.stopping:
+                    return
+                await self._open(item)
+            self._wake_lanes()
+        self._fed = True
+        self._finish_if_idle()
+
+    async def _open(self, item: Request | Result) -> None:
+        if isinstance(item, Request) and self._hooks.prepare:
+            item = await self._prepared(item, self._hooks.prepare)
+        if isinstance(item, Result):
+            await self._deliver(item)
+            return
+        while not self.scheduler.offer(item):
+            self._room.clear()
+            self._wake_lanes()
+            await self._room.wait()
+
+    async def _prepared(self, request: Request, prepare: Callable[[Request], Awaitable[Request]]) -> Request | Result:
+        try:
+            return await prepare(request)
+        except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it fails one line, not the run
+            return hook_failed(request, error)
+
+    # ── out ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _lane(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def pull() -> None:
+            wake = self._wakes[name]
+            while not self.stopping:
+                step = self.scheduler.next(name, self._clock())
+                if isinstance(step, Attempt):
+                    self._start(step)
+                else:
+                    wake.clear()
+                    await self._sleep(wake, step.until)
+
+        return pull
+
+    async def _sleep(self, wake: asyncio.Event, until: float | None) -> None:
+        timer = None if until is None else self._loop.call_later(until - self._clock(), wake.set)
+        await wake.wait()
+        if timer:
+            timer.cancel()
+
+    def _start(self, attempt: Attempt) -> None:
+        task = self._loop.create_task(self._guard(partial(self._carry, attempt)))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _carry(self, attempt: Attempt) -> None:
+        """Bring this attempt to its end, and then the next ones of its lane as long as there are any."""
+        transport, name = self._transports[attempt.endpoint], attempt.endpoint
+        step: Attempt | None = attempt
+        try:
+            while step:
+                await self._settle(step, await self._outcome(step, transport))
+                step = self._fill(name)
+        finally:
+            self._wake_lanes()
+            self._finish_if_idle()
+
+    def _fill(self, name: str) -> Attempt | None:
+        """The attempt to carry on with; where the limit has grown, what else fits is started beside it."""
+        first: Attempt | None = None
+        while not self.stopping and isinstance(step := self.scheduler.next(name, self._clock()), Attempt):
+            if first:
+                self._start(step)
+            first = first or step
+        return first
+
+    async def _outcome(self, attempt: Attempt, transport: Transport) -> Outcome:
+        try:
+            outcome = classify(attempt, await transport.send(attempt, self._review))
+            return await self._hooks.judge(attempt, outcome) if self._hooks.judge else outcome
+        except asyncio.CancelledError:
+            self.scheduler.settle(attempt, Outcome(Kind.CANCELLED), self._clock(), 0.0)
+            raise
+        except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
+            return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}: {bug}")
+
+    def _review(self, attempt: Attempt, phase: Phase, age: float) -> float:
+        return self.scheduler.review(attempt, phase, age, self._clock())
+
+    async def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
+        now = self._clock()
+        verdict = self.scheduler.settle(attempt, outcome, now, self._chance())
+        if isinstance(verdict, Result):
+            await self._deliver(verdict, attempt, outcome)
+            return
+        self._tell(Event(now, attempt, outcome))
+        self._wake_lanes()
+        if not self.stopping and self.scheduler.stopped:
+            self.drain(self.scheduler.stopped)
+
+    async def _deliver(self, result: Result, attempt: Attempt | None = None, outcome: Outcome | None = None) -> None:
+        await self._sink.put(result)
+        self._tell(Event(self._clock(), attempt, outcome, result))
+        if self.scheduler.roomy:
+            self._room.set()
+        reason = "" if self.stopping else self._stop_when(result)
+        if reason:
+            self.drain(reason)
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+    def _wake_lanes(self) -> None:
+        for wake in self._wakes.values():
+            wake.set()
+
+    def _finish_if_idle(self) -> None:
+        idle = not self.scheduler.in_flight
+        if idle and (self.stopping or (self._fed and not self.scheduler.open)):
+            self._over.set()
+
+    def _every(self, chore: Chore) -> Callable[[], Awaitable[None]]:
+        async def repeat() -> None:
+            while True:
+                await asyncio.sleep(chore.every)
+                await chore.work()
+
+        return repeat
+
+
+def hook_failed(request: Request, error: Exception) -> Result:
+    """The result of a line whose hook raised."""
+    message = f"a hook raised {type(error).__name__}: {error}"
+    return Result(request=request, kind=Kind.HOOK, error=Error(Kind.HOOK, "E501", message, "mend the hook, then retry"))
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel, and wait until every task has settled what it held."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

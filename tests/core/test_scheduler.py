@@ -1,0 +1,231 @@
+"""The life of an open request, by hand and by random histories."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrunner.core.classify import TREATMENT
+from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.limit import Concurrency, Limit
+from batchrunner.core.model import Again, Attempt, Kind, Outcome, Request, Result, Route, Wait
+from batchrunner.core.retry import Retries
+from batchrunner.core.scheduler import Scheduler
+
+
+def request(line: int) -> Request:
+    return Request(line=line, id=f"r-{line}", digest="0" * 16, route=Route.CHAT, path="/v1/chat/completions", body=b"{}")
+
+
+def endpoint(name: str = "a", concurrency: int = 4) -> Endpoint:
+    return Endpoint(name, f"http://{name}/v1", Limit(Concurrency(concurrency=concurrency)))
+
+
+def scheduler(*endpoints: Endpoint, max_open: int = 10, **retries: Any) -> Scheduler:
+    return Scheduler(endpoints or [endpoint()], Retries(**retries), Timeouts(), max_open)
+
+
+def send(room: Scheduler, now: float = 0.0, name: str = "a") -> Attempt:
+    step = room.next(name, now)
+    assert isinstance(step, Attempt)
+    return step
+
+
+def test_offers_are_refused_when_enough_is_open() -> None:
+    room = scheduler(max_open=2)
+    assert [room.offer(request(n)) for n in range(3)] == [True, True, False]
+    attempt = send(room)
+    assert not room.offer(request(9)), "a request in flight is still open"
+    room.settle(attempt, Outcome(Kind.OK), 1.0, 0.5)
+    assert room.offer(request(9))
+
+
+def test_requests_go_out_in_the_order_they_came_and_within_the_limit() -> None:
+    room = scheduler(endpoint(concurrency=2))
+    for n in range(3):
+        room.offer(request(n))
+    assert [send(room).request.line, send(room).request.line] == [0, 1]
+    assert room.next("a", 0.0) == Wait()
+
+
+def test_a_success_is_a_result_with_its_facts() -> None:
+    room = scheduler()
+    room.offer(request(7))
+    result = room.settle(send(room, 10.0), Outcome(Kind.OK, 200, body=b"{}", request_id="q"), 12.5, 0.5)
+    assert isinstance(result, Result)
+    assert (result.ok, result.attempts, result.seconds, result.endpoint, result.request_id) == (True, 1, 2.5, "a", "q")
+    assert room.open == 0
+
+
+def test_a_failure_waits_in_the_heap_and_comes_back_before_fresh_work() -> None:
+    room = scheduler()
+    room.offer(request(1))
+    room.offer(request(2))
+    verdict = room.settle(send(room), Outcome(Kind.SERVER_ERROR, 500), 0.0, 0.5)
+    assert isinstance(verdict, Again)
+    assert verdict.at == pytest.approx(0.5)
+    assert send(room, 0.1).request.line == 2, "nothing waits for the one that waits"
+    assert room.next("a", 0.1) == Wait(verdict.at)
+    room.offer(request(3))
+    again = send(room, 0.5)
+    assert (again.request.line, again.number) == (1, 2)
+
+
+def test_attempts_run_out() -> None:
+    room = scheduler(max_attempts=3)
+    room.offer(request(1))
+    for turn in range(2):
+        assert isinstance(room.settle(send(room, turn * 100.0), Outcome(Kind.SERVER_ERROR, 500), turn * 100.0, 0.0), Again)
+    result = room.settle(send(room, 300.0), Outcome(Kind.SERVER_ERROR, 500, message="boom"), 300.0, 0.0)
+    assert isinstance(result, Result)
+    assert (result.ok, result.attempts, result.kind) == (False, 3, Kind.SERVER_ERROR)
+    assert result.error
+    assert "boom" in result.error.message
+    assert result.error.hint
+
+
+def test_a_rate_limit_pauses_the_endpoint_and_costs_no_attempt() -> None:
+    room = scheduler(max_attempts=2)
+    for n in (1, 2):
+        room.offer(request(n))
+    now = 0.0
+    for _ in range(5):
+        verdict = room.settle(send(room, now), Outcome(Kind.RATE_LIMITED, 429, wait=7.0), now, 0.0)
+        assert isinstance(verdict, Again)
+        assert verdict.at == now + 7.0
+        step = room.next("a", now + 1.0)
+        assert isinstance(step, Wait), "the pause is the endpoint's, not only the row's"
+        assert step.until == pytest.approx(now + 7.0)
+        now += 7.0
+    assert isinstance(room.settle(send(room, now), Outcome(Kind.OK, 200), now, 0.0), Result)
+
+
+def test_a_stale_connection_is_retried_at_once_on_a_fresh_one_for_free() -> None:
+    room = scheduler(max_attempts=1)
+    room.offer(request(1))
+    verdict = room.settle(send(room), Outcome(Kind.STALE), 0.25, 0.9)
+    assert verdict == Again(0.25, Kind.STALE)
+    attempt = send(room, 0.25)
+    assert attempt.fresh
+    assert isinstance(room.settle(attempt, Outcome(Kind.OK), 1.0, 0.5), Result)
+
+
+def test_a_refused_key_stops_the_endpoint_and_leaves_the_request_pending() -> None:
+    room = scheduler()
+    room.offer(request(1))
+    verdict = room.settle(send(room), Outcome(Kind.DENIED, 401, message="bad key"), 0.0, 0.5)
+    assert isinstance(verdict, Again)
+    assert "bad key" in room.stopped
+    assert room.next("a", 1e9) == Wait()
+    assert [pending.line for pending in room.pending()] == [1]
+
+
+def test_a_key_refused_in_mid_run_is_asked_once_more() -> None:
+    room = scheduler()
+    for n in range(5):
+        room.offer(request(n))
+    room.settle(send(room), Outcome(Kind.OK, 200), 0.0, 0.5)
+    late = send(room, 0.5)
+    room.settle(send(room, 1.0), Outcome(Kind.DENIED, 401), 1.0, 0.5)
+    assert not room.stopped
+    room.settle(late, Outcome(Kind.DENIED, 401), 1.1, 0.5)
+    assert not room.stopped, "it was sent before the doubt arose"
+    assert isinstance(room.next("a", 2.0), Wait)
+    room.settle(send(room, 10.0), Outcome(Kind.DENIED, 401), 10.0, 0.5)
+    assert room.stopped
+
+
+def test_the_second_endpoint_serves_when_the_first_cannot() -> None:
+    room = scheduler(endpoint("a"), endpoint("b"))
+    for n in range(3):
+        room.offer(request(n))
+    assert room.next("b", 0.0) == Wait(), "in order of preference"
+    room.settle(send(room), Outcome(Kind.QUOTA, 429), 0.0, 0.5)
+    assert not room.stopped
+    assert send(room, 1.0, "b").endpoint == "b"
+
+
+def test_cancelling_puts_the_request_back_uncharged() -> None:
+    room = scheduler()
+    room.offer(request(1))
+    room.settle(send(room), Outcome(Kind.CANCELLED), 1.0, 0.5)
+    assert (room.open, room.in_flight) == (1, 0)
+    assert send(room, 2.0).number == 1
+
+
+def test_settling_twice_is_an_error() -> None:
+    room = scheduler()
+    room.offer(request(1))
+    attempt = send(room)
+    room.settle(attempt, Outcome(Kind.OK), 1.0, 0.5)
+    with pytest.raises(KeyError):
+        room.settle(attempt, Outcome(Kind.OK), 1.0, 0.5)
+
+
+def test_maybe_billed_attempts_are_counted() -> None:
+    room = scheduler()
+    room.offer(request(1))
+    room.settle(send(room), Outcome(Kind.TRUNCATED, 200, billed=True), 0.0, 0.0)
+    room.settle(send(room, 100.0), Outcome(Kind.CONNECT), 100.0, 0.0)
+    result = room.settle(send(room, 200.0), Outcome(Kind.OK, 200), 200.0, 0.0)
+    assert isinstance(result, Result)
+    assert (result.attempts, result.maybe_billed) == (3, 1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.CANCELLED])
+def test_every_kind_ends_in_the_end(kind: Kind) -> None:
+    """However often it is repeated, a kind leads to a result or stops the endpoint."""
+    room = scheduler(max_attempts=3)
+    room.offer(request(1))
+    now = 0.0
+    for _ in range(100):
+        step = room.next("a", now)
+        if isinstance(step, Wait):
+            assert step.until is not None or room.stopped
+            if room.stopped:
+                return
+            assert step.until
+            now = max(now, step.until)
+            continue
+        verdict = room.settle(step, Outcome(kind, message="again"), now + 1.0, 0.5)
+        now += 1.0
+        if isinstance(verdict, Result):
+            assert verdict.ok == (kind is Kind.OK)
+            return
+    pytest.fail("neither ended nor stopped")
+
+
+ENDING = [kind for kind in Kind if TREATMENT[kind].health != "stop"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_history_gives_each_line_exactly_one_result(data: st.DataObject) -> None:
+    max_open, total = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 25))
+    room = scheduler(endpoint("a", data.draw(st.integers(1, 5))), endpoint("b", 2), max_open=max_open, max_attempts=3)
+    todo = list(range(total))
+    flying: list[Attempt] = []
+    results: dict[int, Result] = {}
+    now, turns = 0.0, 0
+    while len(results) < total:
+        turns += 1
+        now += data.draw(st.floats(0.0, 40.0))
+        while todo and room.offer(request(todo[0])):
+            todo.pop(0)
+        for name in "ab":
+            while isinstance(step := room.next(name, now), Attempt):
+                assert step.request.line not in {attempt.request.line for attempt in flying}
+                flying.append(step)
+        assert room.open <= max_open
+        assert room.in_flight == len(flying)
+        if flying:
+            attempt = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
+            kind = data.draw(st.sampled_from(ENDING)) if turns < 150 else Kind.OK
+            verdict = room.settle(attempt, Outcome(kind), now, data.draw(st.floats(0.0, 0.99)))
+            if isinstance(verdict, Result):
+                assert verdict.request.line not in results
+                results[verdict.request.line] = verdict
+    assert sorted(results) == list(range(total))
+    assert room.open == 0

@@ -1,0 +1,281 @@
+"""The engine on virtual time with scripted endpoints: order, limits, stopping, and that nothing is lost."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Phase, Reply, Request, Result
+from batchrunner.engine import Chore, Engine, Hooks
+from batchrunner.errors import FileError
+from tests.virtual import GOOD, MemorySink, chat, engine_for, good, run_virtual
+
+
+async def prompt(_attempt: Attempt) -> Reply:
+    await asyncio.sleep(1.0)
+    return good()
+
+
+def lines(results: Iterable[Result]) -> list[int]:
+    return sorted(result.request.line for result in results)
+
+
+def results_of(engine: Engine) -> list[Result]:
+    sink = engine._sink
+    assert isinstance(sink, MemorySink)
+    return sink.results
+
+
+def test_every_request_gets_its_result_within_the_limit() -> None:
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(1, 101)], prompt, concurrency=10)
+        began = asyncio.get_running_loop().time()
+        await engine.run()
+        assert lines(results_of(engine)) == list(range(1, 101))
+        assert all(result.ok for result in results_of(engine))
+        transport = engine._transports["a"]
+        assert transport.most == 10  # type: ignore[attr-defined]
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10.0), "ten rounds of ten, no gap between"
+
+    run_virtual(main)
+
+
+def test_an_empty_source_ends_at_once() -> None:
+    async def main() -> None:
+        engine = engine_for([], prompt)
+        await engine.run()
+        assert results_of(engine) == []
+
+    run_virtual(main)
+
+
+def test_an_invalid_line_is_recorded_and_stops_nothing() -> None:
+    async def main() -> None:
+        bad = Result(request=chat(2), kind=Kind.INVALID)
+        engine = engine_for([chat(1), bad, chat(3)], prompt)
+        await engine.run()
+        assert lines(results_of(engine)) == [1, 2, 3]
+        assert [result.kind for result in results_of(engine) if not result.ok] == [Kind.INVALID]
+
+    run_virtual(main)
+
+
+def test_read_ahead_is_bounded() -> None:
+    async def main() -> None:
+        seen = 0
+
+        def counted() -> Iterable[Request]:
+            nonlocal seen
+            for n in range(1000):
+                seen += 1
+                yield chat(n)
+
+        async def hold(attempt: Attempt) -> Reply:
+            await asyncio.sleep(5.0)
+            assert seen <= attempt.request.line + 100 + 50, "max_open and one block"
+            return good()
+
+        engine = engine_for(counted(), hold, max_open=100)
+        await engine.run()
+        assert len(results_of(engine)) == 1000
+
+    run_virtual(main)
+
+
+def test_waiting_retries_hold_no_slot() -> None:
+    async def main() -> None:
+        async def first_fails(attempt: Attempt) -> Reply:
+            await asyncio.sleep(1.0)
+            return Reply(500, {}, b"{}") if attempt.number == 1 and attempt.request.line <= 4 else good()
+
+        engine = engine_for([chat(n) for n in range(1, 41)], first_fails, concurrency=4)
+        began = asyncio.get_running_loop().time()
+        await engine.run()
+        assert lines(results_of(engine)) == list(range(1, 41))
+        assert asyncio.get_running_loop().time() - began <= 12.0, "44 attempts in rounds of 4"
+
+    run_virtual(main)
+
+
+def test_a_result_is_told_only_after_the_sink_took_it() -> None:
+    async def main() -> None:
+        sink = MemorySink()
+        told: list[int] = []
+
+        def listen(event: Event) -> None:
+            if event.result:
+                assert event.result in sink.results
+                told.append(event.result.request.line)
+
+        engine = engine_for([chat(n) for n in range(20)], prompt, sink=sink, listeners=[listen])
+        await engine.run()
+        assert sorted(told) == list(range(20))
+
+    run_virtual(main)
+
+
+def test_drain_lets_attempts_end_and_keeps_the_rest_pending() -> None:
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(100)], prompt, concurrency=4)
+        asyncio.get_running_loop().call_later(2.5, engine.drain, "test")
+        await engine.run()
+        assert len(results_of(engine)) == 12, "three rounds: the one under way at the drain ended"
+        assert engine.stopping == "test"
+
+    run_virtual(main)
+
+
+def test_the_grace_ends_what_does_not_end_by_itself() -> None:
+    async def main() -> None:
+        async def hang(_attempt: Attempt) -> Reply:
+            await asyncio.sleep(1e6)
+            return good()
+
+        engine = engine_for([chat(n) for n in range(10)], hang, grace=20.0)
+        began = asyncio.get_running_loop().time()
+        asyncio.get_running_loop().call_later(1.0, engine.drain, "test")
+        await engine.run()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(21.0)
+        assert results_of(engine) == []
+        assert engine.scheduler.in_flight == 0
+
+    run_virtual(main)
+
+
+def test_cancelling_the_run_settles_everything_and_propagates() -> None:
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(10)], prompt)
+        task = asyncio.ensure_future(engine.run())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert engine.scheduler.in_flight == 0
+        assert engine.scheduler.open == 10
+
+    run_virtual(main)
+
+
+def test_a_full_disk_ends_the_run_and_lets_paid_answers_reach_the_sink() -> None:
+    class Full(MemorySink):
+        async def put(self, result: Result) -> None:
+            await super().put(result)
+            if len(self.results) == 5:
+                raise FileError("E404", "disk full")
+
+    async def main() -> None:
+        sink = Full()
+        engine = engine_for([chat(n) for n in range(100)], prompt, concurrency=4, sink=sink)
+        with pytest.raises(FileError):
+            await engine.run()
+        assert len(sink.results) == 8, "the other three in flight were still delivered"
+
+    run_virtual(main)
+
+
+def test_a_stopped_endpoint_ends_the_run_with_its_words() -> None:
+    async def main() -> None:
+        async def denied(_attempt: Attempt) -> Reply:
+            return Reply(401, {}, b'{"error":{"message":"Incorrect API key","code":"invalid_api_key"}}')
+
+        engine = engine_for([chat(n) for n in range(100)], denied, concurrency=4)
+        await engine.run()
+        assert "Incorrect API key" in engine.stopping
+        assert results_of(engine) == []
+        assert len(engine._transports["a"].attempts) <= 4  # type: ignore[attr-defined]
+
+    run_virtual(main)
+
+
+def test_work_moves_to_the_second_endpoint() -> None:
+    async def main() -> None:
+        async def broke(_attempt: Attempt) -> Reply:
+            return Reply(429, {}, b'{"error":{"message":"no money","code":"insufficient_quota"}}')
+
+        engine = engine_for([chat(n) for n in range(30)], broke, prompt)
+        await engine.run()
+        assert {result.endpoint for result in results_of(engine)} == {"b"}
+        assert len(results_of(engine)) == 30
+
+    run_virtual(main)
+
+
+def test_a_bug_in_a_transport_fails_the_line_not_the_pool() -> None:
+    async def main() -> None:
+        async def buggy(attempt: Attempt) -> Reply:
+            if attempt.request.line == 3:
+                raise ZeroDivisionError
+            return await prompt(attempt)
+
+        engine = engine_for([chat(n) for n in range(1, 11)], buggy, concurrency=2)
+        await engine.run()
+        assert lines(result for result in results_of(engine) if result.ok) == [1, 2, *range(4, 11)]
+        assert lines(results_of(engine)) == list(range(1, 11))
+
+    run_virtual(main)
+
+
+def test_prepare_changes_requests_and_its_faults_fail_one_line() -> None:
+    async def main() -> None:
+        async def prepare(request: Request) -> Request:
+            if request.line == 2:
+                raise ValueError("no")
+            return chat(request.line, body=b'{"model":"other"}')
+
+        engine = engine_for([chat(1), chat(2)], prompt, hooks=Hooks(prepare=prepare))
+        await engine.run()
+        first, second = sorted(results_of(engine), key=lambda result: result.request.line)
+        assert first.request.body == b'{"model":"other"}'
+        assert second.kind is Kind.HOOK
+
+    run_virtual(main)
+
+
+def test_chores_run_at_their_intervals_and_their_faults_end_the_run() -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def chore() -> None:
+            nonlocal turns
+            turns += 1
+            if turns == 4:
+                raise FileError("E404", "fsync failed")
+
+        engine = engine_for([chat(n) for n in range(1000)], prompt, chores=[Chore(1.0, chore)])
+        with pytest.raises(FileError):
+            await engine.run()
+        assert turns == 4
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_storms_lose_nothing(seed: int) -> None:
+    """Random faults of every sort, many seeds: each line ends in exactly one result, and only honest successes are successes."""
+
+    async def main() -> None:
+        chance = random.Random(seed)
+
+        async def storm(_attempt: Attempt) -> Reply | Fault:
+            await asyncio.sleep(chance.lognormvariate(-1.0, 0.8))
+            draw = chance.random()
+            if draw < 0.05:
+                return Fault(Cause.DISCONNECTED, Phase.FIRST_BYTE, "gone")
+            if draw < 0.10:
+                return Reply(429, {"retry-after": "1"}, b"{}")
+            if draw < 0.15:
+                return Reply(200, {}, GOOD[: chance.randrange(len(GOOD))])
+            if draw < 0.20:
+                return Reply(503, {}, b"busy")
+            if draw < 0.22:
+                return Fault(Cause.TIMEOUT, Phase.FIRST_BYTE, "late")
+            return good()
+
+        engine = engine_for([chat(n) for n in range(300)], storm, concurrency=16, chance=chance.random)
+        await engine.run()
+        assert lines(results_of(engine)) == list(range(300))
+        assert all(result.body == GOOD for result in results_of(engine) if result.ok)
+        assert sum(result.ok for result in results_of(engine)) >= 298
+
+    run_virtual(main)

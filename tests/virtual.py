@@ -1,0 +1,127 @@
+"""Virtual time for the engine: a loop whose clock jumps to the next timer, a transport that obeys a script, a sink in memory."""
+
+import asyncio
+import selectors
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.limit import Concurrency, Limit
+from batchrunner.core.model import Attempt, Fault, Reply, Request, Result, Route
+from batchrunner.core.retry import Retries
+from batchrunner.core.scheduler import Scheduler
+from batchrunner.engine import Engine, Review
+
+
+class _Jump(selectors.SelectSelector):
+    """A selector that never waits: it moves the clock on instead."""
+
+    def __init__(self, loop: "VirtualLoop") -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise RuntimeError("deadlock: nothing is due and nothing can happen")
+        if not ready and timeout:
+            self._loop.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop on a clock that costs nothing."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        return self.now
+
+
+def run_virtual(main: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a coroutine function to its end in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main())  # type: ignore[arg-type]
+
+
+def chat(line: int, **changes: Any) -> Request:
+    """A small chat request."""
+    fields: dict[str, Any] = {
+        "line": line,
+        "id": f"r-{line}",
+        "digest": f"{line:016x}",
+        "route": Route.CHAT,
+        "path": "/v1/chat/completions",
+        "body": b'{"model":"m"}',
+        "model": "m",
+    }
+    return Request(**(fields | changes))
+
+
+GOOD = b'{"id":"x","choices":[{"index":0,"message":{"content":"yes"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+
+
+def good() -> Reply:
+    return Reply(200, {}, GOOD)
+
+
+Script = Callable[[Attempt], Awaitable[Reply | Fault]]
+
+
+class ScriptedTransport:
+    """Answers by script; keeps count of what it was asked."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.attempts: list[Attempt] = []
+        self.in_flight = self.most = 0
+
+    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
+        self.attempts.append(attempt)
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        try:
+            return await self.script(attempt)
+        finally:
+            self.in_flight -= 1
+
+
+class MemorySink:
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+
+    async def put(self, result: Result) -> None:
+        self.results.append(result)
+
+
+async def blocks(items: Iterable[Request | Result], size: int = 50) -> AsyncIterator[list[Request | Result]]:
+    block: list[Request | Result] = []
+    for item in items:
+        block.append(item)
+        if len(block) == size:
+            yield block
+            block = []
+    yield block
+
+
+def endpoint(name: str = "a", concurrency: int = 8) -> Endpoint:
+    return Endpoint(name, f"http://{name}/v1", Limit(Concurrency(concurrency=concurrency)))
+
+
+def engine_for(
+    items: Iterable[Request | Result], *scripts: Script, concurrency: int = 8, max_open: int = 100, **options: Any
+) -> Engine:
+    """An engine over scripted endpoints a, b, …; call inside a running loop."""
+    names = "abcdefgh"[: len(scripts)]
+    scheduler = Scheduler([endpoint(name, concurrency) for name in names], Retries(), Timeouts(), max_open)
+    transports = {name: ScriptedTransport(script) for name, script in zip(names, scripts, strict=True)}
+    return Engine(
+        source=blocks(items),
+        scheduler=scheduler,
+        transports=transports,
+        sink=options.pop("sink", None) or MemorySink(),
+        **options,
+    )
