@@ -133,6 +133,8 @@ def _question(ask: Ask) -> str:
 
 def _spoken(content: Any) -> str:
     """The first text of a content; of a list of messages, the last one's."""
+    if isinstance(content, str):
+        return content
     match content:
         case None:
             return ""
@@ -157,7 +159,7 @@ def _texts(route: Route, ask: Ask, number: int) -> list[Text]:
 
 def _text(ask: Ask, number: int) -> Text:
     at, length = number % 40, 4 + (number >> 8) % (len(_LOREM) - 44)
-    words = _question(ask)[:400].split()[:ECHOED] + _LOREM[at : at + length]
+    words = _question(ask)[:400].split(None, ECHOED)[:ECHOED] + _LOREM[at : at + length]
     cap = ask.max_completion_tokens or ask.max_tokens or ask.max_output_tokens or len(words)
     return Text(words[: max(cap, 1)], cap < len(words))
 

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -122,7 +121,7 @@ class Simulator:
     def take(self, connection: "_Connection", call: Call) -> _Job:
         """Count a call in and draw what it shall meet."""
         route = route_of(call.method, call.path)
-        key = blake2b(f"{call.method} {call.target}\n".encode() + call.body, digest_size=8).digest()
+        key = call.key
         try:
             ask = None if route is Route.HTTP else read_ask(call.body)
         except (msgspec.MsgspecError, RecursionError):
@@ -154,7 +153,7 @@ class Simulator:
         turn = self._turn(said, f"req_{job.key.hex()}{job.sending}")
         turn.gzip = job.fault == "cut.gzip" and job.call.says(b"accept-encoding", b"gzip")
         script = bodiless(turn) if job.call.method == "HEAD" else WRITERS[job.fault](turn)
-        job.ledger.reply(job.route, script.status, job.fault)
+        job.ledger.reply(job.route.value, script.status, job.fault)
         return script
 
     def over(self, job: _Job, good: bool) -> None:
@@ -181,7 +180,7 @@ class Simulator:
 
     def _refused(self, job: _Job, limit: str, status: int, kind: str, wait: float) -> Script:
         said = f"retry-after-ms: {wait * 1e3:.0f}\r\n" if wait else ""
-        job.ledger.reply(job.route, status, limit)
+        job.ledger.reply(job.route.value, status, limit)
         turn = self._turn(Answer(job.route), f"req_{job.key.hex()}{job.sending}")
         return refusal(turn, status, kind, "The simulated endpoint cannot take this request.", said)
 
@@ -191,7 +190,7 @@ class Simulator:
         """Seconds by which a call comes too early for the rate; when it is in time it is counted (GCRA)."""
         now, step = self._loop.time(), 1 / self.profile.rate
         due = max(self._next_free, now) + step
-        early = due - now - max(1.0, step)
+        early = round(due - now - max(1.0, step), 6)
         if early <= 0:
             self._next_free = due
         return early
@@ -205,7 +204,7 @@ class Simulator:
         rate = self.profile.rate
         until = max(0.0, self._next_free - self._loop.time()) if rate else 0.0
         limit = round(rate * 60) if rate else _NO_LIMIT
-        remaining = int(max(0.0, 1 - until) * rate) if rate else _NO_LIMIT - 1
+        remaining = int(round((max(1.0, 1 / rate) - until) * rate, 3)) if rate else _NO_LIMIT - 1
         if route is Route.MESSAGES:
             reset = datetime.fromtimestamp(now + until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             return _limit_headers("anthropic-ratelimit-requests-{}", limit, remaining, reset)

@@ -68,11 +68,11 @@ def _date(second: int) -> str:
 
 
 def head(turn: Turn, status: int, kind: str, framing: str) -> bytes:
-    """A reply head. `framing` is header lines, each ended, that say where the body ends."""
+    """A reply head. `framing` is header lines, each ended, that say where the body ends. Only success speaks of limits."""
     name = "request-id" if turn.answer.route is Route.MESSAGES else "x-request-id"
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\ndate: {_date(int(turn.now))}\r\ncontent-type: {kind}\r\n"
-        f"{name}: {turn.request_id}\r\n{turn.limits}{framing}\r\n"
+        f"{name}: {turn.request_id}\r\n{turn.limits if status == 200 else ''}{framing}\r\n"
     ).encode("latin-1")
 
 
