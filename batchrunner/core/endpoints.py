@@ -180,10 +180,10 @@ class Endpoint:
         return not (self.stopped or self.breaker.open or self.gate.until > now)
 
     def learn(self, health: str, started: float, outcome: Outcome, now: float, u: float) -> None:
-        """Take in what an attempt says about the endpoint: `ok`, `fail`, `stop`; every other word says nothing."""
-        if health == "ok":
+        """Take in what an attempt says about the endpoint: `up`, `down`, `stop`; every other word says nothing."""
+        if health == "up":
             self.breaker.ok(started, now)
-        elif health == "fail":
+        elif health == "down":
             self.breaker.fail(started, now, u)
         else:
             self.breaker.void(started)
@@ -255,7 +255,8 @@ def _joined(prefix: str, path: str) -> str:
 
 
 _ABSOLUTE = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?(?=[/?]|$)", re.IGNORECASE
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?(?=[/?]|\Z)",
+    re.IGNORECASE | re.ASCII,  # without ASCII the Kelvin sign is a k, and a dotless ı an i
 )
 _PORTS = {"http": 80, "https": 443}
 _FORBIDDEN = (

@@ -65,11 +65,13 @@ class Kind(StrEnum):
     # the endpoint is busy
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
+    LOADING = "loading"  # the model is being loaded: seconds to minutes, and nobody's fault
     # the endpoint or the way to it is broken
     SERVER_ERROR = "server_error"
     GATEWAY = "gateway"
     CONNECT = "connect"
     NETWORK = "network"
+    TLS = "tls"
     STALE = "stale"
     TIMEOUT_CONNECT = "timeout_connect"
     TIMEOUT_FIRST_BYTE = "timeout_first_byte"
@@ -80,6 +82,7 @@ class Kind(StrEnum):
     TRUNCATED = "truncated"
     GARBLED = "garbled"
     # the request itself
+    UNSUPPORTED = "unsupported"  # an option of ours, not the line's, was refused: again without it
     REJECTED = "rejected"
     CONTEXT = "context"
     POLICY = "policy"
@@ -203,6 +206,7 @@ class Outcome(Struct, frozen=True, gc=False):
     flags: tuple[str, ...] = ()
     timing: Timing = Timing()
     billed: bool = False  # the attempt failed and may still be on the bill
+    final: bool = False  # not sent again, although its kind would be: the server forbids it, or it would be waste
 
 
 class Again(Struct, frozen=True, gc=False):

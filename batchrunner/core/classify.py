@@ -1,0 +1,377 @@
+"""What an attempt amounts to, and what follows from it: one function, and one table.
+
+Rules:
+
+1. `classify` is pure and never raises, whatever the bytes and headers.
+2. What a kind entails stands in `TREATMENT` and nowhere else; whoever obeys it only looks it up.
+3. An error inside a 2xx is judged as if its own code had been the status; and it may be on the bill.
+4. The server's own verdict (`x-should-retry`) goes before ours, except where the endpoint is of no use to anybody.
+5. A fault after the reply head of an error is that error: what was to be known had already come.
+6. The first word of a timeout's `Fault.detail` says which clock ran out in the body: "idle" or "total". The transport sets it.
+
+A wait in an outcome pauses the endpoint as well as the request, whatever the kind.
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from batchrunner.core import verdicts, waits
+from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
+from batchrunner.core.complete import COMPLETE, DECODERS, Answer, call_flags
+from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
+from batchrunner.core.verdicts import Complaint, Verdict
+
+Signal = Literal["", "success", "pushback"]
+Health = Literal["", "up", "down", "pause", "stop"]
+
+
+class Treatment(Struct, frozen=True, gc=False):
+    """What a kind of outcome entails."""
+
+    again: bool  # the request may be sent again; where health is "stop", elsewhere or in another run
+    spends: bool  # one of the request's counted attempts
+    limit: Signal  # what the concurrency limit hears
+    health: Health  # what the endpoint's health hears: "pause" as long as it asks, "stop" for the rest of the run
+    sample: bool  # the latency teaches the deadlines
+    fresh: bool  # the next sending goes over a new connection
+    at_once: bool  # and without a pause
+    cap: int  # repeats of this kind per request; 0: the general rule
+    hint: str  # what to do next, for the record of a request that failed
+
+
+YES, NO = True, False
+# fmt: off
+_ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] = {
+    #                        again spends limit      health   sample fresh at_once cap
+    Kind.OK:                 (NO,  NO,  "success",  "up",     YES,  NO,   NO,   0),
+    Kind.RATE_LIMITED:       (YES, NO,  "pushback", "pause",  NO,   NO,   NO,   0),
+    Kind.OVERLOADED:         (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
+    Kind.LOADING:            (YES, NO,  "",         "pause",  NO,   NO,   NO,   0),
+    Kind.SERVER_ERROR:       (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.GATEWAY:            (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
+    Kind.CONNECT:            (YES, YES, "",         "down",   NO,   YES,  NO,   0),
+    Kind.NETWORK:            (YES, YES, "",         "down",   NO,   YES,  NO,   0),
+    Kind.TLS:                (YES, YES, "",         "down",   NO,   YES,  NO,   2),
+    Kind.STALE:              (YES, NO,  "",         "",       NO,   YES,  YES,  2),
+    Kind.TIMEOUT_CONNECT:    (YES, YES, "",         "down",   NO,   YES,  NO,   0),
+    Kind.TIMEOUT_FIRST_BYTE: (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
+    Kind.TIMEOUT_IDLE:       (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
+    Kind.TIMEOUT_TOTAL:      (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
+    Kind.PROTOCOL:           (YES, YES, "",         "down",   NO,   YES,  YES,  2),
+    Kind.TRUNCATED:          (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.GARBLED:            (YES, YES, "",         "down",   NO,   NO,   NO,   2),
+    Kind.UNSUPPORTED:        (YES, NO,  "",         "up",     NO,   NO,   YES,  2),
+    Kind.REJECTED:           (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.CONTEXT:            (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.POLICY:             (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.TOO_LARGE:          (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.RESPONSE_TOO_LARGE: (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.INVALID:            (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
+    Kind.INVALID_OUTPUT:     (YES, YES, "success",  "up",     YES,  NO,   NO,   0),
+    Kind.DENIED:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.QUOTA:              (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.CONFIG:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.LOCAL:              (YES, NO,  "pushback", "",       NO,   YES,  NO,   0),
+    Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
+    Kind.CANCELLED:          (YES, NO,  "",         "",       NO,   NO,   NO,   0),
+}
+# fmt: on
+_HINTS: Mapping[Kind, str] = {
+    Kind.OK: "",
+    Kind.RATE_LIMITED: "The endpoint throttles this account: lower --rpm or --tpm, or run again later.",
+    Kind.OVERLOADED: "The endpoint was overloaded: run again later, or add another endpoint with --base-url.",
+    Kind.LOADING: "The server is still loading the model: wait until it is ready and run again.",
+    Kind.SERVER_ERROR: "The server failed on this request: run again; if only this line fails, look at its content.",
+    Kind.GATEWAY: "A proxy before the server gave up: run again; if it always takes the same number of seconds, use --stream on.",
+    Kind.CONNECT: "No connection could be made: check the address, the port, DNS, and that the server runs.",
+    Kind.NETWORK: "The connection broke before an answer came: check the network and the server's log, then run again.",
+    Kind.TLS: "The TLS handshake failed: check https or http, the port, and any proxy that inspects TLS.",
+    Kind.STALE: "The server closed connections as they were used: its keep-alive is shorter than ours; run again.",
+    Kind.TIMEOUT_CONNECT: "No connection in time: check the address and the network, or raise --connect-timeout.",
+    Kind.TIMEOUT_FIRST_BYTE: "No answer began in time: raise --first-byte-timeout or --max-timeout, or use --stream on.",
+    Kind.TIMEOUT_IDLE: "The answer stopped in the middle: raise --idle-timeout, or look for a stalled server.",
+    Kind.TIMEOUT_TOTAL: "The answer was not finished in time: raise --max-timeout, or ask for fewer tokens.",
+    Kind.PROTOCOL: "What came back is not HTTP: check http or https, the port, and any proxy on the way.",
+    Kind.TRUNCATED: "The answer was cut off: run again; if long answers are always cut, use --stream on or ask for fewer tokens.",
+    Kind.GARBLED: "Something other than the API answered, perhaps a proxy, a firewall or a login page: check --base-url.",
+    Kind.UNSUPPORTED: "The endpoint refuses an option that batchrunner added: use --stream off.",
+    Kind.REJECTED: "The endpoint refuses this request as it is: correct the line; sending it again changes nothing.",
+    Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, or use a model with a larger one.",
+    Kind.POLICY: "The provider's policy forbids the prompt or the answer: change the line; sending it again changes nothing.",
+    Kind.TOO_LARGE: "The request is larger than the endpoint ever accepts: split it, or shorten it.",
+    Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: raise --max-response, or ask for less.",
+    Kind.INVALID: "The line cannot be sent as it is: correct it.",
+    Kind.INVALID_OUTPUT: "The answer never passed the validation: look at the answer and at the rule.",
+    Kind.DENIED: "The endpoint refuses the key or this access: check the key, its permissions and the region.",
+    Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run again.",
+    Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
+    Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
+    Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
+    Kind.HOOK: "A function of yours raised an exception: correct it and run again.",
+    Kind.CANCELLED: "The run ended before an answer came: run again.",
+}
+TREATMENT: Mapping[Kind, Treatment] = MappingProxyType({kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()})
+
+REQUEST_IDS = (
+    "x-request-id",
+    "request-id",
+    "apim-request-id",
+    "x-ms-request-id",
+    "x-amzn-requestid",
+    "x-generation-id",
+    "x-litellm-call-id",
+    "cf-ray",
+    "x-oneapi-request-id",
+)
+PATIENCE = 900.0  # seconds; an endpoint that asks for more is parked
+LOADING_PAUSE = 5.0  # seconds between two looks at a model that is being loaded
+MESSAGE = 2000  # characters
+EXCERPT = 16384  # bytes kept of an error that is no JSON
+
+# 2xx that are no answer of a model: a job accepted, nothing at all, a part of something.
+_UNEXPECTED: Mapping[int, Verdict] = {
+    202: Verdict(
+        Kind.TRUNCATED, "accepted", "the server only accepted the request; asynchronous jobs are not followed", final=True
+    ),
+    204: Verdict(Kind.GARBLED, "no_content", "the server answered without a body"),
+    205: Verdict(Kind.GARBLED, "no_content", "the server answered without a body"),
+    206: Verdict(Kind.TRUNCATED, "partial_content", "the server sent a part of an answer", final=True),
+}
+_FAULTS: Mapping[Cause, Kind] = {
+    Cause.INVALID: Kind.INVALID,
+    Cause.DNS: Kind.CONNECT,
+    Cause.REFUSED: Kind.CONNECT,
+    Cause.CERTIFICATE: Kind.CONFIG,
+    Cause.TLS: Kind.TLS,
+    Cause.PROXY: Kind.CONNECT,
+    Cause.LOCAL: Kind.LOCAL,
+    Cause.STALE: Kind.STALE,
+    Cause.DISCONNECTED: Kind.NETWORK,
+    Cause.RESET: Kind.NETWORK,
+    Cause.TIMEOUT: Kind.TIMEOUT_TOTAL,
+    Cause.TRUNCATED: Kind.TRUNCATED,
+    Cause.PROTOCOL: Kind.PROTOCOL,
+    Cause.ENCODING: Kind.PROTOCOL,
+    Cause.TOO_LARGE: Kind.RESPONSE_TOO_LARGE,
+}
+_TIMEOUTS: Mapping[Phase, Kind] = {
+    Phase.CONNECT: Kind.TIMEOUT_CONNECT,
+    Phase.WRITE: Kind.NETWORK,  # the server stopped reading
+    Phase.FIRST_BYTE: Kind.TIMEOUT_FIRST_BYTE,
+    Phase.BODY: Kind.TIMEOUT_IDLE,
+}
+_HTTP_ITSELF = {Cause.PROTOCOL, Cause.PROXY, Cause.INVALID}  # a status seen beside these is not the endpoint's
+_UNREACHED = {521, 522, 523, 525, 526, 527, 530}  # Cloudflare did not get through to the server
+_ORIGIN_SILENT = 524
+_NESTED = {b"{", b"["}
+_TITLE = re.compile(rb"<title[^>]{0,200}>\s*([^<]{1,300})", re.IGNORECASE)
+
+
+def classify(attempt: Attempt, answer: Reply | Fault) -> Outcome:
+    """What this attempt amounts to. Pure; never raises."""
+    if isinstance(answer, Fault):
+        return _faulted(attempt, answer)
+    if 200 <= answer.status < 300:
+        return _answered(attempt, answer)
+    return _refused(attempt, answer)
+
+
+def _answered(attempt: Attempt, reply: Reply) -> Outcome:
+    """A 2xx: the answer, if it is a whole one."""
+    request = attempt.request
+    if request.route is Route.HTTP:
+        return _fetched(reply)
+    reading = read(reply.body, DECODERS[request.route])
+    line, answer, flags = reading
+    verdict = COMPLETE
+    if answer is None or answer.error or reply.status in _UNEXPECTED or (verdict := answer.verdict(request)) is not COMPLETE:
+        return _doubtful(attempt, reply, line, answer, flags, verdict)
+    return Outcome(
+        Kind.OK,
+        reply.status,
+        body=line,
+        request_id=_request_id(reply.headers, answer.id),
+        usage=answer.tokens(),
+        flags=flags,
+        timing=reply.timing,
+    )
+
+
+def _fetched(reply: Reply) -> Outcome:
+    """A 2xx of a plain HTTP line: good, whatever it holds."""
+    reading = read(reply.body, ANY)
+    line, value, flags = reading
+    if reply.body and (value is None or "invalid_utf8" in flags):
+        line, flags = quoted(reply.body), ("not_json",)
+    return Outcome(Kind.OK, reply.status, body=line, request_id=_request_id(reply.headers), flags=flags, timing=reply.timing)
+
+
+def _doubtful(
+    attempt: Attempt, reply: Reply, line: bytes, answer: Answer | None, flags: tuple[str, ...], verdict: Verdict
+) -> Outcome:
+    """A 2xx that is not simply good: odd, incomplete, filtered, an error in disguise, or no answer at all."""
+    if answer is None or answer.error:
+        verdict = _UNEXPECTED.get(reply.status) or _not_an_answer(reply.body, line)
+    else:
+        verdict = _UNEXPECTED.get(reply.status, verdict)
+    if verdict.kind is Kind.OK:
+        flags += call_flags(line)
+    elif verdict.kind is not Kind.POLICY and (told := _disguised(line)):
+        return _complained(attempt, reply, told, told.status, line, flags)
+    return Outcome(
+        verdict.kind,
+        reply.status,
+        code="" if verdict.kind is Kind.OK else verdict.code,
+        message=verdict.message if verdict.kind is not Kind.GARBLED else _page_title(reply.body) or verdict.message,
+        body=line or excerpt(reply.body.strip(BLANKS), EXCERPT),
+        request_id=_request_id(reply.headers, answer and answer.id),
+        usage=answer.tokens() if answer else None,
+        flags=flags + verdict.flags,
+        timing=reply.timing,
+        billed=verdict.kind is not Kind.OK,
+        final=verdict.final,
+    )
+
+
+def _disguised(line: bytes) -> Complaint | None:
+    """The error inside a 2xx, with the status it stands for; None: there is none."""
+    told = verdicts.complaint(value_of(line)) if line[:1] in _NESTED else None
+    status = verdicts.inner_status(told, b'error"' in line) if told else 0
+    return structs.replace(told, status=status) if told and status else None
+
+
+def _not_an_answer(body: bytes, line: bytes) -> Verdict:
+    """A 2xx body that could not be read as an answer: cut, or never one."""
+    if line:
+        return Verdict(Kind.GARBLED, "not_an_answer", "the body is JSON, but no answer of this route")
+    start = body.strip(BLANKS)[:1]
+    if not start:
+        return Verdict(Kind.TRUNCATED, "empty_body", "the body is empty")
+    if start in _NESTED:
+        return Verdict(Kind.TRUNCATED, "invalid_json", "the body begins as JSON and does not end as JSON")
+    return Verdict(Kind.GARBLED, "not_json", "the body is not JSON", flags=("html",) if start == b"<" else ())
+
+
+def _refused(attempt: Attempt, reply: Reply) -> Outcome:
+    """Any other status, with whatever its body says about it."""
+    line, _, flags = read(reply.body, ANY)
+    told = (line and verdicts.complaint(value_of(line))) or Complaint(message=_page_text(reply.body, line))
+    return _complained(attempt, reply, told, reply.status, line, flags)
+
+
+def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, line: bytes, flags: tuple[str, ...]) -> Outcome:
+    """An error with a status of its own or, inside a 2xx, with the one its words stand for."""
+    page = not line and reply.body.strip(BLANKS).startswith(b"<")
+    verdict = verdicts.judge(attempt.request.route, status, told, page, bool(reply.body.strip(BLANKS)) and not line)
+    kind, wait = _weighed(attempt, reply, told, status, verdict)
+    treatment = TREATMENT[kind]
+    forbidden = reply.headers.get("x-should-retry", "").strip().lower() == "false"
+    return Outcome(
+        kind,
+        reply.status,
+        code=printable(told.code, 200),
+        message=printable(told.message, MESSAGE) or f"HTTP {status}",
+        wait=wait,
+        body=line or (excerpt(reply.body, EXCERPT) if reply.body.strip(BLANKS) else b""),
+        request_id=_request_id(reply.headers, _body_id(line)),
+        flags=flags + verdict.flags,
+        timing=reply.timing,
+        billed=200 <= reply.status < 300 or _worked(kind, status),
+        final=(forbidden and treatment.again and treatment.health != "stop") or (status == _ORIGIN_SILENT and attempt.number > 2),
+    )
+
+
+def _weighed(attempt: Attempt, reply: Reply, told: Complaint, status: int, verdict: Verdict) -> tuple[Kind, float | None]:
+    """The kind and the wait, after what the headers have to say."""
+    kind, headers = Kind.UNSUPPORTED if _ours(attempt, told, verdict) else verdict.kind, reply.headers
+    wait = waits.asked(headers, told.delays, told.message[:MESSAGE])
+    if status in _PATIENT and (status == 402 or not verdict.by_words) and waits.retry_after(headers) is not None:
+        kind = Kind.RATE_LIMITED
+    if status < 500 and headers.get("x-should-retry", "").strip().lower() == "true" and kind in _REPEATABLE:
+        kind = Kind.SERVER_ERROR
+    if kind is Kind.LOADING:
+        wait = LOADING_PAUSE if wait is None else wait
+    return _parked(reply, told, wait) if kind is Kind.RATE_LIMITED else (kind, wait)
+
+
+_PATIENT = frozenset(range(400, 500)) - {401, 407, 421, 429}  # a Retry-After makes these a throttle
+_REPEATABLE = {kind for kind, treatment in TREATMENT.items() if not treatment.again or kind is Kind.CONFIG}
+
+
+def _parked(reply: Reply, told: Complaint, wait: float | None) -> tuple[Kind, float | None]:
+    """A throttle, or the end of a longer period's budget."""
+    if verdicts.names_day(reply.body):
+        return Kind.QUOTA_WINDOW, None  # the delay given beside it is that of a minute's limit
+    if wait is None:
+        wait = waits.reset(reply.headers)
+    if wait is None:
+        return (Kind.QUOTA_WINDOW if verdicts.per_day(told) else Kind.RATE_LIMITED), None
+    return (Kind.QUOTA_WINDOW if wait > PATIENCE else Kind.RATE_LIMITED), wait
+
+
+def _ours(attempt: Attempt, told: Complaint, verdict: Verdict) -> bool:
+    """Whether the endpoint objects to the stream that we, not the line, asked for."""
+    added = attempt.stream and not attempt.request.stream
+    return added and verdict.kind is Kind.REJECTED and "stream" in told.message[:MESSAGE].lower()
+
+
+def _worked(kind: Kind, status: int) -> bool:
+    """Whether a server that answered with this error may have worked on the request, and may charge for it."""
+    return status in {408, 424, 499} or (status >= 500 and kind in {Kind.SERVER_ERROR, Kind.GATEWAY} and status not in _UNREACHED)
+
+
+def _faulted(attempt: Attempt, fault: Fault) -> Outcome:
+    """No HTTP answer, or only the head of one."""
+    if fault.status >= 400 and fault.phase is Phase.BODY and fault.cause not in _HTTP_ITSELF:
+        return _refused(attempt, Reply(fault.status, fault.headers, fault.partial, fault.timing))
+    kind = _FAULTS[fault.cause]
+    if fault.cause is Cause.TIMEOUT:
+        kind = Kind.TIMEOUT_TOTAL if _total(fault) else _TIMEOUTS[fault.phase]
+    if fault.cause is Cause.PROXY and 400 <= fault.status < 500:
+        kind = Kind.CONFIG
+    return Outcome(
+        kind,
+        fault.status,
+        code=fault.cause.value,
+        message=printable(fault.detail, MESSAGE),
+        request_id=_request_id(fault.headers),
+        flags=("encoding",) if fault.cause is Cause.ENCODING else (),
+        timing=fault.timing,
+        billed=fault.sent and kind not in {Kind.INVALID, Kind.LOCAL, Kind.CONFIG},
+    )
+
+
+def _total(fault: Fault) -> bool:
+    return fault.phase is Phase.BODY and fault.detail.startswith("total")
+
+
+def _request_id(headers: Mapping[str, str], inside: object = None) -> str:
+    """The first id that a header gives, or else the one in the body."""
+    for name in REQUEST_IDS:
+        if found := headers.get(name):
+            return found if found.isascii() and found.isprintable() and len(found) <= 200 else printable(found, 200)
+    return printable(str(inside), 200) if inside else ""
+
+
+def _body_id(line: bytes) -> object:
+    """The id an error body carries."""
+    value = value_of(line) if b'"request_id"' in line or b'"id"' in line else None
+    return (value.get("request_id") or value.get("id")) if isinstance(value, dict) else None
+
+
+def _page_title(body: bytes) -> str:
+    """The title of a page; empty: it has none, or is no page."""
+    found = _TITLE.search(body[:4096]) if body.lstrip(BLANKS)[:1] == b"<" else None
+    return printable(found[1].decode("utf-8", "replace").strip(), MESSAGE) if found else ""
+
+
+def _page_text(body: bytes, line: bytes) -> str:
+    """What a body that is no JSON error says: a page's title, or its text."""
+    if title := _page_title(body):
+        return title
+    return "" if line or body.lstrip(BLANKS)[:1] == b"<" else body[:MESSAGE].decode("utf-8", "replace").strip()

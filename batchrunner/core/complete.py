@@ -1,0 +1,294 @@
+"""What a complete answer is, for each route.
+
+Rules:
+
+1. HTTP 200 proves nothing. An answer is complete when it parses to its end, holds no error, and says itself that it ended:
+   a finish reason for every choice asked for, a terminal status, a vector for every input.
+2. Cut by its own token budget is complete, with a flag: sending it again buys the same again.
+3. Filtered is final and no success; what came stays with the record.
+4. A finish reason nobody has heard of is complete, with a flag: no text is dropped for a new word.
+5. Only the fields named here are read; msgspec checks the syntax of the rest and builds nothing of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import DecodeError, Raw, Struct
+from msgspec.json import Decoder
+
+from batchrunner.core.body import ANY
+from batchrunner.core.model import Kind, Request, Route, Usage
+from batchrunner.core.verdicts import Verdict
+
+COMPLETE = Verdict(Kind.OK)
+_CALLED = Verdict(Kind.OK, "tool_calls")  # complete, and its arguments are worth a look
+_LIMITED = Verdict(Kind.OK, flags=("hit_token_limit",))
+_FILTERED = Verdict(Kind.POLICY, "content_filter", "the provider's content filter withheld or cut the answer")
+_REFUSED = Verdict(Kind.POLICY, "refusal", "the model refused to answer")
+_LOOPED = Verdict(Kind.OK, flags=("repetition",))
+_UNFINISHED = Verdict(Kind.TRUNCATED, "no_finish_reason", "the answer does not say that it is finished")
+_BROKEN = Verdict(Kind.SERVER_ERROR, "error", "the server reports that it failed while generating")
+_ABORTED = Verdict(Kind.TRUNCATED, "abort", "the server aborted the generation")
+_STARVED = Verdict(Kind.OVERLOADED, "insufficient_system_resource", "the server ran out of resources while generating")
+_PAUSED = Verdict(
+    Kind.TRUNCATED,
+    "pause_turn",
+    "the model paused a long turn; a new request has to continue it with this answer",
+    final=True,
+)
+_QUEUED = Verdict(
+    Kind.TRUNCATED, "background", "the answer was only queued; background mode cannot be used in a batch", final=True
+)
+_FOREIGN = Verdict(Kind.GARBLED, "not_an_answer", "the body is JSON, but no answer of this route")
+
+# Finish and stop reasons of all providers, in lower case.
+FINISH: Mapping[str, Verdict] = {
+    **dict.fromkeys(["stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_use", "complete"], COMPLETE),
+    **dict.fromkeys(("tool_calls", "function_call"), _CALLED),
+    **dict.fromkeys(["length", "max_tokens", "model_length", "model_context_window_exceeded"], _LIMITED),
+    **dict.fromkeys(
+        [
+            "content_filter",
+            "content_filtered",
+            "guardrail_intervened",
+            "safety",
+            "recitation",
+            "prohibited_content",
+            "blocklist",
+            "spii",
+        ],
+        _FILTERED,
+    ),
+    "refusal": _REFUSED,
+    "pause_turn": _PAUSED,
+    "error": _BROKEN,
+    "abort": _ABORTED,
+    "repetition": _LOOPED,
+    "insufficient_system_resource": _STARVED,
+}
+_GRAVITY = {Kind.OK: 0, Kind.POLICY: 1}  # of several choices the gravest decides; what may still succeed is graver than both
+
+
+class _Tokens(Struct, gc=False):
+    """Usage, by the names of every route."""
+
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cache_creation_input_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+
+
+_TOKENS: Decoder[_Tokens | None] = Decoder(_Tokens | None)
+_NOTHING = Raw(b"")
+
+
+class Answer(Struct, gc=False):
+    """What every route's answer may carry."""
+
+    id: str | int | float | None = None
+    error: Any = None
+    usage: Raw = _NOTHING
+
+    def tokens(self) -> Usage | None:
+        """The tokens it counts, those read from or written to a cache included; None: it counts none."""
+        if not self.usage:
+            return None
+        try:
+            count = _TOKENS.decode(self.usage)
+        except (DecodeError, RecursionError):
+            return None  # an odd usage spoils no answer
+        if count is None:
+            return None
+        cached = (count.cache_creation_input_tokens or 0) + (count.cache_read_input_tokens or 0)
+        return Usage(
+            (count.prompt_tokens or 0) + (count.input_tokens or 0) + cached,
+            (count.completion_tokens or 0) + (count.output_tokens or 0),
+        )
+
+    def verdict(self, request: Request) -> Verdict:
+        """Whether the answer to this request is complete."""
+        raise NotImplementedError
+
+
+class _Choice(Struct, gc=False):
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class Choices(Answer, gc=False):
+    """A chat or a completion."""
+
+    choices: list[_Choice] | None = None
+
+    def verdict(self, request: Request) -> Verdict:
+        """Complete when every choice asked for says how it ended."""
+        choices = self.choices
+        if not choices:
+            return _FOREIGN if choices is None else _fewer(0, request.choices, "choices")
+        if len(choices) == 1 >= request.choices:
+            return finished(choices[0])
+        if len(choices) < request.choices:
+            return _fewer(len(choices), request.choices, "choices")
+        return _gravest(map(finished, choices))
+
+
+class _Incomplete(Struct, gc=False):
+    reason: str | None = None
+
+
+class Response(Answer, gc=False):
+    """An answer of the Responses API."""
+
+    status: str | None = None
+    incomplete_details: _Incomplete | None = None
+
+    def verdict(self, request: Request) -> Verdict:
+        """Complete when its status is terminal."""
+        if self.status == "incomplete":
+            reason = self.incomplete_details.reason if self.incomplete_details else ""
+            return _INCOMPLETE.get(reason or "") or Verdict(Kind.OK, flags=("unknown_finish_reason",))
+        return _RESPONSE_STATUS.get(self.status or "", _FOREIGN)
+
+
+_INCOMPLETE = {"max_output_tokens": _LIMITED, "max_tokens": _LIMITED, "content_filter": _FILTERED}
+_RESPONSE_STATUS = {
+    "completed": COMPLETE,
+    "failed": _BROKEN,
+    "cancelled": _ABORTED,
+    "queued": _QUEUED,
+    "in_progress": _QUEUED,
+}
+
+
+class Message(Answer, gc=False):
+    """An answer of Anthropic's Messages API."""
+
+    content: Raw = _NOTHING
+    stop_reason: str | None = None
+
+    def verdict(self, request: Request) -> Verdict:
+        """Complete when it says why it stopped."""
+        if not self.content:
+            return _FOREIGN
+        return ended(self.stop_reason)
+
+
+class _Vector(Struct, gc=False):
+    index: int | None = None
+    embedding: Raw = _NOTHING
+
+
+class Embeddings(Answer, gc=False):
+    """Vectors, one for every input."""
+
+    data: list[_Vector] | None = None
+
+    def verdict(self, request: Request) -> Verdict:
+        """Complete when there is a vector for every input, each at its own place."""
+        if self.data is None:
+            return _FOREIGN
+        vectors = sum(vector.embedding not in _EMPTY for vector in self.data)
+        places = {place if vector.index is None else vector.index for place, vector in enumerate(self.data)}
+        count = request.choices or len(self.data)
+        if len(self.data) == count and vectors == len(places) == count > 0:
+            return COMPLETE
+        return _fewer(min(vectors, len(places)), count, "vectors")
+
+
+_EMPTY = tuple(map(Raw, (b"", b"null", b"[]", b'""')))
+
+
+class Listed(Answer, gc=False):
+    """Images, or verdicts of a moderation."""
+
+    data: list[Raw] | None = None
+    results: list[Raw] | None = None
+
+    def verdict(self, request: Request) -> Verdict:
+        """Complete when it lists anything."""
+        listed = self.data if self.results is None else self.results
+        if listed is None:
+            return _FOREIGN
+        return COMPLETE if listed else _fewer(0, request.choices, "results")
+
+
+DECODERS: Mapping[Route, Decoder[Answer]] = {
+    Route.CHAT: Decoder(Choices),
+    Route.COMPLETIONS: Decoder(Choices),
+    Route.RESPONSES: Decoder(Response),
+    Route.MESSAGES: Decoder(Message),
+    Route.EMBEDDINGS: Decoder(Embeddings),
+    Route.MODERATIONS: Decoder(Listed),
+    Route.IMAGES: Decoder(Listed),
+}
+
+
+def finished(choice: _Choice) -> Verdict:
+    """What one choice amounts to."""
+    return _BROKEN if choice.error else ended(choice.finish_reason)
+
+
+def ended(reason: str | None) -> Verdict:
+    """What a finish or stop reason says."""
+    if not reason:
+        return _UNFINISHED
+    known = FINISH.get(reason) or FINISH.get(reason.partition(":")[0].strip().lower())
+    return known or Verdict(Kind.OK, flags=("unknown_finish_reason",))
+
+
+def _gravest(verdicts: Iterable[Verdict]) -> Verdict:
+    found = list(verdicts)
+    gravest = max(found, key=lambda verdict: _GRAVITY.get(verdict.kind, 2))
+    flags = tuple(dict.fromkeys(flag for verdict in found for flag in verdict.flags))
+    return Verdict(gravest.kind, gravest.code, gravest.message, flags, gravest.final)
+
+
+def _fewer(count: int, expected: int, what: str) -> Verdict:
+    return Verdict(Kind.TRUNCATED, f"missing_{what}", f"{count} of {max(1, expected)} {what} came")
+
+
+class _Function(Struct, gc=False):
+    arguments: Any = None
+
+
+class _Call(Struct, gc=False):
+    function: _Function | None = None
+
+
+class _Caller(Struct, gc=False):
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+class _Calling(Struct, gc=False):
+    message: _Caller | None = None
+
+
+class _Calls(Struct, gc=False):
+    choices: list[_Calling] = []
+
+
+_CALLS = Decoder(_Calls)
+
+
+def call_flags(line: bytes) -> tuple[str, ...]:
+    """A flag when a chat answer calls a tool with arguments that are not JSON."""
+    try:
+        callers = [choice.message for choice in _CALLS.decode(line).choices if choice.message]
+    except (DecodeError, RecursionError):
+        return ()
+    functions = [call.function for caller in callers for call in caller.tool_calls or ()]
+    functions += [caller.function_call for caller in callers]
+    return () if all(_is_json(function.arguments) for function in functions if function) else ("bad_tool_arguments",)
+
+
+def _is_json(arguments: object) -> bool:
+    if not isinstance(arguments, str):
+        return True  # some servers send the object itself
+    try:
+        ANY.decode(arguments)
+    except (DecodeError, RecursionError, UnicodeError):
+        return False
+    return True
