@@ -1,10 +1,38 @@
-"""Bytes to requests: bounded lines, bounded read-ahead."""
+"""Lines to blocks of requests: read ahead, bounded, cancellable.
 
-from typing import Annotated
+Rules:
 
+1. Files are read and parsed in a thread of the source's own, one block ahead of whoever asks. Nothing more is held.
+2. What is done already is passed over unparsed. `limit` counts what is given out, invalid lines included.
+3. An input that shrinks or goes away while it is read ends the run (E406); it does not end the input.
+4. A cancelled wait loses no block. `close` ends the reading and gives the file back.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
 from msgspec import Struct
 
+from batchrunner.core.model import Request, Result
 from batchrunner.core.policy import option
+from batchrunner.errors import BatchError, FileError
+from batchrunner.formats import parse, refuse
+from batchrunner.lines import MAX_LINE, PUT_BACK, read_lines, without_ending
+
+Block = list[Request | Result]
+Row = Mapping[str, object] | Request | bytes
+
+BLOCK_LINES = 512
+BLOCK_BYTES = 256 * 1024
+BLOCK_ROWS = 64
 
 
 class Intake(Struct, frozen=True, kw_only=True):
@@ -15,4 +43,168 @@ class Intake(Struct, frozen=True, kw_only=True):
     ] = 0
     max_line: Annotated[
         int, option("longest input line to accept", group="Input and output", metavar="SIZE", unit="bytes", main=False, ge=1024)
-    ] = 64 * 1024 * 1024
+    ] = MAX_LINE
+
+
+_ALL = Intake()
+
+
+def _open(_line: int) -> bool:
+    """Nothing is done yet."""
+    return False
+
+
+class Source:
+    """The requests of a file, in blocks, once: `async for block in source`.
+
+    `done` says of a line number whether that line has its result; it is asked in another thread. `origins` and `model` are
+    those of `formats.parse`. UsageError: the file is no input (`lines.read_lines`). FileError E406: it broke while it was read.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        intake: Intake = _ALL,
+        done: Callable[[int], bool] = _open,
+        origins: Collection[str] = (),
+        model: str = "",
+    ) -> None:
+        self._path = Path(path)
+        self._intake = intake
+        self._done = done
+        self._origins = tuple(origins)
+        self._model = model
+        self._closed = False
+        self._blocks = self._read()
+        self._thread = ThreadPoolExecutor(1, "batchrunner-source")
+        self._ahead: asyncio.Future[Block | BatchError | None] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Block:
+        if self._closed:
+            raise StopAsyncIteration
+        ahead = self._ahead or self._next()
+        await asyncio.wait([ahead])  # unlike awaiting it, this leaves the block in place when we are cancelled
+        block = ahead.result()
+        if isinstance(block, list):
+            self._next()
+            return block
+        await self.close()
+        raise block or StopAsyncIteration
+
+    async def close(self) -> None:
+        """Stop reading and close the file; a block that nobody took is dropped. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._blocks.close)
+        self._thread.shutdown(wait=False)
+        await closing
+
+    def _next(self) -> "asyncio.Future[Block | BatchError | None]":
+        self._ahead = asyncio.get_running_loop().run_in_executor(self._thread, self._step)
+        return self._ahead
+
+    def _step(self) -> Block | BatchError | None:
+        """The next block; a fault is handed over like one, so that none is lost when nobody asks any more."""
+        try:
+            return next(self._blocks, None)
+        except BatchError as fault:
+            return fault
+
+    def _read(self) -> Generator[Block, None, None]:
+        """The blocks, in the thread. A line counts only after the file was seen to stand as it stood at the start."""
+        start, block, size = _standing(self._path), [], 0
+        for item, length in islice(self._items(), self._intake.limit or None):
+            block.append(item)
+            size += length
+            if size >= BLOCK_BYTES or len(block) == BLOCK_LINES:
+                _check(self._path, start)
+                yield block
+                block, size = [], 0
+        _check(self._path, start)
+        if block:
+            yield block
+
+    def _items(self) -> Iterator[tuple[Request | Result, int]]:
+        for line, raw in read_lines(self._path, self._intake.max_line):
+            if self._closed:
+                return
+            if not self._done(line):
+                yield parse(raw, line, self._origins, self._model), len(raw) if isinstance(raw, bytes) else 0
+
+
+def _standing(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _check(path: Path, start: os.stat_result | None) -> None:
+    """That the path still leads to the file we read, and that none of it was cut off. More may have been added."""
+    now = _standing(path)
+    if start is None or now is None or (now.st_dev, now.st_ino) != (start.st_dev, start.st_ino):
+        raise FileError("E406", f"the input {path} was removed or replaced while it was read", PUT_BACK)
+    if now.st_size < start.st_size:
+        raise FileError("E406", f"the input {path} became shorter while it was read", PUT_BACK)
+
+
+class IterableSource:
+    """The requests of an iterable or async iterable, in blocks like those of a file, once.
+
+    A row is the dict of an input line, its bytes, or a finished `Request`, taken as it is but for its line number: rows count
+    from 1. NaN in a dict becomes null. A plain iterable is walked on the event loop, a few rows at a time; the rows of an async
+    one are passed on one by one, as they come.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row] | AsyncIterable[Row],
+        intake: Intake = _ALL,
+        origins: Collection[str] = (),
+        model: str = "",
+    ) -> None:
+        self._rows = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
+        self._left = intake.limit or sys.maxsize
+        self._line = 0
+        self._origins = tuple(origins)
+        self._model = model
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Block:
+        while self._left and (rows := await self._take()):
+            block = [item for row in rows if (item := self._item(row))]
+            self._left -= len(block)
+            if block:
+                return block
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        """Take no more rows. The iterable stays the caller's."""
+        self._left = 0
+
+    async def _take(self) -> list[Row]:
+        if isinstance(self._rows, AsyncIterator):
+            return [row] if (row := await anext(self._rows, None)) is not None else []
+        return list(islice(self._rows, min(BLOCK_ROWS, self._left)))
+
+    def _item(self, row: Row) -> Request | Result | None:
+        self._line += 1
+        if isinstance(row, Request):
+            return msgspec.structs.replace(row, line=self._line)
+        try:
+            raw = without_ending(row) if isinstance(row, bytes) else msgspec.json.encode(row)
+        except (TypeError, ValueError, RecursionError) as why:
+            return refuse(_named(row), self._line, f"the row cannot be written as JSON: {why}", "Use plain JSON values only.")
+        return parse(raw, self._line, self._origins, self._model) if raw and not raw.isspace() else None
+
+
+def _named(row: Row) -> bytes:
+    """What is left of a row that cannot be written: the line that only says whose it is."""
+    name = row.get("custom_id") if isinstance(row, Mapping) else None
+    return json.dumps({"custom_id": name}).encode() if isinstance(name, str) else b""

@@ -1,0 +1,318 @@
+"""One input line to a `Request`, or to a `Result` that says what is wrong with it.
+
+Rules:
+
+1. A line never raises. What cannot be sent becomes a finished `Result` of kind INVALID, under the same id and digest.
+2. The body is forwarded byte for byte: huge integers, long floats, key order and repeated keys stay as they were written.
+   Only `model`, when it is set, changes it: that one value is put in and the rest of the values keep their bytes.
+3. `identify` and `parse` agree on the id and digest of every line, valid or not.
+4. A line says where it goes only inside the fence (`core.endpoints.fenced`), and sets only headers that are harmless.
+5. A message names the place and our own field names; it never quotes what the line says.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from hashlib import sha256
+
+import msgspec
+import orjson
+from msgspec import Raw, Struct
+
+from batchrunner.core.endpoints import fenced
+from batchrunner.core.model import Error, Kind, Request, Result, Route
+from batchrunner.lines import Oversized
+from batchrunner.shapes import explained, shape, word
+
+
+class _LineError(ValueError):
+    """Why a line cannot be sent, and what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class _Line(Struct, gc=False):
+    """The envelope. Other keys are tolerated; null counts as absent."""
+
+    custom_id: str | None = None
+    method: str | None = None
+    url: str | None = None
+    body: Raw = Raw(b"")
+    headers: Raw = Raw(b"")
+
+
+class _Named(Struct, gc=False):
+    custom_id: str | None = None
+
+
+_read_line = msgspec.json.Decoder(_Line).decode
+_read_name = msgspec.json.Decoder(_Named).decode
+_read_entries = msgspec.json.Decoder(dict[str, Raw]).decode
+_write = msgspec.json.Encoder().encode
+
+
+def parse(raw: bytes | Oversized, line: int, origins: Collection[str] = (), model: str = "") -> Request | Result:
+    """The request of one input line, given without its line ending.
+
+    `line` is its number, from 1; `origins` are those an absolute url may name; `model` replaces the body's own.
+    Shapes: the input lines of the OpenAI Batch API (platform.openai.com/docs/guides/batch), with or without /v1 and with
+    Azure's paths, and plain HTTP lines `{"method", "url", "body", "headers"}`. Never raises.
+    """
+    if isinstance(raw, Oversized):
+        message = f"the line has {raw.size:,} bytes; at most {raw.limit:,} are accepted"
+        return refuse(raw, line, message, "Raise --max-line, or cut the line.")
+    try:
+        return _request(raw, line, origins if type(origins) is tuple else tuple(origins), model)
+    except _LineError as why:
+        return refuse(raw, line, str(why), why.hint)
+    except (ValueError, RecursionError) as why:
+        return refuse(raw, line, *explained(raw, why))
+
+
+def identify(raw: bytes | Oversized, line: int) -> tuple[str, str]:
+    """The id and digest of an input line, without parsing the rest of it. Never raises.
+
+    The id is the line's `custom_id`, or one made from number and digest where it has no proper one. The digest is the
+    first 16 hex digits of the SHA-256 of the line without its line ending.
+    """
+    if isinstance(raw, Oversized):
+        return _made(line, raw.digest), raw.digest
+    digest = sha256(raw).hexdigest()[:16]
+    return _name(raw) or _made(line, digest), digest
+
+
+def refuse(raw: bytes | Oversized, line: int, message: str, hint: str) -> Result:
+    """The final word on a line that cannot be sent."""
+    name, digest = identify(raw, line)
+    stub = Request(line=line, id=name, digest=digest, route=Route.HTTP, path="", made_id=name == _made(line, digest))
+    return Result(request=stub, kind=Kind.INVALID, error=Error(Kind.INVALID, "E203", message, hint))
+
+
+def _made(line: int, digest: str) -> str:
+    return f"line-{line}-{digest[:8]}"
+
+
+def _name(raw: bytes) -> str | None:
+    try:
+        return _read_name(raw).custom_id
+    except RecursionError:  # how deep is too deep for it depends on the stack; orjson counts for itself
+        return _deep_name(raw)
+    except ValueError:
+        return None
+
+
+def _deep_name(raw: bytes) -> str | None:
+    try:
+        name = orjson.loads(raw)["custom_id"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str) -> Request:
+    fields = _read_line(raw)
+    if not raw.isascii():
+        raw.decode()  # the decoder does not look into what it skips
+    body = _body(raw, fields)
+    if not fields.url:
+        raise _LineError(*shape(_read_entries(raw).keys()))
+    if fields.custom_id == "":
+        raise _LineError("custom_id is empty", "Give each line its own, or leave the key out: then one is made.")
+    place = _place if len(fields.url) < 1024 else _place.__wrapped__
+    path, route, choices = place(fields.url, origins)
+    content = _content(body, route)
+    method = _method(fields.method, route, content)
+    known = content if isinstance(content, dict) else {}
+    if model and (route is not Route.HTTP or "model" in known):
+        body, known = _remodelled(body, model), {**known, "model": model}
+    digest = sha256(raw).hexdigest()[:16]
+    named = known.get("model")
+    return Request(
+        line=line,
+        id=fields.custom_id or _made(line, digest),
+        digest=digest,
+        route=route,
+        method=method,
+        path=path,
+        body=body,
+        model=named if isinstance(named, str) else "",
+        max_tokens=_max_tokens(known),
+        choices=choices(known),
+        images=_images(known),
+        stream=known.get("stream") is True,
+        made_id=fields.custom_id is None,
+        headers=_headers(bytes(fields.headers)) if fields.headers else (),
+    )
+
+
+# -- the envelope
+
+
+def _body(raw: bytes, fields: _Line) -> bytes:
+    """The body's own bytes, after making sure that no key of the envelope stands twice.
+
+    The decoder lets the last one win. Every key costs two quotes and so does every string: when the quotes outside the
+    body are just those of the fields we hold, there is nothing else. Otherwise each entry is looked at.
+    """
+    body = bytes(fields.body)
+    strings = (fields.custom_id is not None) + (fields.method is not None) + (fields.url is not None)
+    rest = len(raw) - len(body) - 1
+    quotes = raw.count(b'"', 0, rest) if raw.startswith(body, rest) else raw.count(b'"') - body.count(b'"')
+    if quotes != 4 * strings + 2 * bool(body):
+        _entries(raw, "the line")
+    return b"" if body == b"null" else body
+
+
+def _entries(raw: bytes, where: str) -> dict[str, Raw]:
+    entries = _read_entries(raw)
+    quotes = sum(2 + key.count('"') + bytes(value).count(b'"') for key, value in entries.items())
+    if raw.count(b'"') > quotes:
+        raise _LineError(f"{where} has a key twice", "Which one counts is anybody's guess: keep one.")
+    return entries
+
+
+_LONG_ROUTES = {"chat/completions": Route.CHAT, "images/generations": Route.IMAGES}
+_SHORT_ROUTES = {
+    "completions": Route.COMPLETIONS,
+    "responses": Route.RESPONSES,
+    "messages": Route.MESSAGES,
+    "embeddings": Route.EMBEDDINGS,
+    "moderations": Route.MODERATIONS,
+}
+# A short name is an LLM route only where an API's version, deployment or nothing stands before it: /inbox/messages is not.
+_LONG = re.compile(rf"/(?:.*/)?({'|'.join(_LONG_ROUTES)})/?")
+_SHORT = re.compile(rf"/(?:(?:.*/)?(?:v\d\w*|openai|(?:deployments|engines)/[^/]+)/)?({'|'.join(_SHORT_ROUTES)})/?")
+_ROUTES = _LONG_ROUTES | _SHORT_ROUTES
+
+
+@lru_cache(maxsize=512)
+def _place(url: str, origins: tuple[str, ...]) -> tuple[str, Route, Callable[[Mapping[str, object]], int]]:
+    """Path, route, and how to count the answers asked for: looked up once, for a file has few urls."""
+    try:
+        path = fenced(url, origins)
+    except ValueError as why:
+        hint = "Give a path such as /v1/chat/completions; the address of the server is --base-url."
+        raise _LineError(str(why), hint) from None
+    plain = path.partition("?")[0]
+    known = _LONG.fullmatch(plain) or _SHORT.fullmatch(plain)
+    route = _ROUTES[known[1]] if known else Route.HTTP
+    return path, route, _CHOICES[route]
+
+
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})  # a tunnel; an echo of the key
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+
+def _method(given: str | None, route: Route, content: object) -> str:
+    method = given.upper() if given else "GET" if content is _ABSENT else "POST"
+    if method in _REFUSED_METHODS or not (method == "POST" or _TOKEN.fullmatch(method)):
+        raise _LineError("method is not one that can be sent", "Use GET, POST, PUT, PATCH or DELETE.")
+    if route is not Route.HTTP and method != "POST":
+        raise _LineError("method is not POST, the only one this url takes here", 'Write "method": "POST".')
+    return method
+
+
+_OPEN_HEADERS = frozenset({"accept", "accept-language", "content-type", "idempotency-key"})
+_TELLING = re.compile(
+    "auth|key|token|secret|passw|credential|cookie|session|sign|forward|remote|real-ip|client-ip|"
+    "original|rewrite|override|proxy|host|cluster|envoy|encoding|length"
+)
+_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?")
+
+
+def _headers(raw: bytes) -> tuple[tuple[str, str], ...]:
+    """The line's own headers, names in lower case. Only what cannot carry a key, frame a message or steer a proxy."""
+    if raw == b"null":
+        return ()
+    headers = tuple((name.lower(), value) for name, value in _strings(raw).items())
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise _LineError("a header's name or value has characters that HTTP forbids", "Printable ASCII only.")
+        if name not in _OPEN_HEADERS and (not name.startswith("x-") or _TELLING.search(name)):
+            raise _LineError(f"a line may not set the header {name[:40]}", "Use --header for what every request needs.")
+    if len(dict(headers)) != len(headers):
+        raise _LineError("headers has a name twice", "Names differ by more than case: keep one.")
+    return headers
+
+
+def _strings(raw: bytes) -> dict[str, str]:
+    try:
+        return {name: msgspec.json.decode(value, type=str) for name, value in _entries(raw, "headers").items()}
+    except msgspec.ValidationError:
+        raise _LineError("headers is not an object of strings", 'Write "headers": {"name": "value"}.') from None
+
+
+# -- the body
+
+_ABSENT = object()
+_HUGE = re.compile(rb"(?<![\d.eE+-])-?\d{309,}(?![\d.eE])")
+
+
+def _content(body: bytes, route: Route) -> object:
+    """The body as Python objects, which also proves that it is JSON."""
+    try:
+        content = orjson.loads(body) if body else _ABSENT
+    except orjson.JSONDecodeError:  # a very long integer is one too; orjson takes it for infinite
+        content = orjson.loads(_HUGE.sub(b"0", body))
+    if route is not Route.HTTP and not isinstance(content, dict):
+        found = "missing" if content is _ABSENT else f"{word(content)}, not an object"
+        raise _LineError(f"body is {found}", "This url takes a JSON object as its body.")
+    return content
+
+
+def _remodelled(body: bytes, model: str) -> bytes:
+    entries = _read_entries(body)
+    entries["model"] = Raw(_write(model))
+    return _write(entries)
+
+
+def _max_tokens(body: Mapping[str, object]) -> int:
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        value = body.get(name)
+        if type(value) is int and value > 0:
+            return value
+    return 0
+
+
+def _images(body: Mapping[str, object]) -> int:
+    """Image parts of a chat, a response's input or a message. Text contents are not searched."""
+    turns = body.get("messages") or body.get("input")
+    count = 0
+    for turn in turns if isinstance(turns, list) else ():
+        content = turn.get("content", turn) if isinstance(turn, dict) else None
+        if type(content) is list or type(content) is dict:
+            parts = content if type(content) is list else (content,)
+            count += sum(isinstance(part, dict) and part.get("type") in _IMAGE_PARTS for part in parts)
+    return count
+
+
+_IMAGE_PARTS = ("image_url", "input_image", "image")
+
+
+def _n(body: Mapping[str, object]) -> int:
+    n = body.get("n")
+    return 1 if n is None else n if type(n) is int and n > 0 else 0
+
+
+def _inputs(given: object, parts: int) -> int:
+    """How many inputs: a text or a list of tokens is one, a list of these is many; a list of `parts` says nothing by itself."""
+    if isinstance(given, str):
+        return 1
+    if not isinstance(given, list) or not given:
+        return 0
+    first = given[0]
+    return len(given) if isinstance(first, str | list) else parts if isinstance(first, dict) else int(type(first) is int)
+
+
+_CHOICES: Mapping[Route, Callable[[Mapping[str, object]], int]] = {
+    Route.CHAT: _n,
+    Route.COMPLETIONS: lambda body: _n(body) * _inputs(body.get("prompt"), 0),
+    Route.RESPONSES: lambda _body: 1,
+    Route.MESSAGES: lambda _body: 1,
+    Route.EMBEDDINGS: lambda body: _inputs(body.get("input"), 0),
+    Route.MODERATIONS: lambda body: _inputs(body.get("input"), 1),  # text and image together are one input
+    Route.IMAGES: _n,
+    Route.HTTP: lambda _body: 1,
+}

@@ -1,0 +1,228 @@
+"""Bytes to lines: numbered, bounded, unpacked.
+
+Rules:
+
+1. A line ends at LF; a CR before it belongs to the ending. Blank lines are skipped and counted; the last line needs no LF.
+2. No line is held beyond `max_line`: a longer one is read through, digested and passed on as `Oversized`.
+3. What a file is, its first bytes say, not its name. gzip and zstd are unpacked on the way; what holds no lines is refused.
+4. A file that breaks while it is read ends the run (E406); it does not end the input.
+"""
+
+import gzip
+import importlib
+import io
+import os
+import re
+import stat
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+from msgspec import Struct
+
+from batchrunner.disk import DISK, why, write_all
+from batchrunner.errors import FileError, UsageError
+
+MAX_LINE = 64 * 1024 * 1024
+_CHUNK = 1024 * 1024
+PUT_BACK = "Put the whole file back, then run the same command again: finished requests are kept."
+
+
+class Oversized(Struct, frozen=True):
+    """A line longer than allowed: read through to its end, not kept. `digest` is that of the whole line."""
+
+    size: int
+    limit: int
+    digest: str
+
+
+def read_lines(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes | Oversized]]:
+    """The lines of a file, with their numbers from 1 and without their endings.
+
+    A path may lead to a gzip or zstd file; a file object is read as it is, from where it stands, and left open.
+    UsageError E201 E202 E204 E206: not a file that can be read. E203: lines end in CR alone. FileError E406: broken on the way.
+    """
+    with _opened(Path(source)) if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+        try:
+            yield from _numbered(file, max_line)
+        except _broken() as fault:
+            raise FileError("E406", f"the input cannot be read any further: {_reason(fault)}", PUT_BACK) from None
+
+
+def _numbered(file: BinaryIO, max_line: int) -> Iterator[tuple[int, bytes | Oversized]]:
+    for number in count(1):
+        raw = file.readline(max_line + 2)
+        if not raw:
+            return
+        if number == 1:
+            raw = _first(raw)
+        if raw[-1:] != b"\n" and len(raw) > max_line:
+            yield number, _read_through(file, raw, max_line)
+            continue
+        line = without_ending(raw)
+        if len(line) > max_line:
+            yield number, Oversized(len(line), max_line, sha256(line).hexdigest()[:16])
+        elif line and not line.isspace():
+            yield number, line
+
+
+def without_ending(raw: bytes) -> bytes:
+    """The line without its LF, CRLF, or the CR of a torn CRLF."""
+    if raw[-2:] == b"\r\n":
+        return raw[:-2]
+    return raw[:-1] if raw[-1:] in (b"\n", b"\r") else raw
+
+
+def _read_through(file: BinaryIO, start: bytes, max_line: int) -> Oversized:
+    """The rest of a line that is too long, in pieces: only its length and digest are kept."""
+    digest, size, held = sha256(), 0, start
+    while piece := b"" if held[-1:] == b"\n" else file.readline(_CHUNK):
+        digest.update(memoryview(held)[:-1])  # the last byte may be the CR of a CRLF
+        size += len(held) - 1
+        held = held[-1:] + piece
+    held = without_ending(held)
+    digest.update(held)
+    return Oversized(size + len(held), max_line, digest.hexdigest()[:16])
+
+
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xfe", "UTF-16 or UTF-32 text", "Save it as UTF-8: iconv -f utf-16 -t utf-8 FILE > requests.jsonl"),
+    (b"\xfe\xff", "UTF-16 text", "Save it as UTF-8: iconv -f utf-16 -t utf-8 FILE > requests.jsonl"),
+    (b"\x00\x00\xfe\xff", "UTF-32 text", "Save it as UTF-8: iconv -f utf-32 -t utf-8 FILE > requests.jsonl"),
+    (b"\x00\x00\x00{", "UTF-32 text", "Save it as UTF-8: iconv -f utf-32be -t utf-8 FILE > requests.jsonl"),
+    (b"{\x00", "UTF-16 text", "Save it as UTF-8: iconv -f utf-16le -t utf-8 FILE > requests.jsonl"),
+    (b"\x00{", "UTF-16 text", "Save it as UTF-8: iconv -f utf-16be -t utf-8 FILE > requests.jsonl"),
+    (b"PAR1", "a Parquet file", "Write it as lines: duckdb -c \"copy (from 'FILE') to 'requests.jsonl'\""),
+    (b"ARROW1", "an Arrow file", "Write its rows as JSON lines first."),
+    (b"PK\x03\x04", "a zip archive", "Unpack it: unzip -p FILE > requests.jsonl"),
+    (b"SQLite format 3\x00", "an SQLite database", "Write its rows as JSON lines first."),
+    (b"BZh", "a bzip2 file", "Unpack it: bunzip2 -k FILE"),
+    (b"\xfd7zXZ\x00", "an xz file", "Unpack it: unxz -k FILE"),
+    (b"\x1f\x8b", "a gzip file within", "Unpack it: gunzip -c FILE > requests.jsonl"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file within", "Unpack it: unzstd -c FILE > requests.jsonl"),
+)
+_BOM = b"\xef\xbb\xbf"
+_BARE_CR = re.compile(rb"\}[ \t]*\r\s*\{")  # two objects: no JSON has that
+
+
+def _first(raw: bytes) -> bytes:
+    """The first line without its byte order mark, once it is clear that the file holds lines of UTF-8 at all."""
+    for magic, what, hint in _FOREIGN:
+        if raw.startswith(magic):
+            raise UsageError("E204", f"the input is {what}, not lines of JSON", hint)
+    if _BARE_CR.search(raw):
+        hint = "Give them the line feed they lack: tr '\\r' '\\n' < FILE > requests.jsonl"
+        raise UsageError("E203", "the input's lines end in a carriage return alone", hint)
+    return raw.removeprefix(_BOM)
+
+
+# -- files
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked where they are packed."""
+    _check_kind(path)
+    try:
+        file = path.open("rb")
+    except OSError as fault:
+        raise _unreadable(path, fault) from None
+    with file:
+        head = file.read(4)
+        file.seek(0)
+        if head[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=file) as plain, io.BufferedReader(plain, _CHUNK) as lines:
+                yield lines
+        elif head == b"\x28\xb5\x2f\xfd":
+            with _zstd().ZstdFile(file) as plain, io.BufferedReader(plain, _CHUNK) as lines:
+                yield lines
+        else:
+            yield file
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what has no end or no lines before it is opened: opening a FIFO waits, /dev/zero never ends."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as fault:
+        raise _unreadable(path, fault) from None
+    if stat.S_ISDIR(mode):
+        raise UsageError("E202", f"the input {path} is a directory", "Name one file of requests in it.")
+    if not stat.S_ISREG(mode):
+        raise UsageError("E202", f"the input {path} is not a regular file", "Pipe it in and give - as the input.")
+
+
+def _unreadable(path: Path, fault: OSError) -> UsageError:
+    hint = f"Relative paths start at {Path.cwd()}." if isinstance(fault, FileNotFoundError) and not path.is_absolute() else ""
+    return UsageError("E201", f"the input {path} cannot be read: {_reason(fault)}", hint)
+
+
+_ZSTD = ("compression.zstd", "backports.zstd")  # the standard library's from Python 3.14 on
+
+
+def _zstd() -> ModuleType:
+    for name in _ZSTD:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise UsageError("E206", "the input is packed with zstd, which needs an extra", "pip install 'batchrunner[zstd]'")
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What reading raises when a file is damaged, cut or gone."""
+    loaded = [module.ZstdError for name in _ZSTD if (module := sys.modules.get(name))]
+    return (OSError, EOFError, zlib.error, *loaded)
+
+
+def _reason(fault: BaseException) -> str:
+    return getattr(fault, "strerror", None) or str(fault)
+
+
+# -- streams
+
+
+def spool(stream: BinaryIO, path: Path, on_bytes: Callable[[int], object] = lambda _size: None) -> int:
+    """Keep a stream, such as stdin, as a file (0600) that can be read again; its size in bytes.
+
+    The file gets its name when the stream has ended, so that the name means a whole file. `on_bytes` is told the size so far.
+    FileError E404: it cannot be written. E406: the stream cannot be read.
+    """
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        size = _pour(_pieces(stream), part, on_bytes)
+        DISK.rename(part, path)
+    except OSError as fault:
+        raise FileError("E404", f"the input cannot be kept as {path}: {why(fault)}", "Make room, then start again.") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return size
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    read = getattr(stream, "read1", stream.read)  # what is there now; `read` would wait for a whole piece
+    try:
+        while piece := read(_CHUNK):
+            yield piece
+    except OSError as fault:
+        raise FileError("E406", f"the input stream broke off: {_reason(fault)}", "Start again.") from None
+
+
+def _pour(pieces: Iterator[bytes], path: Path, on_bytes: Callable[[int], object]) -> int:
+    target, size = DISK.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), 0
+    try:
+        for piece in pieces:
+            write_all(DISK, target, piece)
+            size += len(piece)
+            on_bytes(size)
+        DISK.sync(target)
+    finally:
+        DISK.close(target)
+    return size

@@ -1,0 +1,176 @@
+"""A `Result` to one output line, and an output line back to what a resume needs to know.
+
+Rules:
+
+1. The shape is OpenAI's batch output (platform.openai.com/docs/guides/batch); our own facts stand under one key, `batchrunner`.
+2. An answer's body goes in byte for byte. One line is one record: it ends in the only LF it has.
+3. `error` is null for a success and for an HTTP error, which its status shows. What failed with a good status, or without
+   an answer, says so in `error`: nobody who reads these lines without our key takes it for a success.
+4. `read_record` builds no body, trusts no line to be one of ours, and raises nothing but ValueError.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from batchrunner.core.model import Kind, Request, Result, Usage
+
+
+class Record(Struct, frozen=True, gc=False):
+    """What an output line says of its input line. `line` is 0 and `digest` empty where the writer left our key out."""
+
+    id: str
+    line: int
+    digest: str
+    ok: bool
+    kind: str
+
+
+class _Response(Struct, gc=False):
+    status_code: int
+    request_id: str
+    body: Raw
+
+
+class _Error(Struct, gc=False):
+    code: str
+    message: str
+
+
+class _Facts(Struct, omit_defaults=True, gc=False):
+    v: int
+    line: int
+    attempts: int
+    seconds: float
+    endpoint: str
+    digest: str
+    kind: str = ""
+    hint: str = ""
+    model: str = ""
+    flags: tuple[str, ...] = ()
+    usage: Usage | None = None
+    maybe_billed: int = 0
+
+
+class _Strict(Struct, gc=False):
+    id: str
+    custom_id: str
+    response: _Response | None
+    error: _Error | None
+
+
+class _Full(_Strict, gc=False):
+    batchrunner: _Facts
+
+
+_write = msgspec.json.Encoder().encode
+_NULL = Raw(b"null")
+
+
+def record(result: Result, *, strict: bool = False, secrets: Callable[[bytes], bytes] | None = None) -> bytes:
+    """One line of the results or the errors file, with its LF.
+
+    `strict` leaves our own key out. `secrets` takes the bytes behind `custom_id` and gives them back without keys; the id
+    itself stays, for it names the input line. The line's own id comes from digest and number: the same after every resume.
+    """
+    line = _strict(result) if strict else _full(result)
+    try:
+        written = _write(line)
+    except UnicodeEncodeError:  # a lone surrogate in a message
+        written = _write(_encodable(line))
+    if secrets:
+        head, mark, tail = written.partition(b',"response":')
+        written = head + mark + secrets(tail)
+    return written + b"\n"
+
+
+def _strict(result: Result) -> _Strict:
+    return _Strict(_batch_id(result.request), result.request.id, _response(result), _error(result))
+
+
+def _full(result: Result) -> _Full:
+    request, error = result.request, result.error
+    facts = _Facts(
+        1,
+        request.line,
+        result.attempts,
+        round(result.seconds, 3),
+        result.endpoint,
+        request.digest,
+        "" if result.kind is Kind.OK and 200 <= result.status < 300 else result.kind,
+        error.hint if error else "",
+        request.model,
+        result.flags,
+        result.usage,
+        result.maybe_billed,
+    )
+    return _Full(_batch_id(request), request.id, _response(result), _error(result), facts)
+
+
+def _batch_id(request: Request) -> str:
+    return f"batch_req_{request.digest:0<16.16}{request.line & 0xFFFFFFFF:08x}"
+
+
+def _response(result: Result) -> _Response | None:
+    if not result.status:
+        return None
+    return _Response(result.status, result.request_id, Raw(result.body) if result.body else _NULL)
+
+
+def _error(result: Result) -> _Error | None:
+    if result.kind is Kind.OK or result.status >= 300:
+        return None
+    error = result.error
+    return _Error(error.code or result.kind, error.message) if error else _Error(result.kind, "")
+
+
+def _encodable(value: Any) -> Any:
+    """The same value, with a question mark for every character that UTF-8 has no bytes for."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, tuple):
+        return tuple(map(_encodable, value))
+    if isinstance(value, Struct):
+        return type(value)(*(_encodable(getattr(value, name)) for name in value.__struct_fields__))
+    return value
+
+
+class _ReadResponse(Struct, gc=False):
+    status_code: int = 0
+
+
+class _ReadFacts(Struct, frozen=True, gc=False):
+    line: int = 0
+    digest: str = ""
+    kind: str = ""
+
+
+class _Read(Struct, gc=False):
+    """Any dialect's line: `error` may be null, an object or a text."""
+
+    custom_id: str
+    response: _ReadResponse | msgspec.UnsetType | None = msgspec.UNSET
+    error: Raw = Raw(b"")
+    batchrunner: _ReadFacts = _ReadFacts()
+
+
+_read = msgspec.json.Decoder(_Read).decode
+
+
+def read_record(raw: bytes) -> Record:
+    """What an output line says, with or without its LF and our key. ValueError: it is no record.
+
+    Success is what our `kind` says; without one, a status from 200 to 299 and no error.
+    """
+    try:
+        line = _read(raw)
+    except RecursionError:
+        raise ValueError("not a record: nested too deep") from None
+    response, facts, failed = line.response, line.batchrunner, bytes(line.error) not in {b"", b"null"}
+    if response is msgspec.UNSET and not failed:
+        raise ValueError("not a record: neither response nor error")
+    good = isinstance(response, _ReadResponse) and 200 <= response.status_code < 300 and not failed
+    ok = facts.kind == Kind.OK if facts.kind else good
+    return Record(line.custom_id, facts.line, facts.digest, ok, facts.kind or (Kind.OK.value if ok else ""))
