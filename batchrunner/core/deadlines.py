@@ -82,9 +82,6 @@ class Span:
         self._level = 0.0
         self._floor = min(end, rule.prior if setting == "auto" else setting)
 
-    def __len__(self) -> int:
-        return len(self._window)
-
     def add(self, sample: float) -> None:
         """Learn from one answer, unless the user knows better."""
         if self.fixed:
@@ -186,14 +183,14 @@ class Patience:
         request = attempt.request
         self._fill(now, PER_ANSWER)
         if attempt.stream:
-            span, spent, size = self._first, timing.first_byte - timing.connect, _prompt_size(request)
+            spent = timing.first_byte - timing.connect
+            self._first.add(spent / _prompt_size(request))
             self._idle.add(timing.gap)
         else:
-            span, spent, size = self._total, timing.total - timing.connect, _size(request)
-        young = span.young
-        span.add(spent / size)
-        if young:
-            self._weigh(len(span))
+            spent = timing.total - timing.connect
+            self._total.add(spent / _size(request))
+        if self._answers < WINDOW:
+            self._weigh(self._answers + 1)
         if self._killed:
             self._refund(request.line, max(spent, timing.gap))
 
@@ -234,6 +231,7 @@ class Patience:
 
     def _weigh(self, answers: int) -> None:
         """Evidence has grown: grant more kills, and write down why deadlines are what they are, here and not on the hot path."""
+        self._answers = answers
         self._most_tokens = max(FIRST_TOKENS, MOST_TOKENS * answers / WINDOW)
         set_phases = [f"{name} {span.why}" for name, span in (("first byte", self._first), ("silence", self._idle)) if span.fixed]
         self._why = "; ".join([self._total.why, *set_phases])

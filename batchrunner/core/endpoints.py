@@ -180,8 +180,8 @@ class Endpoint:
         return not (self.stopped or self.breaker.open or self.gate.until > now)
 
     def learn(self, health: str, started: float, outcome: Outcome, now: float, u: float) -> None:
-        """Take in what an attempt says about the endpoint: `up`, `down`, `stop`; every other word says nothing."""
-        if health == "up":
+        """Take in what an attempt says about the endpoint: `up`, `down`, `stop`; every other word says nothing of its health."""
+        if health == "up" or outcome.kind is Kind.RATE_LIMITED:  # one that throttles is alive
             self.breaker.ok(started, now)
         elif health == "down":
             self.breaker.fail(started, now, u)

@@ -197,11 +197,23 @@ def test_the_longer_of_gate_and_breaker_counts() -> None:
 
 def test_a_wait_closes_the_gate_and_an_absurd_one_the_endpoint() -> None:
     lane = endpoint()
-    lane.learn("up", 0.0, Outcome(Kind.RATE_LIMITED, 429, wait=20.0), 1.0, 0.5)
+    lane.learn("pause", 0.0, Outcome(Kind.RATE_LIMITED, 429, wait=20.0), 1.0, 0.5)
     assert lane.ready(1.0) == 20.0
     assert not lane.stopped
     lane.learn("up", 0.0, Outcome(Kind.RATE_LIMITED, 429, wait=86400.0), 1.0, 0.5)
     assert lane.stopped == "a asks for a pause of 86400 s"
+
+
+def test_an_endpoint_that_throttles_is_alive_and_one_that_loads_says_nothing() -> None:
+    for kind, closes in ((Kind.RATE_LIMITED, True), (Kind.LOADING, False)):
+        lane = endpoint()
+        for _ in range(10):
+            lane.learn("down", 1.0, Outcome(Kind.CONNECT), 1.0, 0.5)
+        for n in range(8):
+            assert lane.ready(10.0 + n) == 0.0
+            lane.breaker.sent(10.0 + n)
+            lane.learn("pause", 10.0 + n, Outcome(kind), 10.5 + n, 0.5)
+        assert lane.breaker.open is not closes
 
 
 def test_a_refusal_stops_an_endpoint_that_has_never_served() -> None:
@@ -407,7 +419,10 @@ def test_without_origins_every_absolute_url_is_refused() -> None:
         fenced("https://api.openai.com/v1", ())
 
 
-SHARDS = "/ // \\ . .. %2e %2E%2e %2f %5c %25 %0a @ : ? # ; & = é 。 http: https:// u:p@ :443 [::1] v1 evil api.openai.com chat/completions openai"
+SHARDS = (
+    "/ // \\ . .. %2e %2E%2e %2f %5c %25 %0a @ : ? # ; & = é 。 http: https:// u:p@ :443 [::1] v1 evil "
+    "api.openai.com chat/completions openai"
+)
 PIECES = st.sampled_from([*SHARDS.split(" "), " ", "\r", "\n", "\t", "\x00"]) | st.text(string.printable, max_size=3)
 BASES = [
     "https://api.openai.com",

@@ -1,0 +1,134 @@
+"""The concurrency limit: its bounds under any history, its cuts, its growth, its brake."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrunner.core.limit import Concurrency, Limit
+
+
+def grown(size: int, most: int = 1000) -> Limit:
+    """A limit that has grown to `size` without an objection."""
+    limit = Limit(Concurrency(max_concurrency=most))
+    while limit.size < size:
+        limit.success(0.0, limit.size - 1, 0.0)
+    return limit
+
+
+def round_of(limit: Limit, at: float) -> None:
+    """One success for each slot, with all slots in use."""
+    for _ in range(limit.size):
+        limit.success(at, limit.size - 1, at + 1.0)
+
+
+SIGNALS = st.lists(
+    st.tuples(
+        st.sampled_from(["success", "success", "success", "pushback", "overload"]),
+        st.floats(0, 5),
+        st.integers(0, 300),
+        st.none() | st.floats(0.001, 1000),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 300), SIGNALS)
+def test_the_limit_keeps_its_bounds_whatever_happens(most: int, signals: list[tuple[str, float, int, float | None]]) -> None:
+    limit = Limit(Concurrency(max_concurrency=most))
+    now = 0.0
+    for signal, age, inflight, unit_latency in signals:
+        now += 0.5
+        if signal == "success":
+            limit.success(now - age, inflight, now, unit_latency)
+        else:
+            getattr(limit, signal)(now - age, inflight, now)
+        assert 1 <= limit.size <= most
+
+
+def test_it_starts_at_sixteen_or_at_the_most() -> None:
+    assert Limit(Concurrency()).size == 16
+    assert Limit(Concurrency(max_concurrency=5)).size == 5
+
+
+def test_it_doubles_per_round_until_the_first_objection() -> None:
+    limit = Limit(Concurrency())
+    for _ in range(16):
+        limit.success(0.0, limit.size - 1, 1.0)
+    assert limit.size == 32
+
+
+def test_it_does_not_grow_while_it_does_not_bind() -> None:
+    limit = Limit(Concurrency())
+    for _ in range(1000):
+        limit.success(0.0, 11, 1.0)
+    assert limit.size == 16
+    limit.success(0.0, 12, 1.0)
+    assert limit.size == 17
+
+
+def test_one_cut_per_generation() -> None:
+    limit = grown(100)
+    assert limit.pushback(5.0, 99, 10.0)
+    assert limit.size == 90
+    assert not any(limit.pushback(started, 99, 11.0) for started in (1.0, 5.0, 10.0))
+    assert not limit.overload(9.0, 99, 11.0)
+    assert limit.size == 90
+    assert limit.pushback(10.5, 59, 11.0), "what runs when it objects is what it accepts"
+    assert limit.size == 54
+
+
+def test_overload_cuts_deeper_than_pushback() -> None:
+    limit = grown(100)
+    assert limit.overload(1.0, 99, 2.0)
+    assert limit.size == 70
+
+
+def test_growth_after_a_cut_is_gentle_and_then_accelerates() -> None:
+    limit = grown(100, most=10_000)
+    limit.pushback(1.0, 99, 2.0)
+    before = limit.size
+    round_of(limit, 3.0)
+    assert before * 1.03 <= limit.size <= before * 1.08
+    rounds = 0
+    while limit.size < 5000:
+        round_of(limit, 3.0)
+        rounds += 1
+    assert rounds <= 25
+
+
+def test_the_brake_cuts_when_answers_cost_far_more_per_token() -> None:
+    limit = grown(64, most=64)
+    for n in range(32):
+        limit.success(float(n), 63, n + 1.0, 1.0)
+    assert limit.size == 64
+    for n in range(16):
+        limit.success(100.0 + n, 63, 101.0 + n, 6.0)
+    assert limit.size == 42  # by 4 / 6
+
+
+def test_the_brake_lets_go_of_a_slowness_that_is_not_ours() -> None:
+    limit = grown(50, most=50)
+    now = 0.0
+    for unit_latency, answers in ((1.0, 200), (5.0, 400)):
+        for _ in range(answers):
+            now += 1.0
+            limit.success(now, limit.size - 1, now, unit_latency)
+    assert limit.size >= 20
+
+
+def test_slowness_without_known_tokens_never_brakes() -> None:
+    limit = grown(50, most=50)
+    for n in range(500):
+        limit.success(float(n), 49, n + 100.0)
+    assert limit.size == 50
+
+
+@pytest.mark.parametrize("slots", [1, 7, 400])
+def test_a_fixed_limit_is_a_constant(slots: int) -> None:
+    limit = Limit(Concurrency(concurrency=slots, max_concurrency=256))
+    for n in range(100):
+        limit.success(float(n), slots - 1, n + 1.0, 1.0 if n < 50 else 50.0)
+        assert not limit.pushback(float(n), slots - 1, n + 1.0)
+        assert not limit.overload(float(n), 0, n + 1.0)
+        assert limit.size == slots
