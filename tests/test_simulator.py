@@ -245,7 +245,7 @@ async def test_other_paths_echo_the_request_without_its_credentials() -> None:
 
 async def test_pipelined_calls_are_answered_in_order() -> None:
     questions = [{"messages": [{"role": "user", "content": f"number {number}"}]} for number in range(5)]
-    for profile in (Profile(), Profile(median=0.001)):
+    for profile in (Profile(), Profile(median=0.001), Profile(per_token=0.00001)):
         async with Simulator(profile) as sim, dialled(sim) as (reader, writer):
             writer.write(b"".join(map(raw, questions)))
             texts = [answer_text(Route.CHAT, (await hear(reader)).body) for _ in questions]

@@ -143,7 +143,7 @@ class Dice:
     """Draws for one profile."""
 
     def __init__(self, profile: Profile) -> None:
-        self._seed = profile.seed.to_bytes(8, "little", signed=True)
+        self._seed = str(profile.seed).encode()[:64]
         self._median, self._sigma = profile.median, profile.sigma
         self._tables = {streamed: _table(profile.faults, streamed) for streamed in (False, True)}
 

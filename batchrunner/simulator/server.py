@@ -13,7 +13,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -26,12 +25,12 @@ from batchrunner.simulator.asks import Ask, read_ask, route_of
 from batchrunner.simulator.bodies import CREATED, error_body
 from batchrunner.simulator.incoming import MAX_BODY, MAX_HEAD, Call, MalformedError, awaits_permission, parse
 from batchrunner.simulator.ledger import Ledger
+from batchrunner.simulator.limits import Limits
 from batchrunner.simulator.profile import Dice, Profile
 from batchrunner.simulator.wire import JSON, WRITERS, End, Script, Turn, bodiless, framed, refusal
 
 _RESETS = struct.pack("ii", 1, 0)  # SO_LINGER of a socket whose close is a reset
 _MOST_PENDING = MAX_BODY + MAX_HEAD
-_NO_LIMIT = 6_000_000  # requests per minute that a server without a rate says it allows
 _MODEL = {"id": "simulated", "object": "model", "created": CREATED, "owned_by": "batchrunner"}
 
 
@@ -64,7 +63,7 @@ class Simulator:
         self._dice = Dice(self.profile)
         self._queue: deque[_Job] = deque()
         self._places = 0  # taken
-        self._next_free = 0.0  # of the rate: when the next call would come if all kept its pace
+        self._limits = Limits(self.profile.rate)
         self._empty = asyncio.Event()
 
     @property
@@ -133,7 +132,7 @@ class Simulator:
     def admit(self, job: _Job) -> None:
         """Serve a call, let it wait for a place, or refuse it."""
         profile = self.profile
-        if profile.rate and (wait := self._too_early()) > 0:
+        if profile.rate and (wait := self._limits.early(self._loop.time())) > 0:
             job.connection.play(self._refused(job, "limit.rate", 429, "rate_limit_exceeded", wait))
         elif not profile.max_concurrent or self._places < profile.max_concurrent:
             self._serve(job)
@@ -184,39 +183,9 @@ class Simulator:
         turn = self._turn(Answer(job.route), f"req_{job.key.hex()}{job.sending}")
         return refusal(turn, status, kind, "The simulated endpoint cannot take this request.", said)
 
-    # --- limits -------------------------------------------------------------------------------------------------------
-
-    def _too_early(self) -> float:
-        """Seconds by which a call comes too early for the rate; when it is in time it is counted (GCRA)."""
-        now, step = self._loop.time(), 1 / self.profile.rate
-        due = max(self._next_free, now) + step
-        early = round(due - now - max(1.0, step), 6)
-        if early <= 0:
-            self._next_free = due
-        return early
-
     def _turn(self, answer: Answer, request_id: str) -> Turn:
         now = time.time()
-        limits = self._limits(now, answer.route) if self.profile.rate or answer.route is Route.MESSAGES else _UNLIMITED
-        return Turn(answer, request_id, limits, now, self.profile)
-
-    def _limits(self, now: float, route: Route) -> str:
-        rate = self.profile.rate
-        until = max(0.0, self._next_free - self._loop.time()) if rate else 0.0
-        limit = round(rate * 60) if rate else _NO_LIMIT
-        remaining = int(round((max(1.0, 1 / rate) - until) * rate, 3)) if rate else _NO_LIMIT - 1
-        if route is Route.MESSAGES:
-            reset = datetime.fromtimestamp(now + until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            return _limit_headers("anthropic-ratelimit-requests-{}", limit, remaining, reset)
-        return _limit_headers("x-ratelimit-{}-requests", limit, remaining, f"{until * 1e3:.0f}ms")
-
-
-def _limit_headers(name: str, limit: int, remaining: int, reset: str) -> str:
-    said = {"limit": limit, "remaining": remaining, "reset": reset}
-    return "".join(f"{name.format(word)}: {value}\r\n" for word, value in said.items())
-
-
-_UNLIMITED = _limit_headers("x-ratelimit-{}-requests", _NO_LIMIT, _NO_LIMIT - 1, "1ms")
+        return Turn(answer, request_id, self._limits.headers(self._loop.time(), now, answer.route), now, self.profile)
 
 
 class _Connection(asyncio.Protocol):

@@ -21,6 +21,8 @@ from pathlib import Path
 from msgspec import Struct, to_builtins
 
 from batchrunner.core.model import Kind, Request, Result, Route
+from batchrunner.formats import identify
+from batchrunner.records import record
 from tests.bench.contenders import Weight, start_pinned, weigh
 
 ROUNDS = 3
@@ -100,13 +102,18 @@ def job(rows: int) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def run(name: str, url: str, rows: int, plan: Plan) -> Weight:
-    """One contender over a fresh file; every answer must be right."""
-    with job(rows) as file:
-        weight = weigh(name, url, file, plan.concurrency, cores()[1])
+def checked(name: str, url: str, file: Path, rows: int, plan: Plan) -> Weight:
+    """One contender over a file; RuntimeError unless every answer is right."""
+    weight = weigh(name, url, file, plan.concurrency, cores()[1])
     if weight.right != rows:
         raise RuntimeError(f"{name}: {weight.right} right answers to {rows} questions")
     return weight
+
+
+def run(name: str, url: str, rows: int, plan: Plan) -> Weight:
+    """The same over a fresh file."""
+    with job(rows) as file:
+        return checked(name, url, file, rows, plan)
 
 
 # --- scenarios --------------------------------------------------------------------------------------------------------
@@ -158,15 +165,13 @@ def resume(plan: Plan) -> Table:
         table: list[list[str | float]] = []
         for title, prepare in steps:
             prepare()
-            weight = weigh("batchrunner", url, file, plan.concurrency, cores()[1])
+            weight = checked("batchrunner", url, file, rows, plan)
             table.append([title, weight.wall, weight.cpu, weight.peak])
     return Table(f"resume: {rows:,} lines", ["", "wall s", "CPU s", "peak MB"], table)
 
 
 def _answer_all(file: Path, rows: int) -> None:
     """Write the results of the first `rows` lines as the engine would have."""
-    from batchrunner.formats import identify, record
-
     answer = json.dumps(
         {
             "id": "chatcmpl",
