@@ -125,9 +125,8 @@ def _typed(flags: Mapping[str, Any], origin: str) -> dict[str, Given]:
     for name in flags:
         if name not in OPTIONS:
             raise UsageError("E001", f"{name}: no such setting.", nearest(name, OPTIONS))
-    label = "{}=" if origin == ARGUMENT else "{flag}"
     return {
-        name: Given(value, origin, label.format(name, flag=OPTIONS[name].flags[-1]))
+        name: Given(value, origin, OPTIONS[name].flags[-1] if origin == COMMAND_LINE else name)
         for name, value in flags.items()
         if value is not None
     }

@@ -207,8 +207,8 @@ def _bars(name: str, stream: TextIO, count: int) -> "list[tqdm[Any]]":
     """A bar and its status lines, empty."""
     from tqdm import tqdm  # 20 ms that only a display needs
 
-    # tqdm's monitor is a thread that redraws slow bars: ours are redrawn anyway
-    kind = type("Bar", (tqdm,), {"monitor_interval": 0})
+    # No thread that redraws slow bars, for ours are redrawn anyway; no last words to a stream that may be broken.
+    kind = type("Bar", (tqdm,), {"monitor_interval": 0, "__del__": lambda _bar: None})
     return [_bar(kind, name if place == 0 else "", stream, place) for place in range(count)]
 
 

@@ -23,7 +23,9 @@ WORDS: Mapping[Kind, str] = {
     Kind.OVERLOADED: "endpoint overloaded",
     Kind.SERVER_ERROR: "server error",
     Kind.GATEWAY: "gateway error",
+    Kind.LOADING: "model still loading",
     Kind.CONNECT: "no connection",
+    Kind.TLS: "no safe connection",
     Kind.NETWORK: "connection lost",
     Kind.STALE: "connection closed under us",
     Kind.TIMEOUT_CONNECT: "timeout while connecting",
@@ -37,6 +39,7 @@ WORDS: Mapping[Kind, str] = {
     Kind.CONTEXT: "prompt too long",
     Kind.POLICY: "content filter",
     Kind.TOO_LARGE: "request too large",
+    Kind.UNSUPPORTED: "not supported there",
     Kind.RESPONSE_TOO_LARGE: "answer too large",
     Kind.INVALID: "not a request",
     Kind.INVALID_OUTPUT: "answer failed its check",
@@ -220,7 +223,7 @@ def _facts(ending: Ending, job: Job) -> list[tuple[str, str]]:
         ("latency", spread + waiting if snapshot.p50 else ""),
         ("trouble", _trouble(snapshot)),
         *_failure_facts(snapshot),
-        *_ways_on(summary, snapshot, job),
+        *([] if _is_open(summary) else _ways_on(summary, snapshot, job)),
         ("files", f"{_files(ending)}     exit {summary.exit_code}".strip()),
     ]
 

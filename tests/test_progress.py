@@ -1,0 +1,281 @@
+"""progress: what is drawn fits its stream, and no display ever ends a run."""
+
+import fcntl
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route
+from batchrunner.meter import Gauges, Lane, Snapshot
+from batchrunner.progress import Display, Progress, block, key_values
+
+NOON = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
+SNAPSHOT = Snapshot(
+    seconds=334.0,
+    total=50000,
+    succeeded=15491,
+    rate=46.4,
+    token_rate=35400.0,
+    eta=744.0,
+    p50=3.2,
+    p95=8.9,
+    kinds={Kind.RATE_LIMITED: 47, Kind.TIMEOUT_IDLE: 10, Kind.TRUNCATED: 1},
+    lanes=tuple(Lane(name=name, attempts=9, succeeded=9, p50=p50, p95=p50) for name, p50 in (("A", 3.9), ("B", 2.6))),
+    gauges=Gauges(in_flight=256, limit=256, retrying=30, timeout=26.4),
+)
+
+
+class Terminal:
+    """A pseudo terminal of so many columns, and what was written to it."""
+
+    def __init__(self, columns: int) -> None:
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.stream = os.fdopen(slave, "w", encoding="utf-8")
+
+    def written(self) -> str:
+        self.stream.close()
+        said = b""
+        try:
+            while piece := os.read(self._master, 65536):
+                said += piece
+        except OSError:  # EIO is a terminal's end of file
+            pass
+        os.close(self._master)
+        return said.decode()
+
+
+def logged(name: str = "input.jsonl", interval: float = 30.0) -> tuple[Progress, io.StringIO]:
+    stream = io.StringIO()
+    return Progress(Display(), name, stream, interval, clock=lambda: NOON), stream
+
+
+def drawn(columns: int, mode: str = "auto", name: str = "input.jsonl", act: Callable[[Progress], None] | None = None) -> str:
+    terminal = Terminal(columns)
+    progress = Progress(Display(display=mode), name, terminal.stream)  # type: ignore[arg-type]
+    for done in range(3):
+        progress.show(msgspec.structs.replace(SNAPSHOT, succeeded=15491 + done))
+    if act:
+        act(progress)
+    progress.close()
+    return terminal.written()
+
+
+def lines_of(written: str) -> Iterator[str]:
+    return (line for line in re.split(r"\r|\n|\x1b\[A", written) if line.strip())
+
+
+def failed_attempt(final: bool = False, name: str = "r\x1b[31m-7") -> Event:
+    request = Request(line=1, id=name, digest="d", route=Route.CHAT, path="/")
+    attempt = Attempt(request, "A", 2, 0.0, Deadlines(1.0, 1.0, 1.0, 1.0))
+    outcome = Outcome(Kind.RATE_LIMITED, 429, message="the prompt was: hunter2")
+    return Event(1.0, attempt, outcome, Result(request=request, kind=Kind.RATE_LIMITED) if final else None)
+
+
+# ---- which display ----
+
+
+@pytest.mark.parametrize(
+    ("display", "mode"), [(Display(), "log"), (Display(display="full"), "full"), (Display(display="full", quiet=True), "none")]
+)
+def test_mode_on_a_stream_that_is_no_terminal(display: Display, mode: str) -> None:
+    assert Progress(display, "a", io.StringIO()).mode == mode
+
+
+def test_mode_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(80)
+    monkeypatch.setenv("TERM", "xterm")
+    assert Progress(Display(), "a", terminal.stream).mode == "full"
+    monkeypatch.setenv("TERM", "dumb")
+    assert Progress(Display(), "a", terminal.stream).mode == "log"
+    terminal.written()
+    assert Progress(Display(), "a", terminal.stream).mode == "none"
+
+
+# ---- on a terminal ----
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_nothing_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    found = list(lines_of(drawn(columns, name="jobs/a-rather-long-name-of-a-file-with-requests.jsonl")))
+    assert found
+    assert max(map(len, found)) <= columns
+
+
+def test_80_columns_hold_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    found = list(lines_of(drawn(80)))
+    bar = next(line for line in found if "input.jsonl  " in line)
+    assert re.search(r"input\.jsonl  3[01]% █+.* 15491/50000  05:34<12:24  46\.4 req/s", bar)
+    assert "  in flight 256/256   failed 0   retrying 30   429 47   timeouts 10   cut 1" in [line.rstrip() for line in found]
+    assert "  p50 3.2 s  p95 8.9 s  timeout 26 s   35.4 k tok/s   A 3.9 s · B 2.6 s" in [line.rstrip() for line in found]
+
+
+def test_plain_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    written = drawn(80, "plain")
+    assert "in flight" not in written
+    assert "\n" not in written
+
+
+def test_the_screen_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert re.search(r"\r {10,}\r$", drawn(80))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TQDM_ASCII", "1"),
+        ("TQDM_DISABLE", "1"),
+        ("TQDM_NCOLS", "3"),
+        ("TQDM_MININTERVAL", "1e9"),
+        ("TQDM_BAR_FORMAT", "{nonsense}"),
+    ],
+)
+def test_no_tqdm_variable_has_a_say(name: str, value: str) -> None:
+    """In a process of its own, for tqdm reads them when it is imported."""
+
+    code = (
+        "import io; from batchrunner.progress import *; s = io.TextIOWrapper(io.BytesIO(), 'utf-8');"
+        "p = Progress(Display(display='full'), 'a.jsonl', s); p.show(Snapshot(total=4, succeeded=1)); p.close();"
+        "s.flush(); said = s.buffer.getvalue().decode(); assert p.mode == 'full' and '25% █' in said, (p.mode, said)"
+    )
+    environ = {**os.environ, name: value, "COLUMNS": "80"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environ, cwd=Path(__file__).parent.parent)
+
+
+def test_no_thread_is_started() -> None:
+    before = threading.active_count()
+    drawn(80, "full", act=lambda _progress: None if threading.active_count() == before else pytest.fail("a thread"))
+
+
+def test_unknown_total_draws_no_bar() -> None:
+    stream = io.StringIO()
+    progress = Progress(Display(display="plain"), "a.jsonl", stream)
+    progress.show(Snapshot(succeeded=7, seconds=1.0))
+    assert "a.jsonl 7/?" in stream.getvalue()
+    assert progress.mode == "plain"
+    progress.close()
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J\u202ea.jsonl", "{bar}{x!r}%s.jsonl", "名前" * 20])
+def test_a_name_cannot_command_the_terminal(name: str) -> None:
+    stream = io.StringIO()
+    progress = Progress(Display(display="full"), name, stream)
+    progress.show(SNAPSHOT)
+    assert progress.mode == "full"
+    assert "\x1b[2J" not in stream.getvalue()
+    assert "\u202e" not in stream.getvalue()
+    progress.close()
+
+
+# ---- not on a terminal ----
+
+
+def test_log_lines_come_by_time_and_by_tenth() -> None:
+    progress, stream = logged()
+    story = [(0.0, 0), (10.0, 5), (20.0, 10), (25.0, 19), (29.0, 21), (58.0, 22), (59.5, 22), (60.0, 22)]
+    counts = []
+    for at, done in story:
+        progress.show(Snapshot(seconds=at, total=100, succeeded=done))
+        counts.append(len(stream.getvalue().splitlines()))
+    assert counts == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert "\r" not in stream.getvalue()
+    assert stream.getvalue().startswith("2026-11-20T12:00:00Z progress done=0 total=100 pct=0.0 ")
+
+
+def test_log_line_holds_every_figure() -> None:
+    assert key_values(SNAPSHOT) == (
+        "done=15491 total=50000 pct=31.0 rate=46.4/s eta=12m24s inflight=256 failed=0 retrying=30 r429=47 timeouts=10 "
+        "truncated=1 p95=8.90s timeout=26.4s tok_s=35400"
+    )
+    assert key_values(Snapshot()).startswith("done=0 total=? rate=0.0/s inflight=0 ")
+
+
+def test_block_is_for_who_asks() -> None:
+    assert block(SNAPSHOT).splitlines()[0] == "15,491/50,000 done  05:34<12:24  46.4 req/s"
+    assert len(block(SNAPSHOT).splitlines()) == 3
+
+
+# ---- lines in between ----
+
+
+def test_notes_are_made_visible_and_quiet_when_asked() -> None:
+    progress, stream = logged()
+    progress.note("one\x1b[2J\rtwo\nthree")
+    assert stream.getvalue() == "one\\x1b[2J\ntwo\nthree\n"
+    silent = io.StringIO()
+    Progress(Display(quiet=True), "a", silent).note("x")
+    assert silent.getvalue() == ""
+
+
+def test_notes_go_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    written = drawn(80, act=lambda progress: progress.note("a line"))
+    assert "a line\r\n" in written
+    assert written.index("a line") < written.rindex("in flight")
+
+
+def test_verbose_tells_failed_attempts_without_the_servers_words() -> None:
+    stream = io.StringIO()
+    progress = Progress(Display(verbose=True), "a", stream, clock=lambda: NOON)
+    progress(failed_attempt())
+    progress(failed_attempt(final=True))
+    assert stream.getvalue().splitlines() == [
+        "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited 429, to be sent again",
+        "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited 429, failed for good",
+    ]
+    other, quiet = logged()
+    other(failed_attempt())
+    assert quiet.getvalue() == ""
+
+
+# ---- errors ----
+
+
+class Broken(io.StringIO):
+    """A stream that fails after so many writes."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+@pytest.mark.parametrize("mode", ["full", "plain", "log"])
+@pytest.mark.parametrize("left", range(8))
+def test_a_broken_stream_ends_the_display_and_nothing_else(mode: str, left: int) -> None:
+    progress = Progress(Display(display=mode, verbose=True), "a", Broken(left), interval=0.0)  # type: ignore[arg-type]
+    for second in range(4):
+        progress.show(Snapshot(seconds=float(second), total=4, succeeded=second))
+        progress(failed_attempt())
+        progress.note("x")
+    progress.close()
+    progress.close()
+    assert progress.mode == "none"
+    assert repr(progress) == "Progress('a', none)"
+
+
+def test_odd_figures_do_no_harm() -> None:
+    for snapshot in (Snapshot(total=0), Snapshot(total=1, succeeded=2), Snapshot(eta=float("inf"), total=5), SNAPSHOT):
+        progress = Progress(Display(display="full"), "a", io.StringIO())
+        progress.show(snapshot)
+        progress.close()
