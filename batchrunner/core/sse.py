@@ -79,18 +79,18 @@ class Decoder:
             self._hold(chunk)
             return b""
         whole = bytes(self._open) + chunk[:end]
-        self._open.clear()
-        self._hold(chunk[end:])
         if self._first:
             self._first = False
             whole = whole.removeprefix(_BOM)
+        self._open.clear()
+        self._hold(chunk[end:])
         return whole
 
     def _hold(self, rest: bytes) -> None:
         """Keeps the beginning of an event. Its last LF is kept apart: the next chunk may make a blank line of it."""
         self._line_ended = rest.endswith(b"\n")
         self._open += rest.removesuffix(b"\n")
-        self._between = not (self._open or self._line_ended)
+        self._between = not (self._open or self._line_ended or self._first)
         self._refuse(self._open)
 
     def _refuse(self, event: bytes | bytearray) -> None:

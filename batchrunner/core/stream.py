@@ -103,7 +103,7 @@ class Assembler:
 
     def _take(self, event: ServerEvent) -> bool:
         """The general way."""
-        if event.data.startswith(DONE):
+        if event.data.strip() == DONE:
             self._done = self.ended = True
         if self.ended or not event.data:
             return False

@@ -1,0 +1,182 @@
+"""Server-sent events: whatever the cuts, the same events; whatever the bytes, bounded memory."""
+
+import itertools
+import re
+import tracemalloc
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from batchrunner.core.sse import Decoder, EventTooLarge, ServerEvent
+
+BOM = b"\xef\xbb\xbf"
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+
+def decode(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
+    """All events, the unclosed one included, and the number of comments."""
+    decoder = Decoder()
+    events = [event for chunk in chunks for event in decoder.feed(chunk)]
+    last = decoder.finish()
+    return events + ([last] if last else []), decoder.comments
+
+
+def slowly(text: bytes) -> tuple[list[ServerEvent], int]:
+    """The same by the letter of the standard, line by line, on the whole text."""
+    events, comments, name, lines, done = [], 0, b"", [], False
+    for line in [*re.split(rb"\r\n|\r|\n", text.removeprefix(BOM)), b""]:
+        field, colon, value = line.partition(b":")
+        value = value[1:] if value[:1] == b" " else value
+        if not line:
+            if lines or done:
+                events.append(ServerEvent(name.decode(errors="replace"), b"\n".join(lines) if lines else b"[DONE]"))
+            name, lines, done = b"", [], False
+        elif field == b"data":
+            lines.append(value)
+        elif field == b"event":
+            name = value
+        elif line[:1] == b":":
+            comments += 1
+        elif not colon and line.rstrip() == b"[DONE]":
+            done = True
+    return events, comments
+
+
+def cut(text: bytes, places: Iterable[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
+
+
+TEXTS = {
+    "plain": (DELTA * 3, [ServerEvent("", DELTA[6:-2])] * 3, 0),
+    "B13 CR": (b"data: a\r\rdata: b\r\r", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
+    "B13 CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
+    "B13 mixed": (b"data: a\n\r\ndata: b\r\n\rdata: c\r\n\n", [ServerEvent("", text) for text in (b"a", b"b", b"c")], 0),
+    "B13 BOM": (BOM + b"data: a\n\n" + BOM + b"data: b\n\n", [ServerEvent("", b"a")], 0),
+    "B13 BOM alone": (BOM, [], 0),
+    "B14 lines": (b"data: a\ndata:b\ndata:  c\ndata\n\n", [ServerEvent("", b"a\nb\n c\n")], 0),
+    "B14 no space": (b"data:a\n\ndata:b\n\n", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
+    "B14 comments": (b": ping\n\n:\n\ndata: a\n: PING\n\n", [ServerEvent("", b"a")], 3),
+    "B14 comment before data": (b": ping\ndata: a\n\n", [ServerEvent("", b"a")], 1),
+    "B14 fields": (b"id: 1\nretry: 5\nfoo: bar\nfoo\nevent: x\ndata: a\n\n", [ServerEvent("x", b"a")], 0),
+    "B14 names": (b"event: x\ndata: a\n\nevent:y\ndata:b\n\n", [ServerEvent("x", b"a"), ServerEvent("y", b"b")], 0),
+    "B14 name after data": (b"data: a\nevent: x\n\n", [ServerEvent("x", b"a")], 0),
+    "B14 name without data": (b"event: x\n\ndata: a\n\n", [ServerEvent("", b"a")], 0),
+    "B14 two lines after a name": (b"event: x\ndata: a\ndata: b\n\n", [ServerEvent("x", b"a\nb")], 0),
+    "B14 two lines, three breaks": (b"data: a\ndata: b\n\n", [ServerEvent("", b"a\nb")], 0),
+    "B14 empty data": (b"data:\n\ndata: \n\n", [ServerEvent("", b"")] * 2, 0),
+    "B14 more blank lines": (b"\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
+    "B24 odd name": (b"event: \xff\ndata: \xff\n\n", [ServerEvent("�", b"\xff")], 0),
+    "DONE": (b"data: [DONE]\n\n", [ServerEvent("", b"[DONE]")], 0),
+    "DONE without space": (b"data:[DONE]\n\n", [ServerEvent("", b"[DONE]")], 0),
+    "DONE bare": (b"data: a\n\n[DONE]  \n\n", [ServerEvent("", b"a"), ServerEvent("", b"[DONE]")], 0),
+    "DONE bare beside data": (b"data: a\n[DONE]\n\n", [ServerEvent("", b"a")], 0),
+    "no blank line at the end": (b"data: a\n\ndata: b", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
+    "nothing": (b"", [], 0),
+    "U+2028 and other false line ends": (
+        "data: a\u2028b\u0085c\x0bd\x0ce\x1cf\n\n".encode(),
+        [ServerEvent("", "a\u2028b\u0085c\x0bd\x0ce\x1cf".encode())],
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_events_of_a_text(name: str) -> None:
+    text, events, comments = TEXTS[name]
+    assert slowly(text) == (events, comments), "the table itself"
+    assert decode([text]) == (events, comments)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_b12_every_cut_gives_the_same(name: str) -> None:
+    text, *whole = TEXTS[name]
+    assert decode(text[at : at + 1] for at in range(len(text))) == tuple(whole)
+    for place in range(len(text)):
+        assert decode([text[:place], b"", text[place:]]) == tuple(whole)
+
+
+PIECES = st.sampled_from(
+    [
+        *(b"\n", b"\r", b"\r\n", b"\n\n", b"data: ", b"data:", b"data", b"event: ", b"event:x", b": c", b":", b" ", b"[DONE]"),
+        *(b'{"a":1}', DELTA, b"event: x\ndata: y\n\n", b"id: 1\n", "é€😀".encode(), b"\xff", BOM),
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=14).map(b"".join), st.lists(st.integers(0, 10**6), max_size=8))
+@example(b"data: a\r\n\r\n", [8, 9])
+def test_any_cut_of_any_text_gives_what_the_standard_says(text: bytes, places: list[int]) -> None:
+    assert decode(cut(text, places)) == slowly(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=60) | PIECES, max_size=30), st.integers(1, 64))
+def test_any_bytes_raise_nothing_but_too_large(chunks: list[bytes], limit: int) -> None:
+    decoder = Decoder(limit)
+    for chunk in chunks:
+        try:
+            events = decoder.feed(chunk)
+        except EventTooLarge:
+            continue
+        assert all(len(event.data) <= limit for event in events)
+        assert len(decoder._open) <= limit
+    decoder.finish()
+
+
+def test_an_event_is_given_as_soon_as_its_blank_line_is_there() -> None:
+    decoder = Decoder()
+    assert decoder.feed(b"data: a\r\n") == []
+    assert decoder.feed(b"\r") == [ServerEvent("", b"a")]
+    assert decoder.feed(b"\ndata: b\n\n") == [ServerEvent("", b"b")]
+
+
+def test_b15_five_megabytes_in_one_line() -> None:
+    line = b"A" * 5_000_000
+    text = b"data: " + line + b"\n\n"
+    assert decode(text[at : at + 65_536] for at in range(0, len(text), 65_536)) == ([ServerEvent("", line)], 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 20], ids=lambda size: f"chunks of {size}")
+def test_b16_an_event_beyond_the_cap(size: int) -> None:
+    def feed(length: int) -> list[ServerEvent]:
+        decoder = Decoder(10_000)
+        text = b"data: first\n\ndata: " + b"x" * (length - 6) + b"\n\n"
+        return [event for at in range(0, len(text), size) for event in decoder.feed(text[at : at + size])]
+
+    assert [len(event.data) for event in feed(10_000)] == [5, 9_994]
+    with pytest.raises(EventTooLarge, match="10000 bytes"):
+        feed(10_001)
+
+
+def test_b16_an_endless_event_takes_no_memory_beyond_the_cap() -> None:
+    decoder, chunk, cap = Decoder(1 << 20), b"x" * 65_536, 1 << 20
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            try:
+                decoder.feed(chunk)
+            except EventTooLarge:
+                continue
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * cap
+
+
+def test_a_long_line_in_tiny_chunks_takes_linear_time() -> None:
+    decoder = Decoder()
+    decoder.feed(b"data: ")
+    for _ in range(400_000):  # what copies its rest for each chunk would move 640 GB here
+        decoder.feed(b"abcdefgh")
+    assert len(decoder.feed(b"\n\n")[0].data) == 3_200_000
+
+
+def test_blank_lines_without_end_are_not_kept() -> None:
+    decoder = Decoder(100)
+    for _ in range(1000):
+        assert decoder.feed(b"\n\r\n\r") == []
+    assert decoder.feed(b"data: a\n\n") == [ServerEvent("", b"a")]
