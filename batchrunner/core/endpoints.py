@@ -249,7 +249,7 @@ def _joined(prefix: str, path: str) -> str:
     route = path.removeprefix("/v1")
     if route in _ROUTES:
         held = next((known for known in _ROUTES if prefix.endswith(known)), "")
-        return prefix if held == route else prefix.removesuffix(held) + route
+        return prefix.removesuffix(held) + route
     version = _VERSION.match(path)
     return prefix + (path.removeprefix(version[0]) if version and prefix.endswith(version[0]) else path)
 

@@ -53,6 +53,11 @@ class Limit:
         self._suspect = inf  # the mean that led to the last cut for slowness
         self.size = int(self._float)
 
+    @property
+    def most(self) -> int:
+        """What `size` never passes."""
+        return int(self._most)
+
     def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None) -> None:
         """A complete answer came. `unit_latency` is seconds / (1 + output tokens / 100), when the tokens are known."""
         if unit_latency is not None and started > self._mark and self._braked(unit_latency, inflight, now):

@@ -91,6 +91,9 @@ def test_connecting_is_no_part_of_a_sample() -> None:
     for _ in range(500):
         patience.success(attempt(patience), Timing(connect=5.0, first_byte=8.0, total=8.0), 0.0)
     assert total(patience) == 6.0
+    for _ in range(500):
+        patience.success(attempt(patience, stream=True), Timing(connect=5.0, first_byte=8.0, total=9.0), 0.0)
+    assert patience.deadlines(request(), 0, True).first_byte == 9.0
 
 
 def test_each_kill_doubles_up_to_the_cap() -> None:
@@ -223,6 +226,15 @@ def test_a_token_comes_back_only_if_the_next_attempt_was_quicker(after: float, g
     assert spent(patience) == 0, "once"
 
 
+def test_a_stream_that_was_silent_for_longer_brings_no_token_back() -> None:
+    for gap, granted in ((12.0, 0), (8.0, 1)):
+        patience = learned(6.0)
+        spent(patience)
+        patience.killed(attempt(patience, 7, stream=True), 10.0)
+        patience.success(attempt(patience, 7, stream=True), Timing(first_byte=2.0, total=40.0, gap=gap), 0.0)
+        assert spent(patience) == granted
+
+
 def test_a_forgotten_request_brings_no_token_back() -> None:
     patience = learned(6.0)
     spent(patience)
@@ -282,6 +294,9 @@ def test_a_fixed_silence_rules_in_every_body() -> None:
     plain = attempt(patience)
     assert (plain.deadlines.idle, plain.deadlines.total) == (4.0, 180.0)
     assert patience.review(plain, Phase.BODY, 4.0, 0.0) == (0.0, False)
+    answered(patience, 300.0, 500)
+    more, _ = patience.review(plain, Phase.BODY, 180.0, 0.0)
+    assert more > 0.0, "that was the whole, and it may take longer by now"
     stream = attempt(patience, stream=True)
     assert stream.deadlines.idle == 4.0
     assert patience.review(stream, Phase.BODY, 4.0, 0.0) == (0.0, False)

@@ -98,9 +98,10 @@ def test_outcomes_from_before_the_opening_change_nothing() -> None:
     breaker.fail(5.0, 11.0, 0.5)
     assert breaker.wait(11.0) == pytest.approx(1.0)
     assert breaker.wait(20.0) == 0.0
+    breaker.sent(20.0)
     breaker.fail(9.0, 20.5, 0.5)
     breaker.ok(9.0, 20.5)
-    assert breaker.wait(21.0) == 0.0, "still probing"
+    assert breaker.wait(21.0) is None, "the probe is still out, and alone"
 
 
 def test_probes_double_and_eight_good_ones_close() -> None:

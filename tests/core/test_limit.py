@@ -117,6 +117,18 @@ def test_the_brake_lets_go_of_a_slowness_that_is_not_ours() -> None:
     assert limit.size >= 20
 
 
+def test_the_brake_cuts_again_when_slowness_comes_back() -> None:
+    limit = grown(64, most=64)
+    now, sizes = 0.0, []
+    for unit_latency in (1.0, 6.0, 1.0, 6.0):
+        for _ in range(16):
+            now += 1.0
+            limit.success(now, limit.size - 1, now, unit_latency)
+        sizes.append(limit.size)
+    assert sizes[1] < sizes[0]
+    assert sizes[3] < sizes[2]
+
+
 def test_slowness_without_known_tokens_never_brakes() -> None:
     limit = grown(50, most=50)
     for n in range(500):
