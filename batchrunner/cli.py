@@ -89,9 +89,9 @@ def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
 
 def _executed(call: Call, reopen: Callable[[str], bool] | None) -> int:
     settings = _with_input(call)
-    from batchrunner import batch
+    from batchrunner import foreground
 
-    ending = batch.execute(settings, reopen=reopen)
+    ending = foreground.execute(settings, reopen=reopen)
     said = ending.summary.to_json().decode() if settings.display.json else text.final(ending, call.job(), settings.display.quiet)
     _say(said, sys.stderr if settings.output == "-" else sys.stdout)
     return ending.exit_code

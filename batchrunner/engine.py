@@ -60,10 +60,7 @@ class Hooks(Struct, frozen=True):
 
 
 class Engine:
-    """Brings everything the source yields to a result. `await run()` once.
-
-    `stop_when` is asked after every result and returns the reason to stop early, or "".
-    """
+    """Brings everything the source yields to a result. `await run()` once."""
 
     def __init__(
         self,
@@ -74,8 +71,6 @@ class Engine:
         sink: Sink,
         listeners: Sequence[Listener] = (),
         hooks: Hooks = Hooks(),
-        chores: Sequence[Chore] = (),
-        stop_when: Callable[[Result], str] = lambda _result: "",
         grace: float = 20.0,
         clock: Callable[[], float] | None = None,
         chance: Callable[[], float] = random.random,
@@ -86,30 +81,33 @@ class Engine:
         self._source = source
         self._transports = transports
         self._sink = sink
-        self._listeners = listeners
+        self.listeners = list(listeners)
         self._hooks = hooks
-        self._chores = chores
-        self._stop_when = stop_when
         self._grace = grace
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
         self._chance = chance
-        self._fed = False
+        self.fed = False  # the source has given all it had
+        self.dropped = False
         self._over = asyncio.Event()
         self._room = asyncio.Event()
         self._wakes = {name: asyncio.Event() for name in transports}
         self._attempts: set[asyncio.Task[None]] = set()
         self._grace_timer: asyncio.TimerHandle | None = None
 
-    async def run(self) -> None:
-        """Return when every request has its result, or the run was stopped and its attempts have ended."""
-        tasks = [self._loop.create_task(self._guard(work)) for work in self._works()]
+    async def run(self, chores: Sequence[Chore] = ()) -> None:
+        """Return when every request has its result, or the run was stopped and its attempts have ended.
+
+        Raises the BatchError that broke the run off, if one did.
+        """
+        works = [self._feed, *map(self._lane, self._transports), *map(self._every, chores)]
+        tasks = [self._loop.create_task(self._guard(work)) for work in works]
         try:
             await self._over.wait()
         finally:
             if self._grace_timer:
                 self._grace_timer.cancel()
-            self.stopping = self.stopping or ("" if self._fed and not self.scheduler.open else "cancelled")
+            self.stopping = self.stopping or ("" if self.fed and not self.scheduler.open else "cancelled")
             await _end([*tasks, *self._attempts])
         if self.failure:
             raise self.failure
@@ -122,15 +120,16 @@ class Engine:
         self._grace_timer = self._loop.call_later(self._grace, self.drop)
         self._finish_if_idle()
 
+    def drain_if(self, reason: str) -> None:
+        """Drain when there is a reason to."""
+        if reason:
+            self.drain(reason)
+
     def drop(self, reason: str = "dropped") -> None:
         """End now: attempts under way are cancelled, their requests stay pending."""
         self.stopping = self.stopping or reason
+        self.dropped = True
         self._over.set()
-
-    def _works(self) -> list[Callable[[], Awaitable[None]]]:
-        lanes = [self._lane(name) for name in self._transports]
-        chores = [self._every(chore) for chore in self._chores]
-        return [self._feed, *lanes, *chores]
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever goes wrong in a task of ours ends the run in order: a bug must not leave a silently smaller pool."""
@@ -139,9 +138,9 @@ class Engine:
         except BatchError as error:
             self._fail(error)
         except Exception as bug:  # noqa: BLE001 - the last one to hear of it
-            error = BatchError("E901", f"internal error: {type(bug).__name__}: {bug}", "please report it; nothing is lost")
-            error.__cause__ = bug
-            self._fail(error)
+            failure = BatchError("E901", f"internal error: {type(bug).__name__}: {bug}", "please report it; nothing is lost")
+            failure.__cause__ = bug
+            self._fail(failure)
 
     def _fail(self, error: BatchError) -> None:
         self.failure = self.failure or error
@@ -156,7 +155,7 @@ class Engine:
                     return
                 await self._open(item)
             self._wake_lanes()
-        self._fed = True
+        self.fed = True
         self._finish_if_idle()
 
     async def _open(self, item: Request | Result) -> None:
@@ -252,12 +251,9 @@ class Engine:
         self._tell(Event(self._clock(), attempt, outcome, result))
         if self.scheduler.roomy:
             self._room.set()
-        reason = "" if self.stopping else self._stop_when(result)
-        if reason:
-            self.drain(reason)
 
     def _tell(self, event: Event) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener(event)
 
     def _wake_lanes(self) -> None:
@@ -266,7 +262,7 @@ class Engine:
 
     def _finish_if_idle(self) -> None:
         idle = not self.scheduler.in_flight
-        if idle and (self.stopping or (self._fed and not self.scheduler.open)):
+        if idle and (self.stopping or (self.fed and not self.scheduler.open)):
             self._over.set()
 
     def _every(self, chore: Chore) -> Callable[[], Awaitable[None]]:

@@ -37,6 +37,12 @@ class Door(Struct, frozen=True):
     secret_form: tuple[str, str] = BEARER
 
     @property
+    def opening(self) -> dict[str, str]:
+        """The header that holds the key."""
+        name, form = self.secret_form
+        return {name: form.format(self.secret.reveal())} if self.secret else {}
+
+    @property
     def simulated(self) -> bool:
         """Whether the embedded endpoint answers here."""
         return self.base_url.split(":")[0] == SIMULATED
@@ -93,7 +99,7 @@ def _door(url: str, headers: Mapping[str, str], key: str, service: Service) -> D
         raise UsageError(
             "E103",
             f"{service.api_key_env} would travel in clear to {host}",
-            f'use https, or send no key: --api-key-env "", or accept it: --allow-insecure',
+            'use https, or send no key: --api-key-env "", or accept it: --allow-insecure',
         )
     form = next((form for end, form in AUTH_FORMS.items() if host.endswith(end)), BEARER)
     return Door(parts.netloc, url, headers, Secret(key) if key else None, form)

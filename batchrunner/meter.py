@@ -204,6 +204,7 @@ class Meter:
         self._started = now
         self._succeeded = 0
         self._resumed = 0
+        self._resumed_good = 0
         self._retries = 0
         self._recovered = 0
         self._maybe_billed = 0
@@ -218,9 +219,20 @@ class Meter:
         done = self._succeeded + sum(self._failures.values())
         return f"Meter({done}/{self.total} done, {sum(self._kinds.values())} attempts)"
 
+    @property
+    def succeeded(self) -> int:
+        """Requests that this run brought to a good answer."""
+        return self._succeeded - self._resumed_good
+
+    @property
+    def failed(self) -> int:
+        """Requests of this run that failed for good."""
+        return sum(self._failures.values()) - (self._resumed - self._resumed_good)
+
     def resume(self, succeeded: int, failures: Mapping[Kind, int] | None = None) -> None:
         """Count the lines that earlier runs have finished: good ones, and failed or invalid ones by kind."""
         self._succeeded += succeeded
+        self._resumed_good += succeeded
         self._resumed += succeeded + sum((failures or {}).values())
         for kind, count in (failures or {}).items():
             self._failures[kind] += count

@@ -242,9 +242,9 @@ def test_chores_run_at_their_intervals_and_their_faults_end_the_run() -> None:
             if turns == 4:
                 raise FileError("E404", "fsync failed")
 
-        engine = engine_for([chat(n) for n in range(1000)], prompt, chores=[Chore(1.0, chore)])
+        engine = engine_for([chat(n) for n in range(1000)], prompt)
         with pytest.raises(FileError):
-            await engine.run()
+            await engine.run([Chore(1.0, chore)])
         assert turns == 4
 
     run_virtual(main)

@@ -64,6 +64,7 @@ class Scheduler:
         self._in_flight: dict[int, _Open] = {}
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._sequence = 0
+        self.deadline = 0.0  # for a whole attempt, as given to the last one sent
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,221 @@
+"""run(): the only wiring.
+
+    settings ─► job (lock, repair, what is done) ─► doors (addresses, keys) ─► engine ─► summary
+
+Rules:
+
+1. Rooms meet only here: each gets what it needs as an argument.
+2. Everything that can refuse does so before the first request is sent, and in this order: input and output, then endpoints.
+3. However a run ends, the journal is closed, and the counts add up.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from batchrunner import simulator
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.limit import Limit
+from batchrunner.core.model import Event, Request, Result
+from batchrunner.core.scheduler import Scheduler
+from batchrunner.core.stopping import Stopping, reason_to_stop
+from batchrunner.engine import Chore, Engine, Hooks, Listener
+from batchrunner.formats import parse
+from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
+from batchrunner.keyring import Door, doors
+from batchrunner.lines import read_lines
+from batchrunner.meter import CheckReport, Ending, Gauges, Meter, Problem, Snapshot, summarise
+from batchrunner.settings import Settings
+from batchrunner.transport import Transport
+
+OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
+LEAST_OPEN = 1000
+EXAMPLES = 20  # problems that `check` shows
+Deliver = Callable[[Result], Awaitable[None]]
+
+
+class Run:
+    """A run under way: what may be seen of it, and how it is stopped."""
+
+    def __init__(self, job: Job, meter: Meter, engine: Engine, endpoints: Sequence[Endpoint], simulated: bool) -> None:
+        self.job = job
+        self.meter = meter
+        self.engine = engine
+        self.simulated = simulated
+        self.signal = 0  # the one that stopped it
+        self._endpoints = endpoints
+
+    def snapshot(self) -> Snapshot:
+        """All figures of this moment."""
+        scheduler = self.engine.scheduler
+        gauges = Gauges(
+            in_flight=scheduler.in_flight,
+            limit=sum(endpoint.limit.size for endpoint in self._endpoints if not endpoint.stopped),
+            retrying=scheduler.retrying,
+            timeout=scheduler.deadline,
+        )
+        return self.meter.snapshot(asyncio.get_running_loop().time(), gauges)
+
+
+class Watch(Protocol):
+    """Somebody who looks on: told at the start, and asked for chores of his own."""
+
+    def __call__(self, run: Run) -> Sequence[Chore]:
+        """What must be done at intervals for the onlooker."""
+
+
+async def run(
+    settings: Settings,
+    job: Job | None = None,
+    *,
+    reopen: Reopen | None = None,
+    hooks: Hooks = Hooks(),
+    listeners: Sequence[Listener] = (),
+    deliver: Deliver | None = None,
+    watch: Watch = lambda run: (),
+    environ: Mapping[str, str] = os.environ,
+) -> Ending:
+    """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
+    job = job or job_for(settings, reopen)
+    meter = Meter(asyncio.get_running_loop().time())
+    async with AsyncExitStack() as stack:
+        ending: Ending | None = None
+        try:
+            await job.open(meter)
+            ways = doors(settings.service, environ)
+            endpoints, transports = await _open_endpoints(ways, settings, stack)
+            job.redact = _redactor(ways)
+            engine = _engine(settings, job, meter, endpoints, transports, hooks, listeners, deliver)
+            view = Run(job, meter, engine, endpoints, any(way.simulated for way in ways))
+            await engine.run([*job.chores(), *_caps(settings.stopping, meter, engine), *watch(view)])
+            ending = _ending(view)
+        finally:
+            await job.close(ending.summary if ending else None)
+        return ending
+
+
+def check(settings: Settings) -> CheckReport:
+    """Read every line as a run would, and send nothing. UsageError E2xx."""
+    standing = standing_of(settings)
+    requests = problems = tokens = most = 0
+    examples = [Problem(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}") for twin in standing.twins]
+    origins = [way.base_url for way in doors(settings.service, os.environ)] if settings.service.base_url else []
+    for line, raw in read_lines(paths_of(settings).input, settings.intake.max_line):
+        item = parse(raw, line, origins, settings.service.model)
+        requests += 1
+        if isinstance(item, Request):
+            tokens += int(item.prompt_tokens)
+            most += item.max_tokens * max(1, item.choices)
+            continue
+        problems += 1
+        if len(examples) < EXAMPLES and item.error:
+            examples.append(Problem(line, item.error.message, item.error.hint))
+    return CheckReport(
+        input=settings.input,
+        requests=requests,
+        problems=problems + standing.duplicates,
+        examples=tuple(sorted(examples, key=lambda problem: problem.line)),
+        tokens_in=tokens,
+        tokens_out_most=most,
+        done=standing.succeeded + standing.failed + standing.invalid,
+    )
+
+
+def status(settings: Settings) -> Ending:
+    """How a job stands, from its files alone. Exit code 0 when all is done well, 1 with failures, 3 while something is to do."""
+    standing, paths = standing_of(settings), paths_of(settings)
+    meter = Meter(0.0, standing.total)
+    meter.resume(standing.succeeded, failures(standing))
+    snapshot = meter.snapshot(0.0)
+    summary = summarise(snapshot, settings.input, exit_code=3 if standing.pending else 0)
+    return Ending(summary, snapshot, str(paths.results), str(paths.errors))
+
+
+async def _open_endpoints(
+    ways: Sequence[Door], settings: Settings, stack: AsyncExitStack
+) -> tuple[list[Endpoint], dict[str, Transport]]:
+    endpoints, transports = [], {}
+    for way in ways:
+        url = way.base_url
+        if way.simulated:
+            url = (await stack.enter_async_context(simulator.Simulator(simulator.profile_named(url)))).url
+        transport = Transport(way.name, url, settings.connection, headers=way.headers, secret=way.opening)
+        transports[way.name] = await stack.enter_async_context(transport)
+        endpoints.append(Endpoint(way.name, url, Limit(settings.concurrency)))
+    return endpoints, transports
+
+
+def _redactor(ways: Sequence[Door]) -> Callable[[bytes], bytes] | None:
+    """What takes every key out of what is written; None when there is no key."""
+    secrets = [way.secret for way in ways if way.secret]
+    if not secrets:
+        return None
+
+    def redact(text: bytes) -> bytes:
+        for secret in secrets:
+            text = secret.redact(text)
+        return text
+
+    return redact
+
+
+class _Sink:
+    """The job first, then whoever listens for results."""
+
+    def __init__(self, job: Job, deliver: Deliver) -> None:
+        self._job = job
+        self._deliver = deliver
+
+    async def put(self, result: Result) -> None:
+        await self._job.put(result)
+        await self._deliver(result)
+
+
+def _engine(
+    settings: Settings,
+    job: Job,
+    meter: Meter,
+    endpoints: Sequence[Endpoint],
+    transports: Mapping[str, Transport],
+    hooks: Hooks,
+    listeners: Sequence[Listener],
+    deliver: Deliver | None,
+) -> Engine:
+    slots = sum(endpoint.limit.most for endpoint in endpoints)
+    scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, max(LEAST_OPEN, OPEN_PER_SLOT * slots))
+    return Engine(
+        source=job.source([endpoint.base_url for endpoint in endpoints], settings.service.model),
+        scheduler=scheduler,
+        transports=transports,
+        sink=_Sink(job, deliver) if deliver else job,
+        listeners=[meter, *listeners],
+        hooks=hooks,
+        grace=settings.stopping.grace,
+    )
+
+
+def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:
+    """The user's own caps. Failures are judged as they happen, time when it is over."""
+
+    def judge(event: Event) -> None:
+        if event.result and not event.result.ok:
+            engine.drain_if(reason_to_stop(stopping, meter.succeeded, meter.failed, 0.0))
+
+    async def over() -> None:
+        engine.drain_if(reason_to_stop(stopping, 0, 0, stopping.max_time))
+
+    if stopping.max_failures:
+        engine.listeners.append(judge)
+    return [Chore(stopping.max_time, over)] if stopping.max_time else []
+
+
+def _ending(view: Run) -> Ending:
+    """The end in figures. A run whose last request ended while it was being stopped has simply ended."""
+    job, stopped = view.job, view.engine.stopping
+    if not view.engine.scheduler.open and view.engine.fed:
+        view.meter.total, stopped = view.meter.total or view.snapshot().done, ""
+    exit_code = 128 + view.signal if stopped and view.signal else 0
+    snapshot = view.snapshot()
+    return Ending(summarise(snapshot, job.name, stopped, exit_code), snapshot, job.results, job.errors)

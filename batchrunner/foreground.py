@@ -1,0 +1,94 @@
+"""A run in a terminal or a job scheduler: loop, signals, progress.
+
+Rules:
+
+1. The first SIGINT, SIGTERM or SIGHUP drains, the second drops, the third exits at once. What has no result stays pending.
+2. A SIGHUP that was ignored when we started (nohup) stays ignored. SIGUSR1 prints one status block.
+3. Progress goes to stderr; nothing here writes to stdout.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from batchrunner import batch
+from batchrunner.batch import Run
+from batchrunner.engine import Chore
+from batchrunner.job import Reopen
+from batchrunner.meter import Ending
+from batchrunner.progress import PERIOD, Progress, key_values
+from batchrunner.report import text
+from batchrunner.settings import Settings
+
+T = TypeVar("T")
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def execute(settings: Settings, *, reopen: Reopen | None = None) -> Ending:
+    """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
+    return run_loop(_execute(settings, reopen))
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where it is installed, on asyncio's own loop elsewhere."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+class Ladder:
+    """Three steps down, one for each signal."""
+
+    def __init__(self, run: Run, grace: float, note: Callable[[str], None]) -> None:
+        self._run = run
+        self._grace = grace
+        self._note = note
+
+    def step(self, number: int) -> None:
+        """A signal has come."""
+        engine = self._run.engine
+        if not self._run.signal:
+            self._run.signal = number
+            self._note(text.stopping(engine.scheduler.in_flight, self._grace))
+            engine.drain(signal.Signals(number).name)
+        elif not engine.dropped:
+            engine.drop()
+        else:
+            os._exit(128 + number)
+
+    def attach(self) -> None:
+        """Listen to the signals of this process; a loop outside the main thread hears none."""
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            for number in SIGNALS:
+                if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+                    loop.add_signal_handler(number, self.step, number)
+            loop.add_signal_handler(signal.SIGUSR1, lambda: self._note(key_values(self._run.snapshot())))
+
+
+async def _execute(settings: Settings, reopen: Reopen | None) -> Ending:
+    progress = Progress(settings.display, settings.input)
+
+    def watch(run: Run) -> Sequence[Chore]:
+        Ladder(run, settings.stopping.grace, progress.note).attach()
+        progress.note(text.opening(run.job.name, run.job.results, run.snapshot(), run.simulated))
+
+        async def draw() -> None:
+            progress.show(run.snapshot())
+
+        return [Chore(PERIOD, draw)]
+
+    try:
+        return await batch.run(settings, reopen=reopen, listeners=[progress], watch=watch)
+    finally:
+        progress.close()

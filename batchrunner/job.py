@@ -1,0 +1,337 @@
+"""What a run works on, and where its results go.
+
+    FileJob     a file of lines, results in the journal          batchrunner INPUT [-o FILE]
+    PipeJob     a file of lines, results on stdout               batchrunner INPUT -o -
+    MemoryJob   requests from anywhere, results kept by nobody   Runner.stream, gather
+
+Rules:
+
+1. `open` refuses everything that can be refused before a request is sent: paths, lock, duplicates, edited lines.
+2. `put` returns when the result is safe; the standing is marked in the same breath, so that a checkpoint never lies.
+3. Only input and output count. The checkpoint is a cache, the summary a copy.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from batchrunner.checkpoint import Checkpoint
+from batchrunner.core.model import Kind, Request, Result
+from batchrunner.disk import DISK, why, write_all
+from batchrunner.engine import Chore
+from batchrunner.errors import FileError, StopError, UsageError
+from batchrunner.formats import identify
+from batchrunner.journal import Journal
+from batchrunner.lines import Oversized, read_lines, spool
+from batchrunner.meter import Meter, Summary
+from batchrunner.paths import Paths
+from batchrunner.records import read_record, record
+from batchrunner.resume import Evidence, Output, survey, tidy
+from batchrunner.settings import Settings
+from batchrunner.source import IterableSource, Row, Source
+from batchrunner.standing import Standing
+
+STDIN = STDOUT = "-"
+Reopen = Callable[[str], bool]
+Redact = Callable[[bytes], bytes]
+CHECKPOINT_EVERY = 10.0
+ROOM_EVERY = 10.0
+
+
+class Job(Protocol):
+    """One job, as `batch` sees it."""
+
+    name: str
+    results: str  # where they go, for people; "" for nowhere
+    errors: str
+    redact: Redact | None  # takes keys out of what is written
+
+    async def open(self, meter: Meter) -> None:
+        """Get ready, and tell the meter what there is and what is done."""
+
+    def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
+        """The requests still to be sent, in blocks."""
+
+    async def put(self, result: Result) -> None:
+        """Keep one result."""
+
+    def chores(self) -> list[Chore]:
+        """What must be done at intervals."""
+
+    async def close(self, summary: Summary | None) -> None:
+        """Everything is kept; `summary` is None when the run did not get to have one."""
+
+
+class FileJob:
+    """Results and errors go to the journal; the same job again continues. `reopen` says which failures are asked again."""
+
+    def __init__(self, settings: Settings, reopen: Reopen | None = None) -> None:
+        self.redact: Redact | None = None
+        self._settings = settings
+        self._reopen = reopen
+        self.paths = paths_of(settings)
+        self.name = settings.input
+        self.results, self.errors = str(self.paths.results), str(self.paths.errors)
+        self._stack = ExitStack()
+        self._standing: Standing
+        self._tidy_at_end = False
+
+    async def open(self, meter: Meter) -> None:
+        """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
+        settings = self._settings
+        if settings.input != STDIN:
+            check_input(self.paths.input)
+        if settings.fresh:
+            retire(self.paths, settings)
+        self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
+        if settings.input == STDIN:
+            await asyncio.to_thread(spool, sys.stdin.buffer, self.paths.input)
+        self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
+        self._evidence = evidence_of(self._journal, settings)
+        await self._survey()
+        refuse_duplicates(self._standing, self.name)
+        self._refuse_edits()
+        standing = self._standing
+        meter.total, meter.duplicates = standing.total, standing.repeated
+        meter.resume(standing.succeeded, failures(standing))
+
+    def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
+        """The lines that have no final record yet."""
+        return aiter(Source(self.paths.input, self._settings.intake, self._standing.is_done, origins, model))
+
+    async def put(self, result: Result) -> None:
+        """Append to results or errors; with `sync = always` also wait for stable storage."""
+        line = record(result, strict=self._settings.records.strict_openai, secrets=self.redact)
+        self._journal.append(line, result.ok)
+        self._standing.mark(result.request.line, result.ok, result.kind)
+        await self._journal.commit()
+
+    def chores(self) -> list[Chore]:
+        """Group commit each second, checkpoint and a look at the disk each ten."""
+        return [Chore(1.0, self._journal.sync), Chore(CHECKPOINT_EVERY, self._save), Chore(ROOM_EVERY, self._watch_room)]
+
+    async def close(self, summary: Summary | None) -> None:
+        """Sync, compact the error file after a retry, save checkpoint and summary, unlock."""
+        with self._stack:
+            if summary is None or self._journal.fault is not None:
+                return
+            await self._journal.sync()
+            if self._tidy_at_end:
+                await asyncio.to_thread(tidy, self._evidence, self._settings.changed == "keep")
+            else:
+                await self._save()
+            replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
+
+    async def _survey(self) -> None:
+        standing = None if self._reopen else await asyncio.to_thread(self._checkpoint.load, read_record)
+        if standing is None:
+            look = partial(survey, self._evidence, self._reopen, self._settings.changed == "keep")
+            standing = await asyncio.to_thread(look)
+        self._standing = standing
+        self._tidy_at_end = bool(standing.reopened or standing.superseded)
+
+    def _refuse_edits(self) -> None:
+        standing = self._standing
+        if not standing.changed or self._settings.changed != "refuse":
+            return
+        shown = ", ".join(f"{name!r} on line {line}" for name, line in standing.edits[:3])
+        raise UsageError(
+            "E402",
+            f"{self.name} changed since the last run: {standing.changed} finished lines have another text now ({shown})",
+            "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
+        )
+
+    async def _save(self) -> None:
+        await self._checkpoint.save(self._standing)
+
+    async def _watch_room(self) -> None:
+        if not self._journal.room():
+            least = self._settings.durability.min_free // 2**20
+            raise FileError(
+                "E404",
+                f"less than {least} MiB are left on the disk of {self.results}; stopped before paying for answers that fit nowhere",
+                "make room, then run the same command again; or allow less: --min-free SIZE",
+            )
+
+
+class PipeJob:
+    """Every record goes to stdout, good or bad, and nothing is kept: it cannot be continued."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.redact: Redact | None = None
+        self.name = settings.input
+        self.results, self.errors = "", ""
+        self._settings = settings
+        self._stack = ExitStack()
+
+    async def open(self, meter: Meter) -> None:
+        """Count the lines and refuse duplicates. UsageError E2xx."""
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
+        self._path = Path(self._settings.input)
+        if self._settings.input == STDIN:
+            self._path = folder / "input.jsonl"
+            await asyncio.to_thread(spool, sys.stdin.buffer, self._path)
+        check_input(self._path)
+        look = _Look(Paths(self._path, folder / "results", folder / "errors", folder), folder)
+        standing = await asyncio.to_thread(survey, evidence_of(look, self._settings))
+        refuse_duplicates(standing, self.name)
+        meter.total = standing.total
+
+    def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
+        """Every line."""
+        return aiter(Source(self._path, self._settings.intake, lambda line: False, origins, model))
+
+    async def put(self, result: Result) -> None:
+        """One line on stdout. StopError when nobody reads it any more."""
+        try:
+            line = record(result, strict=self._settings.records.strict_openai, secrets=self.redact)
+            write_all(DISK, sys.stdout.fileno(), line)
+        except OSError as error:
+            raise StopError(
+                "E404", f"stdout cannot be written: {why(error)}", "-o FILE keeps results, and can be continued"
+            ) from None
+
+    def chores(self) -> list[Chore]:
+        """None."""
+        return []
+
+    async def close(self, summary: Summary | None) -> None:
+        """Remove what was spooled."""
+        self._stack.close()
+
+
+class MemoryJob:
+    """Requests of a library user, results only for those who listen."""
+
+    def __init__(self, requests: "str | os.PathLike[str] | Iterable[Row] | AsyncIterable[Row]", settings: Settings) -> None:
+        self.redact: Redact | None = None
+        self.name = str(requests) if isinstance(requests, str | os.PathLike) else "requests"
+        self.results, self.errors = "", ""
+        self._requests = requests
+        self._settings = settings
+
+    async def open(self, meter: Meter) -> None:
+        """Nothing to prepare: how many there are shows when they have been read."""
+        if isinstance(self._requests, str | os.PathLike):
+            check_input(Path(self._requests))
+
+    def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
+        """Every request."""
+        if isinstance(self._requests, str | os.PathLike):
+            return aiter(Source(Path(self._requests), self._settings.intake, lambda line: False, origins, model))
+        return aiter(IterableSource(self._requests, self._settings.intake, origins, model))
+
+    async def put(self, result: Result) -> None:
+        """Nothing to keep."""
+
+    def chores(self) -> list[Chore]:
+        """None."""
+        return []
+
+    async def close(self, summary: Summary | None) -> None:
+        """Nothing to close."""
+
+
+def failures(standing: Standing) -> dict[Kind, int]:
+    """Failed and invalid lines by kind. A kind that a foreign or newer program wrote counts as rejected."""
+    counts: dict[Kind, int] = {}
+    for name, count in standing.kinds.items():
+        kind = Kind(name) if name in KINDS else Kind.REJECTED
+        counts[kind] = counts.get(kind, 0) + count
+    return counts
+
+
+KINDS = frozenset(Kind)
+
+
+def job_for(settings: Settings, reopen: Reopen | None = None) -> Job:
+    """The job that the settings describe."""
+    return PipeJob(settings) if settings.output == STDOUT else FileJob(settings, reopen)
+
+
+def paths_of(settings: Settings) -> Paths:
+    """Where a job's files lie; stdin is kept in the run folder, so that it can be continued. UsageError E003."""
+    if settings.input != STDIN:
+        return Paths.of(Path(settings.input), Path(settings.output) if settings.output else None)
+    if not settings.output:
+        raise UsageError("E003", "stdin has no name to call the results after", "name them: -o FILE, or -o - for stdout")
+    paths = Paths.of(Path(STDIN), Path(settings.output))
+    return msgspec.structs.replace(paths, input=paths.folder / "input.jsonl")
+
+
+def standing_of(settings: Settings) -> Standing:
+    """How a job stands on disk, without locking or changing anything. UsageError E2xx, FileError."""
+    paths = paths_of(settings)
+    check_input(paths.input)
+    with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
+        return survey(evidence_of(_Look(paths, Path(folder)), settings), None, settings.changed == "keep")
+
+
+class _Look:
+    """An output that is only looked at. What is not there reads as empty."""
+
+    def __init__(self, paths: Paths, folder: Path) -> None:
+        there = {
+            name: path if path.exists() else Path(os.devnull)
+            for name, path in (("results", paths.results), ("errors", paths.errors))
+        }
+        self.paths = msgspec.structs.replace(paths, folder=folder, **there)
+
+    def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
+        """Leave the line where it is."""
+
+    def compact(self, keep: Callable[[bytes], bool]) -> int:
+        """Never asked for."""
+        raise NotImplementedError
+
+
+def evidence_of(output: Output, settings: Settings) -> Evidence[bytes | Oversized]:
+    """What a survey of this output reads."""
+    return Evidence(lambda: read_lines(output.paths.input, settings.intake.max_line), identify, read_record, output)
+
+
+def check_input(path: Path) -> None:
+    """Refuse what cannot be read as lines: E201, E202, E204, E206."""
+    next(read_lines(path, 1 << 20), None)
+
+
+def refuse_duplicates(standing: Standing, name: str) -> None:
+    """E205 when two lines have one id."""
+    if not standing.duplicates:
+        return
+    shown = "\n".join(f"line {twin.line}: {twin.id!r} is already on line {twin.first}" for twin in standing.twins[:5])
+    raise UsageError(
+        "E205", f"{name}: {standing.duplicates} lines have a custom_id that an earlier line has", f"{shown}\nnothing was sent"
+    )
+
+
+def retire(paths: Paths, settings: Settings) -> None:
+    """Move the output of earlier runs into the run folder, under the time of day: nothing that was paid for is deleted."""
+    with Journal.open(paths, settings.durability):
+        shelf = paths.folder / "earlier" / time.strftime("%Y%m%d-%H%M%S")
+        for path in (paths.results, paths.errors):
+            if path.exists() and path.stat().st_size:
+                shelf.mkdir(0o700, parents=True, exist_ok=True)
+                path.rename(shelf / path.name)
+        paths.checkpoint.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a small file in one step."""
+    partial_path = path.with_name(f"{path.name}.partial")
+    partial_path.unlink(missing_ok=True)
+    fd = DISK.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        write_all(DISK, fd, content)
+    finally:
+        DISK.close(fd)
+    DISK.rename(partial_path, path)
