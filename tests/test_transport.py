@@ -23,7 +23,7 @@ from batchrunner import faults
 from batchrunner.core.model import Attempt, Cause, Deadlines, Fault, Phase, Reply, Request, Route
 from batchrunner.errors import UsageError
 from batchrunner.transport import Connection, Secret, Transport
-from batchrunner.wire import Exchange
+from batchrunner.wire import EXCHANGE, Exchange
 from tests.server import (
     LAST_CHUNK,
     SSE_HEAD,
@@ -234,6 +234,7 @@ ANSWERS = {
     "gzip-in-pieces": (chunked([GZIPPED[:9], GZIPPED[9:]], headers={"Content-Encoding": "gzip"}), 200, PLAIN),
     "B7-header-of-9-kb": (reply(PLAIN, headers={"X": "y" * 9000}), 200, PLAIN),
     "B7-140-headers": (reply(PLAIN, headers={f"X-{i}": "y" for i in range(140)}), 200, PLAIN),
+    "B7-reason-of-9-kb": (b"HTTP/1.1 200 " + b"y" * 9000 + b"\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}"),
     "B11-103-early-hints": (head(103, {"Link": "</x>"}) + reply(PLAIN), 200, PLAIN),
     "B11-100-continue": (head(100) + reply(PLAIN), 200, PLAIN),
     "B31-deep-json": (reply(b"[" * 300 + b"1e999,NaN,123456789012345678901234" + b"]" * 300), 200, b"[" * 300),
@@ -384,6 +385,20 @@ async def test_g1_no_path_leads_to_another_origin(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "place", ["http://127.0.0.1:{thief}/x", "http://u:p@127.0.0.1:{own}/x", "https://127.0.0.1:{own}/x", "/x", "http://["]
+)
+async def test_g1_an_address_joined_wrongly_is_not_followed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The joining itself is tested with `core.endpoints`; this is the fence behind it."""
+    async with FaultServer(ok_chat()) as thief, FaultServer(ok_chat()) as server, to(server.url) as transport:
+        joined = place.format(thief=thief.port, own=server.port)
+        monkeypatch.setattr("batchrunner.transport.address", lambda base_url, path: joined)
+        ended = await transport.send(attempt(), never)
+    assert isinstance(ended, Fault)
+    assert (ended.cause, ended.phase) == (Cause.INVALID, Phase.CONNECT)
+    assert (thief.connections, server.connections) == (0, 0)
+
+
+@pytest.mark.parametrize(
     "path", ["/v1/a b", "/v1/a\r\nX-Evil: 1", "/v1/a HTTP/1.1\r\nHost: evil\r\n\r\n", "/v1/\x00", "/v1/é", "/v1/\x7f"]
 )
 async def test_g1_a_path_cannot_break_the_request_line(path: str) -> None:
@@ -485,6 +500,7 @@ async def test_connections_are_reused_and_the_timing_says_so() -> None:
     assert (first.timing.reused, second.timing.reused) == (False, True)
     assert 0 < first.timing.connect <= first.timing.first_byte <= first.timing.total
     assert (second.timing.connect, second.timing.gap) == (0.0, 0.0)
+    assert EXCHANGE.get(None) is None  # a worker that rests keeps no answer alive
 
 
 async def test_a_fresh_attempt_uses_no_old_connection() -> None:
@@ -837,8 +853,8 @@ async def test_a_review_grants_more_time_as_often_as_it_likes() -> None:
     assert [phase for phase, _ in asked] == [Phase.FIRST_BYTE] * 3
     ages = [age for _, age in asked]
     assert ages == sorted(ages)
-    assert ages[0] >= 0.02
-    assert ages[2] >= 0.06 - 0.002
+    assert ages[0] >= 0.02 - 0.001
+    assert ages[2] >= 0.06 - 0.003
 
 
 async def test_more_time_for_one_silence_does_not_lengthen_the_next() -> None:
@@ -899,6 +915,18 @@ async def test_each_phase_has_its_own_clock() -> None:
     assert isinstance(answer, Reply)
     assert answer.body == event("x") * 4
     assert 0.02 < answer.timing.gap < 0.1
+
+
+async def test_the_servers_time_begins_with_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        await asyncio.sleep(0.06)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    async with FaultServer(ok_chat()) as server, to(f"http://slow.name.invalid:{server.port}") as transport:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", slow)
+        answer = await transport.send(attempt(deadlines=within(first_byte=0.04, total=0.04)), never)
+    assert isinstance(answer, Reply)
+    assert answer.timing.connect >= 0.05
 
 
 async def test_one_timer_serves_an_ordinary_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1015,13 +1043,26 @@ async def test_an_outer_timeout_is_not_mistaken_for_ours() -> None:
                 await transport.send(attempt(), never)
 
 
-async def test_closing_does_not_wait_for_a_peer_that_reads_nothing() -> None:
-    async with FaultServer(_freeze) as server:
-        async with to(server.url) as transport:
-            ended = await transport.send(attempt(body=b"x" * 16_000_000, deadlines=within(first_byte=0.03)), give_up)
+@BOTH_LOOPS
+def test_a_peer_that_reads_nothing_keeps_no_socket_of_ours(run: Callable[..., None]) -> None:
+    async def case() -> None:
+        ours: list[asyncio.TransportSocket] = []
+
+        async with FaultServer(_freeze) as server, to(server.url) as transport:
+
+            def look(attempt: Attempt, phase: Phase, age: float) -> float:
+                (line,) = transport._session.connector._acquired  # type: ignore[union-attr]
+                assert line.transport.get_write_buffer_size()
+                ours.append(line.transport.get_extra_info("socket"))
+                return 0.0
+
+            ended = await transport.send(attempt(body=b"x" * 16_000_000, deadlines=within(first_byte=0.03)), look)
             assert ended.cause is Cause.TIMEOUT
-            started = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - started < 1.5  # below the farewell's own limit: it was not needed
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert ours[0].fileno() == -1
+
+    run(case())
 
 
 async def test_a_transport_can_be_opened_again() -> None:
