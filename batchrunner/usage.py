@@ -15,11 +15,11 @@ from batchrunner.settings import OPTIONS, Option
 COLUMN = 36
 _VERBS = """\
 usage: batchrunner [run] INPUT [options]
-       batchrunner check INPUT                validate and count; send nothing  (run --dry-run)
-       batchrunner retry INPUT [--all | --kind KIND ...]   send again what failed and can succeed
-       batchrunner status INPUT               how the job stands
-       batchrunner simulate [--port N] [--profile calm|flaky|storm] [--seed N]   an endpoint to rehearse with
-       batchrunner config show [--origin]     settings in force and where each comes from
+       batchrunner check INPUT     validate and count; send nothing (run --dry-run is the same)
+       batchrunner retry INPUT     send again what failed and can succeed; or --all, or --kind KIND …
+       batchrunner status INPUT    how the job stands
+       batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
+       batchrunner config show     settings in force; --origin says where each comes from
 """
 _INTRODUCTION = """
 Run a file of requests to the end, resumable. The same command again continues.
@@ -29,9 +29,9 @@ Run a file of requests to the end, resumable. The same command again continues.
   batchrunner jobs/input.jsonl --limit 20      try the first 20
 """
 _SHORT_END = """
-All options: --help    Settings in force and where each comes from: batchrunner config show --origin
-Exit: 0 all succeeded · 1 finished, some failed · 2 wrong usage or input · 3 stopped early, resumable
-      4 local disk or file fault, resumable · 130/143 signal, resumable
+All options: --help    Where each setting comes from: batchrunner config show --origin
+Exit: 0 all succeeded · 1 finished, some failed · 2 wrong usage or input
+      and resumable: 3 stopped early · 4 local disk or file fault · 130/143 signal
 """
 _FULL_END = """
 Other options
@@ -43,28 +43,34 @@ Other options
 Of retry
       --all                         send everything again that failed
       --kind KIND                   only failures of this kind; may be repeated
+Of simulate
+      --port N                      where to listen on 127.0.0.1 [8765]
+      --profile calm|flaky|storm    how it behaves [calm]
+      --seed N                      another seed, other faults [1]
 Of config
       --origin                      say where each setting comes from
       show | schema                 the settings in force, or the JSON schema of the file
 
 Where settings come from, first come, first served
   1. the command line
-  2. the environment: BATCHRUNNER_MAX_ATTEMPTS=3 for --max-attempts 3, and so on; OPENAI_BASE_URL for --base-url
+  2. the environment: BATCHRUNNER_MAX_ATTEMPTS=3 for --max-attempts 3; OPENAI_BASE_URL for --base-url
   3. the file named by --config
-  4. batchrunner.toml, or [tool.batchrunner] of pyproject.toml, in the current directory: max_attempts = 3
+  4. max_attempts = 3 in batchrunner.toml, or in [tool.batchrunner] of pyproject.toml,
+     of the current directory
   5. the user's own ~/.config/batchrunner/config.toml
   T is seconds, or 500ms, 30s, 2m, 1h30m; SIZE is bytes, or 64KiB, 1GiB; N may be 40k.
   --no-NAME turns off what a file or variable has turned on: --no-quiet.
   The key is read from the variable that --api-key-env names, and from nowhere else.
 
 Signals
-  SIGINT or SIGTERM once: no new requests, those in flight may finish; twice: drop them; three times: leave at once.
+  SIGINT or SIGTERM once: no new requests, those in flight may finish;
+  twice: drop them; three times: leave at once.
   SIGUSR1: print one block of status.
 
 Exit codes
   0 every request succeeded · 1 finished, some failed for good · 2 wrong usage, settings or input
-  3 stopped early by an endpoint or by a cap of yours, resumable · 4 local disk or file fault, resumable
-  130/143 stopped by SIGINT/SIGTERM, resumable
+  3 stopped early by an endpoint or by a cap of yours · 4 local disk or file fault
+  130/143 stopped by SIGINT/SIGTERM · after 3, 4, 130 and 143 the same command continues
 """
 
 
