@@ -94,7 +94,8 @@ def tidy(evidence: Evidence[Line], keep_changed: bool = False) -> Standing:
     """
     standing = survey(evidence, None, keep_changed)
     evidence.output.compact(still_failing(standing))
-    standing.superseded, standing.current = 0, bytearray()
+    standing.damaged -= standing.damaged_errors
+    standing.superseded, standing.damaged_errors, standing.current = 0, 0, bytearray()
     return standing
 
 
@@ -221,6 +222,7 @@ class _Survey(Generic[Line]):
         output, path = self._evidence.output, self._path(ok)
         output.set_aside(path, offset, raw)
         self._standing.damaged += 1
+        self._standing.damaged_errors += not ok
         if self._standing.damaged > FEW:
             message = f"More than {FEW} lines of the output are damaged; one is at byte {offset} of {path}."
             hint = f"Copies are in {output.paths.torn}. Restore the file or delete those lines, then run the same command again."
@@ -239,10 +241,11 @@ class _Survey(Generic[Line]):
                 self._stranger(tag)
             elif digest == digests[at] or digest == _ANY or (tag & 1 and self._keep_changed):
                 flag = _SUCCESS if tag & 1 else _FAILURE
-                repeated += states[at] & flag == flag
-                states[at] |= flag
                 if flag == _FAILURE:
                     last[at] = tag
+                else:
+                    repeated += states[at] & flag
+                states[at] |= flag
             elif tag & 1:
                 states[at] |= _OLD
         self._standing.repeated += repeated

@@ -36,9 +36,10 @@ class Standing(Struct):
     edits: list[tuple[str, int]] = []  # the first (id, line) with an answer to an older text; `changed` counts all
     changed: int = 0
     strangers: int = 0  # records whose id the input does not have
-    repeated: int = 0  # second and later successes, or errors, of one line
+    repeated: int = 0  # second and later successes of a line
     superseded: int = 0  # error records that no longer count: `tidy` removes them
-    damaged: int = 0
+    damaged: int = 0  # lines of the output that are no records
+    damaged_errors: int = 0  # those of them in the errors file
     current: bytearray = bytearray()  # one bit a line of the errors file: it counts
 
     @property
