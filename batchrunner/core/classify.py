@@ -21,9 +21,10 @@ from msgspec import Struct, structs
 
 from batchrunner.core import verdicts, waits
 from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
+from batchrunner.core.complaint import Complaint, complaint
 from batchrunner.core.complete import COMPLETE, DECODERS, Answer, call_flags
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
-from batchrunner.core.verdicts import Complaint, Verdict
+from batchrunner.core.verdicts import Verdict
 
 Signal = Literal["", "success", "pushback"]
 Health = Literal["", "up", "down", "pause", "stop"]
@@ -228,7 +229,7 @@ def _doubtful(
         reply.status,
         code="" if verdict.kind is Kind.OK else verdict.code,
         message=verdict.message if verdict.kind is not Kind.GARBLED else _page_title(reply.body) or verdict.message,
-        body=line or excerpt(reply.body.strip(BLANKS), EXCERPT),
+        body=line or _kept(reply.body),
         request_id=_request_id(reply.headers, answer and answer.id),
         usage=answer.tokens() if answer else None,
         flags=flags + verdict.flags,
@@ -240,7 +241,7 @@ def _doubtful(
 
 def _disguised(line: bytes) -> Complaint | None:
     """The error inside a 2xx, with the status it stands for; None: there is none."""
-    told = verdicts.complaint(value_of(line)) if line[:1] in _NESTED else None
+    told = complaint(value_of(line)) if line[:1] in _NESTED else None
     status = verdicts.inner_status(told, b'error"' in line) if told else 0
     return structs.replace(told, status=status) if told and status else None
 
@@ -260,7 +261,7 @@ def _not_an_answer(body: bytes, line: bytes) -> Verdict:
 def _refused(attempt: Attempt, reply: Reply) -> Outcome:
     """Any other status, with whatever its body says about it."""
     line, _, flags = read(reply.body, ANY)
-    told = (line and verdicts.complaint(value_of(line))) or Complaint(message=_page_text(reply.body, line))
+    told = (line and complaint(value_of(line))) or Complaint(message=_page_text(reply.body, line))
     return _complained(attempt, reply, told, reply.status, line, flags)
 
 
@@ -277,7 +278,7 @@ def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, li
         code=printable(told.code, 200),
         message=printable(told.message, MESSAGE) or f"HTTP {status}",
         wait=wait,
-        body=line or (excerpt(reply.body, EXCERPT) if reply.body.strip(BLANKS) else b""),
+        body=line or _kept(reply.body),
         request_id=_request_id(reply.headers, _body_id(line)),
         flags=flags + verdict.flags,
         timing=reply.timing,
@@ -294,6 +295,8 @@ def _weighed(attempt: Attempt, reply: Reply, told: Complaint, status: int, verdi
         kind = Kind.RATE_LIMITED
     if status < 500 and headers.get("x-should-retry", "").strip().lower() == "true" and kind in _REPEATABLE:
         kind = Kind.SERVER_ERROR
+    if status == 408 and reply.timing.reused:
+        kind = Kind.STALE  # the server gave up on an idle connection, not on this request
     if kind is Kind.LOADING:
         wait = LOADING_PAUSE if wait is None else wait
     return _parked(reply, told, wait) if kind is Kind.RATE_LIMITED else (kind, wait)
@@ -322,6 +325,8 @@ def _ours(attempt: Attempt, told: Complaint, verdict: Verdict) -> bool:
 
 def _worked(kind: Kind, status: int) -> bool:
     """Whether a server that answered with this error may have worked on the request, and may charge for it."""
+    if kind is Kind.STALE:
+        return False
     return status in {408, 424, 499} or (status >= 500 and kind in {Kind.SERVER_ERROR, Kind.GATEWAY} and status not in _UNREACHED)
 
 
@@ -338,7 +343,7 @@ def _faulted(attempt: Attempt, fault: Fault) -> Outcome:
         kind,
         fault.status,
         code=fault.cause.value,
-        message=printable(fault.detail, MESSAGE),
+        message=printable(fault.detail, MESSAGE) or fault.cause.value,
         request_id=_request_id(fault.headers),
         flags=("encoding",) if fault.cause is Cause.ENCODING else (),
         timing=fault.timing,
@@ -355,13 +360,19 @@ def _request_id(headers: Mapping[str, str], inside: object = None) -> str:
     for name in REQUEST_IDS:
         if found := headers.get(name):
             return found if found.isascii() and found.isprintable() and len(found) <= 200 else printable(found, 200)
-    return printable(str(inside), 200) if inside else ""
+    return printable(inside, 200) if isinstance(inside, str) else ""
 
 
 def _body_id(line: bytes) -> object:
     """The id an error body carries."""
     value = value_of(line) if b'"request_id"' in line or b'"id"' in line else None
     return (value.get("request_id") or value.get("id")) if isinstance(value, dict) else None
+
+
+def _kept(body: bytes) -> bytes:
+    """What is kept of a body that is no JSON: its beginning, as a string; empty when there is nothing to keep."""
+    text = body.strip(BLANKS)
+    return excerpt(text, EXCERPT) if text else b""
 
 
 def _page_title(body: bytes) -> str:

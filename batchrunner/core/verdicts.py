@@ -1,33 +1,22 @@
-"""What an error says: the shapes it comes in, and the words and numbers that tell one kind from another.
+"""What an error means: the words and numbers that tell one kind from another.
 
 Rules:
 
-1. Nobody keeps to one shape, so all known ones are tried, whoever answers; what is unknown is kept and judged by its status.
-2. Codes go before messages, and both before the status: a 429 is a throttle or an empty account, and only words tell which.
-3. Of two words the one that stops more counts: money, then access, then the model, then the request itself.
-4. A message may echo the prompt, so only its beginning is searched, and only for phrases nobody writes by chance.
-5. Plain HTTP lines have no vocabulary: their status alone counts, and what it says concerns the line, not the endpoint.
+1. Words go before the status: a 429 is a throttle or an empty account, and only words tell which.
+2. Of two words the one that stops more counts: money, then access, then the model, then the request itself.
+3. A message may echo the prompt, so only its beginning is searched, and only for phrases nobody writes by chance.
+4. Plain HTTP lines have no vocabulary: their status alone counts, and what it says concerns the line, not the endpoint.
 
-Source: the shapes and lists of `reference/wire.md` 1.4, 1.7 and 1.8, each collected from providers' pages and servers' code.
+Source: the lists of `reference/wire.md` 1.7 and 1.8, each collected from providers' pages and servers' code.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from batchrunner.core.complaint import Complaint
 from batchrunner.core.model import Kind, Route
-
-
-class Complaint(Struct, frozen=True, gc=False):
-    """What an error body says, whatever its shape."""
-
-    code: str = ""  # the provider's own code, or else its type
-    message: str = ""
-    words: tuple[str, ...] = ()  # every code, type, status and reason, in lower case
-    status: int = 0  # an HTTP status given inside the body; 0: none
-    delays: tuple[str, ...] = ()  # waits given inside the body, as durations
 
 
 class Verdict(Struct, frozen=True, gc=False):
@@ -41,102 +30,7 @@ class Verdict(Struct, frozen=True, gc=False):
     by_words: bool = False  # the body itself said so, not only the status
 
 
-_NAMES = ("code", "type", "status", "reason", "error_code", "error_type", "errcode", "__type")
-_WRAPPERS = ("error", "errors", "detail", "response", "header", "err", "choices")
-_MESSAGES = ("message", "msg", "error", "detail", "err", "error_msg", "error_message", "Message")
-_DEPTH = 5
-
-
-def complaint(value: object) -> Complaint | None:
-    """What a JSON value says as an error, in any of the known shapes; None: it says nothing of the sort."""
-    return _read(value, 0)
-
-
-def _read(value: object, depth: int) -> Complaint | None:
-    fields = _fields(value, depth)
-    if not fields:
-        return None
-    message = _message(fields)
-    sayings = [fields, *_details(fields)]
-    words = tuple(_word(said[name]) for said in sayings for name in _NAMES if isinstance(said.get(name), str))
-    codes = [text for name in _NAMES if isinstance(text := fields.get(name), str) and text and not text.isdecimal()]
-    status = next((number for name in ("code", "status", "status_code") if (number := _status(fields.get(name)))), 0)
-    code = codes[0] if codes else str(status or "")
-    told = Complaint(code, message, words, status, tuple(_delays(sayings)))
-    inner = _quoted(message, depth)
-    return _merged(told, inner) if inner else told
-
-
-def _fields(value: object, depth: int) -> Mapping[str, object]:
-    """The innermost object that carries an error's own fields; empty: there is none."""
-    if depth > _DEPTH:
-        return {}
-    if isinstance(value, str):
-        return {"message": value}
-    if isinstance(value, list):
-        return next((found for item in value[:8] if not isinstance(item, str) and (found := _fields(item, depth + 1))), {})
-    if not isinstance(value, dict):
-        return {}
-    for name in _WRAPPERS:
-        inside = value.get(name)
-        if isinstance(inside, dict | list) and (found := _fields(inside, depth + 1)):
-            return found
-    return value if _message(value) or (depth and any(value.get(name) for name in ("code", "type", "status"))) else {}
-
-
-def _message(fields: Mapping[str, object]) -> str:
-    text = next((text for name in _MESSAGES if isinstance(text := fields.get(name), str) and text), "")
-    where = fields.get("loc")
-    return f"{'.'.join(map(str, where))}: {text}" if text and isinstance(where, list) else text
-
-
-def _details(fields: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """The finer points beside a message: Google's and Anthropic's details, Azure's inner error."""
-    for name in ("details", "innererror"):
-        inside = fields.get(name)
-        yield from (item for item in (inside if isinstance(inside, list) else [inside]) if isinstance(item, dict))
-
-
-def _delays(sayings: list[Mapping[str, object]]) -> Iterator[str]:
-    for said in sayings:
-        if isinstance(delay := said.get("retryDelay"), str):
-            yield delay
-        if isinstance(seconds := said.get("estimated_time"), int | float):
-            yield f"{seconds:.3f}s"
-
-
-def _word(text: object) -> str:
-    return str(text).lower().rpartition("#")[2]
-
-
-def _status(value: object) -> int:
-    """A code that is really an HTTP status, as a number or as its digits."""
-    if isinstance(value, str) and len(value) == 3 and value.isdecimal():
-        value = int(value)
-    return value if isinstance(value, int) and 400 <= value <= 599 else 0
-
-
-def _quoted(message: str, depth: int) -> Complaint | None:
-    """What a relay's upstream said, where the relay passes it on as JSON within its own message."""
-    if depth > _DEPTH or message.lstrip()[:1] not in {"{", "["}:
-        return None
-    try:
-        return _read(json.loads(message), depth + 2)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _merged(outer: Complaint, inner: Complaint) -> Complaint:
-    return Complaint(
-        inner.code or outer.code,
-        inner.message or outer.message,
-        outer.words + inner.words,
-        outer.status or inner.status,
-        outer.delays + inner.delays,
-    )
-
-
-# Codes, types, statuses and reasons; and phrases of messages. In the order of rule 3.
+# Codes, types, statuses and reasons; and phrases of messages. In the order of rule 2.
 CODES: Mapping[Kind, frozenset[str]] = {
     Kind.QUOTA: frozenset(
         {

@@ -18,7 +18,8 @@ from email.utils import parsedate_to_datetime
 
 LONGEST = 32 * 86400.0
 _EPOCH = 1e9  # a reset from here on is a point in time, in seconds; a thousand times that, in milliseconds
-_LISTED = re.compile(r"[A-Za-z]{3,9},[^,]*|[^,]+")  # the comma after a weekday separates nothing
+# The comma after a weekday separates nothing.
+_LISTED = re.compile(r"\s*(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,[^,]*|[^,]+", re.IGNORECASE)
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
