@@ -207,7 +207,7 @@ class Transport:
         try:
             joined = address(self._base_url, path)
             url = URL(joined, encoded=True)
-            inside = url.origin() == self._origin and url.raw_user is None
+            inside = url.origin() == self._origin
         except ValueError:
             return self._origin, "the address is not valid"
         if not _PLACE.fullmatch(joined):

@@ -195,7 +195,7 @@ EXCHANGE: ContextVar[Exchange] = ContextVar("exchange")
 
 
 class Line(ResponseHandler):
-    """aiohttp's side of a connection, with four of its blind spots removed."""
+    """aiohttp's side of a connection, with its blind spots removed."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let a body know how it ended, and a stale connection be known as such.
@@ -218,8 +218,22 @@ class Line(ResponseHandler):
         transport = self.transport
         if transport is not None and transport.get_write_buffer_size():
             self.abort()
-        else:
-            super().close()
+            return
+        body = self._payload
+        super().close()
+        _orphan(body)
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        body = self._payload
+        super().abort()
+        _orphan(body)
+
+
+def _orphan(body: aiohttp.StreamReader | None) -> None:
+    """Wake who still reads a body whose connection we have closed: aiohttp would let it wait for ever."""
+    if body is not None and not body.is_eof() and body.exception() is None:
+        body.set_exception(aiohttp.ClientPayloadError("closed"))
 
 
 async def _nothing() -> Lease | None:
