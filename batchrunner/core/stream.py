@@ -91,13 +91,13 @@ class Assembler:
 
     def finish(self) -> Assembled:
         """What the events fed so far amount to."""
+        why = "an error came in the stream" if self._error else self._answer.missing()
         try:
             body = self._answer.body()
             text = b"" if body is None else write(body)
-            why = "an error came in the stream" if self._error else self._answer.missing()
-        except (ValueError, RecursionError):
+        except RecursionError:
             self._answer.flags.add("malformed_event")
-            text, why = b"", "the answer is nested too deeply"
+            text, why = b"", why or "the answer is nested too deeply"
         flags = self._answer.flags | ({"no_done"} if self._wants_done and not self._done and not why else set())
         return Assembled(text, not why, why, self._error, tuple(sorted(flags)))
 
