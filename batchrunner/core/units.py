@@ -7,7 +7,7 @@ import re
 
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PLAIN = re.compile(_NUMBER)
-_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
+_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m", "s", "ms")))
 _SPANS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 _SIZE = re.compile(_NUMBER + r" ?(?:([kmgt])(i?b)?|b)?", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"([kmg])?", re.IGNORECASE)
