@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind
-from batchrunner.meter import CheckReport, Ending, Gauges, Problem, Snapshot, summarise
+from batchrunner.meter import CheckReport, Report, Gauges, Problem, Snapshot, summarise
 from batchrunner.report import text
 
 JOB = text.Job(input="my input.jsonl", options=("-o", "out.jsonl"))
@@ -31,8 +31,8 @@ FULL = Snapshot(
 )
 
 
-def ending(snapshot: Snapshot, stopped: str = "", code: int = 0) -> Ending:
-    return Ending(summarise(snapshot, "jobs/my input.jsonl", stopped, code), snapshot, "out.jsonl", "out.errors.jsonl")
+def ending(snapshot: Snapshot, stopped: str = "", code: int = 0) -> Report:
+    return Report(summarise(snapshot, "jobs/my input.jsonl", stopped, code), snapshot, "out.jsonl", "out.errors.jsonl")
 
 
 # ---- figures ----
@@ -187,9 +187,7 @@ def test_opening() -> None:
 
 
 def test_stopping_says_what_another_signal_does() -> None:
-    assert (
-        text.stopping(256, 20.0) == "stopping: no new requests, waiting up to 20 s for 256 in flight (Ctrl-C again to drop them)"
-    )
+    assert text.stopping(256, 20.0) == "stopping: no new requests; 256 in flight may take 20 s more; again drops them"
 
 
 def test_status_of_an_open_job() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from batchrunner.core.model import Kind
-from batchrunner.meter import TIMEOUTS, CheckReport, Ending, Snapshot, Summary
+from batchrunner.meter import TIMEOUTS, CheckReport, Report, Snapshot, Summary
 
 WIDTH = 96
 WORDS: Mapping[Kind, str] = {
@@ -150,10 +150,10 @@ def opening(input: str, results: str, snapshot: Snapshot, simulated: bool = Fals
 
 def stopping(in_flight: int, grace: float) -> str:
     """What the first Ctrl-C says."""
-    return f"stopping: no new requests, waiting up to {grace:g} s for {in_flight} in flight (Ctrl-C again to drop them)"
+    return f"stopping: no new requests; {in_flight} in flight may take {grace:g} s more; again drops them"
 
 
-def final(ending: Ending, job: Job, quiet: bool = False) -> str:
+def final(ending: Report, job: Job, quiet: bool = False) -> str:
     """The last word on a run: verdict, what it took, what failed, what to type next."""
     summary, snapshot = ending.summary, ending.snapshot
     lines = [_stopped(summary, snapshot, job) if _is_open(summary) else _verdict(summary, snapshot)]
@@ -162,7 +162,7 @@ def final(ending: Ending, job: Job, quiet: bool = False) -> str:
     return "\n".join(lines)
 
 
-def status(ending: Ending, job: Job) -> str:
+def status(ending: Report, job: Job) -> str:
     """How a job stands on disk."""
     summary = ending.summary
     done = summary.total - summary.pending
@@ -211,7 +211,7 @@ def _stopped(summary: Summary, snapshot: Snapshot, job: Job) -> str:
     return f"{share}\n{counts} · continue: {job.command()}"
 
 
-def _facts(ending: Ending, job: Job) -> list[tuple[str, str]]:
+def _facts(ending: Report, job: Job) -> list[tuple[str, str]]:
     summary, snapshot = ending.summary, ending.snapshot
     used = summary.tokens
     tokens = f"{amount(used.input)} in · {amount(used.output)} out" if used.input or used.output else ""
@@ -253,7 +253,7 @@ def _ways_on(summary: Summary, snapshot: Snapshot, job: Job) -> list[tuple[str, 
     return [("next", f"{job.command('retry')}     the {number(hopeful)} that can succeed{other}")] if hopeful else []
 
 
-def _files(ending: Ending) -> str:
+def _files(ending: Report) -> str:
     bad = ending.errors if ending.summary.failed + ending.summary.invalid else ""
     return " · ".join(visible(part) for part in (ending.results, bad) if part)
 
