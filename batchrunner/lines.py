@@ -10,19 +10,18 @@ Rules:
 
 import gzip
 import importlib
-import io
 import os
 import re
 import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from msgspec import Struct
 
@@ -137,11 +136,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         head = file.read(4)
         file.seek(0)
         if head[:2] == b"\x1f\x8b":
-            with gzip.GzipFile(fileobj=file) as plain, io.BufferedReader(plain, _CHUNK) as lines:
-                yield lines
+            with gzip.GzipFile(fileobj=file) as plain:
+                yield cast(BinaryIO, plain)
         elif head == b"\x28\xb5\x2f\xfd":
-            with _zstd().ZstdFile(file) as plain, io.BufferedReader(plain, _CHUNK) as lines:
-                yield lines
+            with _zstd().ZstdFile(file) as plain:
+                yield plain
         else:
             yield file
 
@@ -195,14 +194,15 @@ def spool(stream: BinaryIO, path: Path, on_bytes: Callable[[int], object] = lamb
     FileError E404: it cannot be written. E406: the stream cannot be read.
     """
     part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
     try:
+        part.unlink(missing_ok=True)
         size = _pour(_pieces(stream), part, on_bytes)
         DISK.rename(part, path)
     except OSError as fault:
         raise FileError("E404", f"the input cannot be kept as {path}: {why(fault)}", "Make room, then start again.") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return size
 
 

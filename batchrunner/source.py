@@ -12,10 +12,13 @@ import asyncio
 import json
 import os
 import sys
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Self
 
 import msgspec
@@ -25,10 +28,11 @@ from batchrunner.core.model import Request, Result
 from batchrunner.core.policy import option
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
-from batchrunner.lines import MAX_LINE, PUT_BACK, read_lines, without_ending
+from batchrunner.lines import MAX_LINE, PUT_BACK, Oversized, read_lines, without_ending
 
 Block = list[Request | Result]
 Row = Mapping[str, object] | Request | bytes
+Read = Callable[[bytes | Oversized, int], Request | Result]
 
 BLOCK_LINES = 512
 BLOCK_BYTES = 256 * 1024
@@ -69,21 +73,17 @@ class Source:
         origins: Collection[str] = (),
         model: str = "",
     ) -> None:
-        self._path = Path(path)
-        self._intake = intake
-        self._done = done
-        self._origins = tuple(origins)
-        self._model = model
-        self._closed = False
-        self._blocks = self._read()
+        self._closed = Event()
+        self._blocks = _read(Path(path), intake, done, partial(parse, origins=tuple(origins), model=model), self._closed)
         self._thread = ThreadPoolExecutor(1, "batchrunner-source")
         self._ahead: asyncio.Future[Block | BatchError | None] | None = None
+        weakref.finalize(self, self._closed.set)  # whoever drops us unclosed does not leave the thread reading
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Block:
-        if self._closed:
+        if self._closed.is_set():
             raise StopAsyncIteration
         ahead = self._ahead or self._next()
         await asyncio.wait([ahead])  # unlike awaiting it, this leaves the block in place when we are cancelled
@@ -96,44 +96,42 @@ class Source:
 
     async def close(self) -> None:
         """Stop reading and close the file; a block that nobody took is dropped. Closing again does nothing."""
-        if self._closed:
+        if self._closed.is_set():
             return
-        self._closed = True
+        self._closed.set()
         closing = asyncio.get_running_loop().run_in_executor(self._thread, self._blocks.close)
         self._thread.shutdown(wait=False)
         await closing
 
     def _next(self) -> "asyncio.Future[Block | BatchError | None]":
-        self._ahead = asyncio.get_running_loop().run_in_executor(self._thread, self._step)
+        self._ahead = asyncio.get_running_loop().run_in_executor(self._thread, _step, self._blocks)
         return self._ahead
 
-    def _step(self) -> Block | BatchError | None:
-        """The next block; a fault is handed over like one, so that none is lost when nobody asks any more."""
-        try:
-            return next(self._blocks, None)
-        except BatchError as fault:
-            return fault
 
-    def _read(self) -> Generator[Block, None, None]:
-        """The blocks, in the thread. A line counts only after the file was seen to stand as it stood at the start."""
-        start, block, size = _standing(self._path), [], 0
-        for item, length in islice(self._items(), self._intake.limit or None):
-            block.append(item)
-            size += length
-            if size >= BLOCK_BYTES or len(block) == BLOCK_LINES:
-                _check(self._path, start)
-                yield block
-                block, size = [], 0
-        _check(self._path, start)
-        if block:
+def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
+    """The next block; a fault is handed over like one, so that it makes no noise when nobody asks any more."""
+    try:
+        return next(blocks, None)
+    except BatchError as fault:
+        return fault
+
+
+def _read(path: Path, intake: Intake, done: Callable[[int], bool], read: Read, closed: Event) -> Generator[Block, None, None]:
+    """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
+    start, block, size = _standing(path), [], 0
+    asked = ((line, raw) for line, raw in read_lines(path, intake.max_line) if closed.is_set() or not done(line))
+    for line, raw in islice(asked, intake.limit or None):
+        if closed.is_set():
+            return
+        block.append(read(raw, line))
+        size += len(raw) if isinstance(raw, bytes) else 0
+        if size >= BLOCK_BYTES or len(block) == BLOCK_LINES:
+            _check(path, start)
             yield block
-
-    def _items(self) -> Iterator[tuple[Request | Result, int]]:
-        for line, raw in read_lines(self._path, self._intake.max_line):
-            if self._closed:
-                return
-            if not self._done(line):
-                yield parse(raw, line, self._origins, self._model), len(raw) if isinstance(raw, bytes) else 0
+            block, size = [], 0
+    _check(path, start)
+    if block:
+        yield block
 
 
 def _standing(path: Path) -> os.stat_result | None:
