@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -20,20 +20,20 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Event, Request, Result
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.core.stopping import Stopping, reason_to_stop
-from batchrunner.engine import Chore, Engine, Hooks, Listener
+from batchrunner.core.stopping import Silence, Stopping, outage, reason_to_stop
+from batchrunner.engine import Chore, Deliver, Engine, Hooks, Listener
 from batchrunner.formats import parse
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
 from batchrunner.lines import read_lines
-from batchrunner.meter import CheckReport, Ending, Gauges, Meter, Problem, Snapshot, summarise
+from batchrunner.meter import CheckReport, Gauges, Meter, Problem, Report, Snapshot, summarise
 from batchrunner.settings import Settings
 from batchrunner.transport import Transport
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
 EXAMPLES = 20  # problems that `check` shows
-Deliver = Callable[[Result], Awaitable[None]]
+LISTEN_EVERY = 1.0
 
 
 class Run:
@@ -76,12 +76,12 @@ async def run(
     deliver: Deliver | None = None,
     watch: Watch = lambda run: (),
     environ: Mapping[str, str] = os.environ,
-) -> Ending:
+) -> Report:
     """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
     job = job or job_for(settings, reopen)
     meter = Meter(asyncio.get_running_loop().time())
     async with AsyncExitStack() as stack:
-        ending: Ending | None = None
+        ending: Report | None = None
         try:
             await job.open(meter)
             ways = doors(settings.service, environ)
@@ -89,7 +89,9 @@ async def run(
             job.redact = _redactor(ways)
             engine = _engine(settings, job, meter, endpoints, transports, hooks, listeners, deliver)
             view = Run(job, meter, engine, endpoints, any(way.simulated for way in ways))
-            await engine.run([*job.chores(), *_caps(settings.stopping, meter, engine), *watch(view)])
+            await engine.run(
+                [*job.chores(), *_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *watch(view)]
+            )
             ending = _ending(view)
         finally:
             await job.close(ending.summary if ending else None)
@@ -123,14 +125,14 @@ def check(settings: Settings) -> CheckReport:
     )
 
 
-def status(settings: Settings) -> Ending:
+def status(settings: Settings) -> Report:
     """How a job stands, from its files alone. Exit code 0 when all is done well, 1 with failures, 3 while something is to do."""
     standing, paths = standing_of(settings), paths_of(settings)
     meter = Meter(0.0, standing.total)
     meter.resume(standing.succeeded, failures(standing))
     snapshot = meter.snapshot(0.0)
     summary = summarise(snapshot, settings.input, exit_code=3 if standing.pending else 0)
-    return Ending(summary, snapshot, str(paths.results), str(paths.errors))
+    return Report(summary, snapshot, str(paths.results), str(paths.errors))
 
 
 async def _open_endpoints(
@@ -211,11 +213,26 @@ def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:
     return [Chore(stopping.max_time, over)] if stopping.max_time else []
 
 
-def _ending(view: Run) -> Ending:
+def _outage(stopping: Stopping, engine: Engine) -> list[Chore]:
+    """Whether anybody answers at all, asked each second. While an attempt is under way there may yet be an answer."""
+    silence = Silence()
+
+    async def judge() -> None:
+        if not engine.scheduler.in_flight:
+            silent = silence.seconds(asyncio.get_running_loop().time())
+            engine.drain_if(outage(stopping, silent, silence.ever, silence.said))
+
+    if not stopping.max_outage:
+        return []
+    engine.listeners.append(silence)
+    return [Chore(LISTEN_EVERY, judge)]
+
+
+def _ending(view: Run) -> Report:
     """The end in figures. A run whose last request ended while it was being stopped has simply ended."""
     job, stopped = view.job, view.engine.stopping
     if not view.engine.scheduler.open and view.engine.fed:
         view.meter.total, stopped = view.meter.total or view.snapshot().done, ""
     exit_code = 128 + view.signal if stopped and view.signal else 0
     snapshot = view.snapshot()
-    return Ending(summarise(snapshot, job.name, stopped, exit_code), snapshot, job.results, job.errors)
+    return Report(summarise(snapshot, job.name, stopped, exit_code), snapshot, job.results, job.errors)

@@ -16,7 +16,7 @@ Rules:
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -29,6 +29,8 @@ from batchrunner.errors import BatchError
 
 Review = Callable[[Attempt, Phase, float], float]
 Listener = Callable[[Event], None]
+Deliver = Callable[[Result], Awaitable[None]]
+READ_AHEAD = 256  # results that wait for a reader before the run does
 
 
 class Transport(Protocol):
@@ -53,10 +55,11 @@ class Chore(Struct, frozen=True):
 
 
 class Hooks(Struct, frozen=True):
-    """What the user of the library may change on the way. Plain functions, sync or async, already made awaitable."""
+    """What the user of the library may do on the way."""
 
-    prepare: Callable[[Request], Awaitable[Request]] | None = None
-    judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None
+    prepare: Callable[[Request], Awaitable[Request]] | None = None  # before the first sending
+    judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None  # before an attempt is settled
+    notice: Callable[[Event], Awaitable[None]] | None = None  # after something was settled
 
 
 class Engine:
@@ -241,20 +244,22 @@ class Engine:
         if isinstance(verdict, Result):
             await self._deliver(verdict, attempt, outcome)
             return
-        self._tell(Event(now, attempt, outcome))
+        await self._tell(Event(now, attempt, outcome))
         self._wake_lanes()
         if not self.stopping and self.scheduler.stopped:
             self.drain(self.scheduler.stopped)
 
     async def _deliver(self, result: Result, attempt: Attempt | None = None, outcome: Outcome | None = None) -> None:
         await self._sink.put(result)
-        self._tell(Event(self._clock(), attempt, outcome, result))
+        await self._tell(Event(self._clock(), attempt, outcome, result))
         if self.scheduler.roomy:
             self._room.set()
 
-    def _tell(self, event: Event) -> None:
+    async def _tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
+        if self._hooks.notice:
+            await self._hooks.notice(event)
 
     def _wake_lanes(self) -> None:
         for wake in self._wakes.values():
@@ -285,3 +290,25 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def streamed(start: Callable[[Deliver], Awaitable[object]]) -> AsyncGenerator[Result, None]:
+    """The results that `start` delivers, as they come; a slow reader slows the run. Closing it cancels the run, in order."""
+    queue: asyncio.Queue[Result | BaseException | None] = asyncio.Queue(READ_AHEAD)
+
+    async def produce() -> None:
+        last: BaseException | None = None
+        try:
+            await start(queue.put)
+        except Exception as error:  # noqa: BLE001 - it is raised where the results are read
+            last = error
+        await queue.put(last)
+
+    task = asyncio.get_running_loop().create_task(produce())
+    try:
+        while isinstance(item := await queue.get(), Result):
+            yield item
+        if item:
+            raise item
+    finally:
+        await _end([task])

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from batchrunner import batch
 from batchrunner.batch import Run
-from batchrunner.engine import Chore
-from batchrunner.job import Reopen
-from batchrunner.meter import Ending
-from batchrunner.progress import PERIOD, Progress, key_values
+from batchrunner.engine import Chore, Deliver, Hooks
+from batchrunner.job import Job, Reopen
+from batchrunner.meter import Report
+from batchrunner.progress import PERIOD, Progress, block
 from batchrunner.report import text
 from batchrunner.settings import Settings
 
@@ -27,9 +27,9 @@ T = TypeVar("T")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-def execute(settings: Settings, *, reopen: Reopen | None = None) -> Ending:
+def execute(settings: Settings, *, reopen: Reopen | None = None) -> Report:
     """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
-    return run_loop(_execute(settings, reopen))
+    return run_loop(present(settings, reopen=reopen, signals=True))
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -73,14 +73,24 @@ class Ladder:
             for number in SIGNALS:
                 if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
                     loop.add_signal_handler(number, self.step, number)
-            loop.add_signal_handler(signal.SIGUSR1, lambda: self._note(key_values(self._run.snapshot())))
+            loop.add_signal_handler(signal.SIGUSR1, lambda: self._note(block(self._run.snapshot())))
 
 
-async def _execute(settings: Settings, reopen: Reopen | None) -> Ending:
+async def present(
+    settings: Settings,
+    job: Job | None = None,
+    *,
+    reopen: Reopen | None = None,
+    hooks: Hooks = Hooks(),
+    deliver: Deliver | None = None,
+    signals: bool = False,
+) -> Report:
+    """Run a job and show it as `settings.display` says; with `signals` obey those of the process."""
     progress = Progress(settings.display, settings.input)
 
     def watch(run: Run) -> Sequence[Chore]:
-        Ladder(run, settings.stopping.grace, progress.note).attach()
+        if signals:
+            Ladder(run, settings.stopping.grace, progress.note).attach()
         progress.note(text.opening(run.job.name, run.job.results, run.snapshot(), run.simulated))
 
         async def draw() -> None:
@@ -89,6 +99,6 @@ async def _execute(settings: Settings, reopen: Reopen | None) -> Ending:
         return [Chore(PERIOD, draw)]
 
     try:
-        return await batch.run(settings, reopen=reopen, listeners=[progress], watch=watch)
+        return await batch.run(settings, job, reopen=reopen, hooks=hooks, listeners=[progress], deliver=deliver, watch=watch)
     finally:
         progress.close()

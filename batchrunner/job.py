@@ -42,6 +42,7 @@ from batchrunner.standing import Standing
 
 STDIN = STDOUT = "-"
 Reopen = Callable[[str], bool]
+Rows = Iterable[Row] | AsyncIterable[Row]
 Redact = Callable[[bytes], bytes]
 CHECKPOINT_EVERY = 10.0
 ROOM_EVERY = 10.0
@@ -72,14 +73,18 @@ class Job(Protocol):
 
 
 class FileJob:
-    """Results and errors go to the journal; the same job again continues. `reopen` says which failures are asked again."""
+    """Results and errors go to the journal; the same job again continues. `reopen` says which failures are asked again.
 
-    def __init__(self, settings: Settings, reopen: Reopen | None = None) -> None:
+    `rows` take the place of the input file; like stdin they are kept in the run folder, so that they can be compared.
+    """
+
+    def __init__(self, settings: Settings, reopen: Reopen | None = None, rows: Rows | None = None) -> None:
         self.redact: Redact | None = None
         self._settings = settings
         self._reopen = reopen
+        self._rows = rows
         self.paths = paths_of(settings)
-        self.name = settings.input
+        self.name = settings.input if rows is None else "requests"
         self.results, self.errors = str(self.paths.results), str(self.paths.errors)
         self._stack = ExitStack()
         self._standing: Standing
@@ -93,7 +98,9 @@ class FileJob:
         if settings.fresh:
             retire(self.paths, settings)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
-        if settings.input == STDIN:
+        if self._rows is not None:
+            await keep_rows(self._rows, self.paths.input)
+        elif settings.input == STDIN:
             await asyncio.to_thread(spool, sys.stdin.buffer, self.paths.input)
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
         self._evidence = evidence_of(self._journal, settings)
@@ -158,7 +165,7 @@ class FileJob:
             least = self._settings.durability.min_free // 2**20
             raise FileError(
                 "E404",
-                f"less than {least} MiB are left on the disk of {self.results}; stopped before paying for answers that fit nowhere",
+                f"less than {least} MiB are left on the disk of {self.results}; stopped before paying for more",
                 "make room, then run the same command again; or allow less: --min-free SIZE",
             )
 
@@ -212,7 +219,7 @@ class PipeJob:
 class MemoryJob:
     """Requests of a library user, results only for those who listen."""
 
-    def __init__(self, requests: "str | os.PathLike[str] | Iterable[Row] | AsyncIterable[Row]", settings: Settings) -> None:
+    def __init__(self, requests: str | os.PathLike[str] | Rows, settings: Settings) -> None:
         self.redact: Redact | None = None
         self.name = str(requests) if isinstance(requests, str | os.PathLike) else "requests"
         self.results, self.errors = "", ""
@@ -256,6 +263,46 @@ KINDS = frozenset(Kind)
 def job_for(settings: Settings, reopen: Reopen | None = None) -> Job:
     """The job that the settings describe."""
     return PipeJob(settings) if settings.output == STDOUT else FileJob(settings, reopen)
+
+
+async def keep_rows(rows: Rows, path: Path) -> None:
+    """Write the rows of an iterable as an input file, in one step. UsageError E203 for a row that is no JSON."""
+    partial_path = path.with_name(f"{path.name}.part")
+    partial_path.unlink(missing_ok=True)
+    fd = DISK.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    number = 0
+    try:
+        async for row in as_they_come(rows):
+            number += 1
+            write_all(DISK, fd, line_of(row, number))
+    except OSError as error:
+        raise FileError("E404", f"the requests cannot be kept in {path}: {why(error)}", "make room, then start again") from None
+    finally:
+        DISK.close(fd)
+    DISK.rename(partial_path, path)
+
+
+async def as_they_come(rows: Rows) -> AsyncIterator[Row]:
+    """One way to walk both kinds of iterable."""
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            yield row
+    else:
+        for row in rows:
+            yield row
+
+
+def line_of(row: Row, number: int) -> bytes:
+    """A row as a line of an input file."""
+    if isinstance(row, bytes):
+        return row.rstrip(b"\r\n") + b"\n"
+    if isinstance(row, Request):
+        body = {"body": msgspec.Raw(row.body)} if row.body else {}
+        row = {"custom_id": row.id, "method": row.method, "url": row.path, **body}
+    try:
+        return msgspec.json.encode(row) + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError("E203", f"request {number} cannot be written as JSON: {error}", "use plain JSON values only") from None
 
 
 def paths_of(settings: Settings) -> Paths:

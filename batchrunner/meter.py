@@ -10,6 +10,7 @@ Rules:
 """
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -134,7 +135,7 @@ class Summary(Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
 
-class Ending(Struct, frozen=True):
+class Report(Struct, frozen=True):
     """How a run stands when it is over, or when somebody asks: the summary, and the figures behind it."""
 
     summary: Summary
@@ -143,9 +144,28 @@ class Ending(Struct, frozen=True):
     errors: str = ""
 
     @property
+    def ok(self) -> bool:
+        """Whether every line of the job has a good answer."""
+        return self.summary.exit_code == 0
+
+    @property
+    def succeeded(self) -> int:
+        """Lines with a good answer."""
+        return self.summary.succeeded
+
+    @property
+    def failed(self) -> int:
+        """Lines that failed for good, invalid ones included."""
+        return self.summary.failed + self.summary.invalid
+
+    @property
     def exit_code(self) -> int:
         """What the process returns."""
         return self.summary.exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """`summary.json` as a dict."""
+        return cast("dict[str, Any]", msgspec.to_builtins(self.summary))
 
 
 class Problem(Struct, frozen=True):
@@ -273,7 +293,7 @@ class Meter:
         self._tokens_out += usage.output
         return usage.output
 
-    def snapshot(self, now: float, gauges: Gauges = Gauges()) -> Snapshot:  # noqa: B008 - frozen
+    def snapshot(self, now: float, gauges: Gauges = Gauges()) -> Snapshot:
         """All figures at `now`."""
         spread, worked, waited = self._latency()
         finished, tokens = self._minute.sums(now)

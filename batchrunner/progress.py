@@ -83,8 +83,8 @@ class Progress:
         self._safely(lambda: self._log(snapshot) if self.mode == "log" else self._draw(snapshot))
 
     def note(self, line: str) -> None:
-        """One or more lines above the bar, unless the user wants quiet."""
-        if not self._display.quiet:
+        """One or more lines above the bar, if anything is shown at all."""
+        if self.mode != "none":
             self._safely(lambda: self._write(line))
 
     def __call__(self, event: Event) -> None:

@@ -15,7 +15,7 @@ import batchrunner
 from batchrunner import cli, usage
 from batchrunner.core.model import Kind
 from batchrunner.errors import BatchError, FileError, StopError
-from batchrunner.meter import CheckReport, Ending, Snapshot, summarise
+from batchrunner.meter import CheckReport, Report, Snapshot, summarise
 from batchrunner.settings import OPTIONS, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -31,13 +31,13 @@ class Batch(types.ModuleType):
         self.snapshot = Snapshot(total=2, succeeded=2, seconds=1.0)
         self.error: BaseException | None = None
 
-    def execute(self, settings: Settings, *, reopen: Callable[[str], bool] | None = None) -> Ending:
+    def execute(self, settings: Settings, *, reopen: Callable[[str], bool] | None = None) -> Report:
         self.settings, self.reopen = settings, reopen
         if self.error:
             raise self.error
-        return Ending(summarise(self.snapshot, settings.input), self.snapshot, "a.results.jsonl", "a.errors.jsonl")
+        return Report(summarise(self.snapshot, settings.input), self.snapshot, "a.results.jsonl", "a.errors.jsonl")
 
-    def status(self, settings: Settings) -> Ending:
+    def status(self, settings: Settings) -> Report:
         return self.execute(settings)
 
     def check(self, settings: Settings) -> CheckReport:

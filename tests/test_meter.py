@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchrunner.core.histogram import Histogram, LastMinute
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route, Timing, Usage
-from batchrunner.meter import CheckReport, Ending, Gauges, Meter, Snapshot, Summary, Tokens, summarise
+from batchrunner.meter import CheckReport, Report, Gauges, Meter, Snapshot, Summary, Tokens, summarise
 
 REQUEST = Request(line=1, id="a", digest="d", route=Route.CHAT, path="/v1/chat/completions")
 PATIENCE = Deadlines(1.0, 1.0, 1.0, 1.0)
@@ -206,7 +206,7 @@ def test_summary_json_is_the_one_of_the_design() -> None:
 )
 def test_exit_code_of_a_summary(snapshot: Snapshot, stopped: str, given_code: int, code: int) -> None:
     found = summarise(snapshot, "a", stopped, given_code)
-    assert found.exit_code == Ending(found).exit_code == code
+    assert found.exit_code == Report(found).exit_code == code
     assert found.stopped == (stopped or None)
 
 

@@ -41,12 +41,7 @@ TOP_LEVEL = {
     "CONTRIBUTING.md",
     "llms.txt",
 }
-# A room may import the rooms named here and core; core imports only core. What is absent may import core and errors only.
-SHELL = {
-    "__main__": {"cli"},
-    "cli": {"settings", "batch", "report", "report.text", "errors"},
-    "batch": {"*"},
-}
+ASYNCIO_NAMES = {"data_received"}  # asyncio.Protocol gave it
 
 
 def name_of(path: Path) -> str:
@@ -131,6 +126,8 @@ def test_names_are_of_the_field() -> None:
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                if node.name in ASYNCIO_NAMES:
+                    continue
                 words = set(re.findall(r"[A-Z]?[a-z]+", node.name.replace("_", " ")))
                 assert not {word.lower() for word in words} & FORBIDDEN_WORDS, f"{path.name}: {node.name}"
         assert not set(path.stem.split("_")) & FORBIDDEN_WORDS

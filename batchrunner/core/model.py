@@ -8,7 +8,7 @@ Rules:
 3. Seconds are floats on a monotonic clock; sizes are bytes; header names are lower case.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -272,11 +272,11 @@ class Result(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """One settled attempt, for listeners. `result` is None when the request is sent again."""
+    """Something settled, for listeners: an attempt (`result` is None: its request is sent again), or a line that needed none."""
 
     at: float
-    attempt: Attempt
-    outcome: Outcome
+    attempt: Attempt | None
+    outcome: Outcome | None
     result: Result | None = None
 
 
@@ -313,7 +313,7 @@ def _first_choice(answer: _Answer) -> str:
     return choice.text or (_joined(choice.message.content) if choice.message else "")
 
 
-_TEXT = {
+_TEXT: Mapping[Route, Callable[[_Answer], str]] = {
     Route.CHAT: _first_choice,
     Route.COMPLETIONS: _first_choice,
     Route.RESPONSES: lambda answer: "".join(_joined(item.content) for item in answer.output),

@@ -228,8 +228,8 @@ class Scheduler:
         self, entry: _Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = ""
     ) -> Result:
         request = entry.request
-        if entry.spent.kills:
-            self._patience_for(attempt.endpoint, request, attempt.stream).forget(request)
+        for patience in self._patience.values() if entry.spent.kills else ():
+            patience.forget(request)
         error = None
         if outcome.kind is not Kind.OK:
             message = f"{outcome.message} (gave up after {why})" if why else outcome.message
@@ -250,4 +250,4 @@ class Scheduler:
         )
 
 
-KILLS = frozenset({Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
+KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})

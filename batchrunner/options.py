@@ -1,0 +1,46 @@
+"""The settings as keywords, for editors and type checkers. `tests/test_runner.py` holds it to `settings.OPTIONS`."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+Duration = float | str  # seconds, or 30s, 2m, 1h30m
+Size = int | str  # bytes, or 64MiB
+
+
+class Options(TypedDict, total=False):
+    """Every setting of the command line under the same name. What is not given comes from environment and files, as there."""
+
+    config: str
+    fresh: bool
+    changed: Literal["refuse", "rerun", "keep"]
+    limit: int
+    max_line: Size
+    sync: Literal["none", "interval", "always"]
+    min_free: Size
+    spill_dir: str
+    strict_openai: bool
+    base_url: str | Sequence[str]
+    api_key_env: str
+    model: str
+    header: Sequence[str]
+    allow_insecure: bool
+    proxy: str
+    ca_bundle: str
+    keepalive: Duration
+    max_response: Size
+    concurrency: int | Literal["auto"]
+    max_concurrency: int
+    timeout: Duration | Literal["auto"]
+    max_timeout: Duration
+    connect_timeout: Duration
+    first_byte_timeout: Duration | Literal["auto"]
+    idle_timeout: Duration | Literal["auto"]
+    max_attempts: int
+    max_time: Duration
+    max_failures: int | str
+    max_outage: Duration
+    grace: Duration
+    display: Literal["auto", "full", "plain", "log", "none"]
+    quiet: bool
+    verbose: bool
+    json: bool

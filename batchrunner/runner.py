@@ -1,0 +1,229 @@
+"""The library: the same engine for Python, with results as values and hooks as plain functions.
+
+Rules:
+
+1. No exception per row: a request that fails is a `Result` with an `error`. What stops a whole run is a `BatchError`.
+2. Options have the names of the command line (`--max-time` is `max_time`), and what is not given comes from the same places.
+3. Nothing is printed unless `display` is given. Closing, cancelling or leaving a stream ends its run in order.
+"""
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import aclosing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, cast
+
+import msgspec
+
+from batchrunner import origins
+from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner.engine import Deliver, Hooks, streamed
+from batchrunner.foreground import present, run_loop
+from batchrunner.job import STDIN, FileJob, Job, MemoryJob
+from batchrunner.meter import Report
+from batchrunner.options import Options
+from batchrunner.settings import Settings
+from batchrunner.source import Row
+
+T = TypeVar("T")
+Requests = str | os.PathLike[str] | Iterable[Row] | AsyncIterable[Row]
+Verdict = Kind | str | None
+Prepare = Callable[[Request], Request | Awaitable[Request]]
+Validate = Callable[[Result], object]
+Classify = Callable[[Attempt, Outcome], Verdict | Awaitable[Verdict]]
+OnEvent = Callable[[Event], object]
+
+
+class Runner:
+    """Runs requests with one set of options and hooks. Safe to use for several jobs at once, in any running loop.
+
+    The hooks are plain functions, sync or async:
+
+    - `prepare(request) -> Request`: before a request is first sent.
+    - `validate(result) -> bool`: of a good answer; False or an exception makes it `invalid_output`, which is asked again.
+    - `classify(attempt, outcome) -> Kind | None`: another verdict on an attempt, by the name of a kind; None keeps ours.
+    - `on_event(event)`: after each settled attempt. Its exceptions are ignored.
+
+    Raises UsageError (E001, E002) for an option that does not exist or fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoints: Iterable[str] = (),
+        prepare: Prepare | None = None,
+        validate: Validate | None = None,
+        classify: Classify | None = None,
+        on_event: OnEvent | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        urls = tuple(endpoints)
+        if urls:
+            options["base_url"] = urls
+        self._options = options
+        self._hooks = _hooks(prepare, validate, classify, on_event)
+        self._streams: dict[object, AsyncGenerator[Result, None]] = {}  # held, so that none is collected half-way
+        self._settings("")  # a bad option is refused here, not at the first request
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for stream in list(self._streams.values()):
+            await stream.aclose()
+        self._streams.clear()
+
+    async def run(self, input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Report:  # noqa: A002
+        """Run a file to its end, as the command line does: results beside it or in `output`, the same call again continues.
+
+        Raises BatchError: UsageError before anything is sent, FileError when a file of ours fails. Cancelling flushes first.
+        """
+        return await present(self._settings(input, output), hooks=self._hooks)
+
+    def stream(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> AsyncGenerator[Result, None]:
+        """Results as they arrive, in the order of their arrival.
+
+        `requests` is the path of a file, or an iterable or async iterable of input lines: dicts, raw bytes or `Request`s.
+        With `output` they are also kept there, and the same call again yields only what is missing; without it nothing is
+        kept. A slow reader slows the run. Raises BatchError like `run`. Leaving the runner ends what still runs.
+        """
+        settings = self._settings(requests if isinstance(requests, str | os.PathLike) else STDIN, output)
+        key = object()
+        self._streams[key] = stream = self._stream(key, settings, _job(requests, settings, output is not None))
+        return stream
+
+    async def _stream(self, key: object, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
+        async def start(deliver: Deliver) -> object:
+            return await present(settings, job, hooks=self._hooks, deliver=deliver)
+
+        try:
+            async with aclosing(streamed(start)) as results:
+                async for result in results:
+                    yield result
+        finally:
+            self._streams.pop(key, None)
+
+    async def gather(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> list[Result]:
+        """All results as a list in the order of the requests."""
+        results = [result async for result in self.stream(requests, output)]
+        return sorted(results, key=lambda result: result.request.line)
+
+    def _settings(self, requests: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Settings:
+        given: dict[str, Any] = {"display": "none", **self._options, "input": requests}
+        if output is not None:
+            given["output"] = output
+        return origins.resolve(given, os.environ, Path(), origins.user_file(os.environ), origins.ARGUMENT).settings
+
+
+async def run(input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Unpack[Options]) -> Report:  # noqa: A002
+    """Run a file of requests to its end. See `Runner.run`; options are those of the command line."""
+    return await Runner(**options).run(input, output)
+
+
+async def gather(requests: Requests, **options: Unpack[Options]) -> list[Result]:
+    """Send all requests and return their results in the same order. See `Runner.stream` for what a request may be."""
+    return await Runner(**options).gather(requests)
+
+
+def run_sync(input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Unpack[Options]) -> Report:  # noqa: A002
+    """`run` for code that is not async. Works where a loop is running already, as in a notebook: then in a thread of its own."""
+    runner = Runner(**options)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run_loop(runner.run(input, output))
+    return _in_thread(lambda: run_loop(runner.run(input, output)))
+
+
+def chat(text: str, *, model: str, id: str | None = None, **body: Any) -> dict[str, Any]:  # noqa: A002 - the field's word
+    """An input line that asks a chat model one question; `body` adds fields of the API, such as `temperature`."""
+    messages = [{"role": "user", "content": text}]
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": {"model": model, "messages": messages, **body}}
+    return line if id is None else {"custom_id": id, **line}
+
+
+def _job(requests: Requests, settings: Settings, kept: bool) -> Job:
+    if not kept:
+        return MemoryJob(requests, settings)
+    return FileJob(settings) if isinstance(requests, str | os.PathLike) else FileJob(settings, rows=requests)
+
+
+def _in_thread(work: Callable[[], T]) -> T:
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=target, name="batchrunner")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+# ---- hooks ----
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _hooks(prepare: Prepare | None, validate: Validate | None, classify: Classify | None, on_event: OnEvent | None) -> Hooks:
+    async def prepared(request: Request) -> Request:
+        return cast("Request", await _awaited(prepare(request))) if prepare else request
+
+    async def judged(attempt: Attempt, outcome: Outcome) -> Outcome:
+        if classify:
+            outcome = await _classified(classify, attempt, outcome)
+        return await _validated(validate, attempt, outcome) if validate and outcome.kind is Kind.OK else outcome
+
+    async def noticed(event: Event) -> None:
+        with suppress(Exception):  # an onlooker has no say in the run
+            await _awaited(on_event(event) if on_event else None)
+
+    return Hooks(
+        prepare=prepared if prepare else None,
+        judge=judged if classify or validate else None,
+        notice=noticed if on_event else None,
+    )
+
+
+async def _classified(classify: Classify, attempt: Attempt, outcome: Outcome) -> Outcome:
+    try:
+        said = await _awaited(classify(attempt, outcome))
+        return outcome if said is None else msgspec.structs.replace(outcome, kind=Kind(said), final=False)
+    except Exception as error:  # noqa: BLE001 - it fails one line, not the run
+        return _blamed(outcome, Kind.HOOK, f"classify raised {type(error).__name__}: {error}")
+
+
+async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> Outcome:
+    request = attempt.request
+    result = Result(
+        request=request,
+        kind=Kind.OK,
+        status=outcome.status,
+        body=outcome.body,
+        request_id=outcome.request_id,
+        attempts=attempt.number,
+        endpoint=attempt.endpoint,
+        usage=outcome.usage,
+        flags=outcome.flags,
+    )
+    try:
+        passed, why = bool(await _awaited(validate(result))), "validate returned False"
+    except Exception as error:  # noqa: BLE001 - an exception is a way to say no
+        passed, why = False, f"validate raised {type(error).__name__}: {error}"
+    return outcome if passed else _blamed(outcome, Kind.INVALID_OUTPUT, why)
+
+
+def _blamed(outcome: Outcome, kind: Kind, why: str) -> Outcome:
+    return msgspec.structs.replace(outcome, kind=kind, code="E501" if kind is Kind.HOOK else "", message=why, billed=True)

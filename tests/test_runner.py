@@ -1,0 +1,224 @@
+"""The library, as its users call it: against the embedded endpoint, in a running loop, with every hook."""
+
+import asyncio
+import json
+import typing
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batchrunner
+from batchrunner import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner.options import Options
+from batchrunner.settings import OPTIONS
+from batchrunner.simulator import Profile, Simulator
+
+
+def lines(count: int) -> list[dict[str, Any]]:
+    return [batchrunner.chat(f"question {n} of many", model="m", id=f"q-{n}") for n in range(count)]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["custom_id"] for line in path.read_text().splitlines()]
+
+
+async def test_gather_keeps_the_order_of_the_requests() -> None:
+    results = await batchrunner.gather(lines(50), base_url="simulated")
+    assert [result.id for result in results] == [f"q-{n}" for n in range(50)]
+    assert all(result.ok and result.text.startswith(f"question {n} of") for n, result in enumerate(results))
+    assert all(result.usage and result.usage.output > 0 for result in results)
+
+
+async def test_stream_takes_async_iterables_and_yields_as_answers_come() -> None:
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for row in lines(20):
+            yield row
+
+    seen = set()
+    async with batchrunner.Runner(base_url="simulated") as runner:
+        async for result in runner.stream(rows()):
+            seen.add(result.id)
+    assert len(seen) == 20
+
+
+async def test_a_bad_row_is_a_result_not_an_exception() -> None:
+    rows = [*lines(2), {"custom_id": "bad"}, {"custom_id": "worse", "url": "/v1/chat/completions", "body": object()}]
+    results = await batchrunner.gather(rows, base_url="simulated")
+    assert [result.ok for result in results] == [True, True, False, False]
+    assert all(result.error and result.error.kind is Kind.INVALID and result.error.hint for result in results[2:])
+
+
+async def test_run_keeps_results_beside_the_file_and_continues(tmp_path: Path) -> None:
+    job = written(tmp_path / "in.jsonl", lines(30))
+    report = await batchrunner.run(job, base_url="simulated", limit=10)
+    assert (report.succeeded, report.summary.pending, report.exit_code) == (10, 20, 0)
+    report = await batchrunner.run(job, base_url="simulated")
+    assert (report.ok, report.succeeded, report.failed, report.summary.resumed) == (True, 30, 0, 10)
+    assert sorted(ids(tmp_path / "in.results.jsonl")) == sorted(f"q-{n}" for n in range(30))
+    assert report.to_dict()["total"] == 30
+
+
+async def test_stream_with_an_output_yields_only_what_is_missing(tmp_path: Path) -> None:
+    async with batchrunner.Runner(base_url="simulated") as runner:
+        first = [result.id async for result in runner.stream(lines(10), output=tmp_path / "out.jsonl")]
+        second = [result.id async for result in runner.stream(lines(15), output=tmp_path / "out.jsonl")]
+    assert len(first) == 10
+    assert sorted(second) == [f"q-{n}" for n in range(10, 15)]
+    assert len(ids(tmp_path / "out.jsonl")) == 15
+
+
+async def test_requests_made_by_prepare_can_be_kept_and_continued(tmp_path: Path) -> None:
+    async with batchrunner.Runner(base_url="simulated") as runner:
+        requests = [result.request for result in await runner.gather(lines(3))]
+        kept = [result.id async for result in runner.stream(requests, output=tmp_path / "out.jsonl")]
+        again = [result.id async for result in runner.stream(requests, output=tmp_path / "out.jsonl")]
+    assert sorted(kept) == ["q-0", "q-1", "q-2"]
+    assert again == []
+
+
+def test_run_sync_without_a_loop(tmp_path: Path) -> None:
+    assert batchrunner.run_sync(written(tmp_path / "in.jsonl", lines(5)), base_url="simulated").ok
+
+
+async def test_run_sync_inside_a_running_loop(tmp_path: Path) -> None:
+    assert batchrunner.run_sync(written(tmp_path / "in.jsonl", lines(5)), base_url="simulated").ok
+
+
+async def test_two_runs_at_once(tmp_path: Path) -> None:
+    jobs = [written(tmp_path / f"{name}.jsonl", lines(40)) for name in "ab"]
+    reports = await asyncio.gather(*(batchrunner.run(job, base_url="simulated") for job in jobs))
+    assert [report.succeeded for report in reports] == [40, 40]
+
+
+async def test_cancelling_keeps_what_is_done_and_propagates(tmp_path: Path) -> None:
+    job = written(tmp_path / "in.jsonl", lines(200))
+    enough = asyncio.Event()
+
+    def count(event: Event) -> None:
+        if event.result and (tmp_path / "in.results.jsonl").read_bytes().count(b"\n") >= 20:
+            enough.set()
+
+    async with Simulator(Profile(median=0.02)) as simulator:
+        runner = batchrunner.Runner(base_url=simulator.url, concurrency=4, on_event=count)
+        task = asyncio.ensure_future(runner.run(job))
+        await enough.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        done = ids(tmp_path / "in.results.jsonl")
+        assert 20 <= len(done) < 200
+        report = await batchrunner.run(job, base_url=simulator.url)
+    assert (report.succeeded, report.summary.resumed) == (200, len(done))
+    assert len(set(ids(tmp_path / "in.results.jsonl"))) == 200
+
+
+async def test_leaving_a_stream_early_ends_its_run() -> None:
+    async with Simulator(Profile(median=0.005)) as simulator:
+        async with batchrunner.Runner(base_url=simulator.url, concurrency=4) as runner:
+            async for _result in runner.stream(lines(5000)):
+                break
+        assert simulator.stats()["requests"] < 2000
+
+
+async def test_a_slow_reader_slows_the_run() -> None:
+    async with Simulator() as simulator, batchrunner.Runner(base_url=simulator.url, concurrency=8) as runner:
+        stream = runner.stream(lines(3000))
+        await anext(stream)
+        for _ in range(2000):  # the run goes on as far as it can without us
+            await asyncio.sleep(0)
+        before = simulator.stats()["requests"]
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        assert simulator.stats()["requests"] == before < 1000
+        await stream.aclose()
+
+
+async def test_prepare_changes_what_is_sent() -> None:
+    async def prepare(request: Request) -> Request:
+        import msgspec
+
+        return msgspec.structs.replace(request, body=request.body.replace(b"question", b"riddle"))
+
+    (result,) = await batchrunner.Runner(base_url="simulated", prepare=prepare).gather(lines(1))
+    assert result.text.startswith("riddle 0 of")
+
+
+async def test_validate_asks_again_and_keeps_the_answer_that_failed() -> None:
+    asked: list[str] = []
+
+    def validate(result: Result) -> bool:
+        asked.append(result.id)
+        if result.id == "q-1":
+            raise ValueError("no label")
+        return len(asked) > 1
+
+    runner = batchrunner.Runner(base_url="simulated", validate=validate, max_attempts=2)
+    good, bad = await runner.gather(lines(2))
+    assert good.ok
+    assert (bad.ok, bad.kind, bad.attempts) == (False, Kind.INVALID_OUTPUT, 2)
+    assert bad.error
+    assert "no label" in bad.error.message
+    assert bad.text.startswith("question 1 of")
+
+
+async def test_classify_has_the_last_word_on_an_attempt() -> None:
+    def classify(attempt: Attempt, outcome: Outcome) -> str | None:
+        return "rejected" if attempt.request.id == "q-1" else None
+
+    good, bad = await batchrunner.Runner(base_url="simulated", classify=classify).gather(lines(2))
+    assert (good.ok, bad.ok, bad.kind, bad.attempts) == (True, False, Kind.REJECTED, 1)
+
+
+async def test_a_hook_that_raises_fails_its_line_alone() -> None:
+    def classify(attempt: Attempt, _outcome: Outcome) -> None:
+        if attempt.request.id == "q-1":
+            raise KeyError("oops")
+
+    good, bad = await batchrunner.Runner(base_url="simulated", classify=classify).gather(lines(2))
+    assert good.ok
+    assert bad.error
+    assert (bad.kind, bad.error.code) == (Kind.HOOK, "E501")
+
+
+async def test_events_reach_their_listener_and_its_faults_stop_nothing() -> None:
+    events: list[Event] = []
+
+    async def on_event(event: Event) -> None:
+        events.append(event)
+        raise RuntimeError("an onlooker")
+
+    results = await batchrunner.Runner(base_url="simulated", on_event=on_event).gather(lines(10))
+    assert len(results) == len([event for event in events if event.result]) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"concurency": 4}, "E001"), ({"timeout": "soon"}, "E002"), ({"base_url": "ftp://x"}, "E102"), ({}, "E101")],
+)
+async def test_wrong_options_say_so(options: dict[str, Any], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(batchrunner.BatchError) as caught:
+        await batchrunner.gather(lines(1), **options)
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_the_keywords_are_the_options() -> None:
+    """Editors complete what the command line takes; `output` and `input` are arguments of the calls."""
+    assert set(typing.get_type_hints(Options)) == (set(OPTIONS) | {"config"}) - {"output"}
+
+
+def test_importing_the_package_imports_no_room() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, batchrunner; print([name for name in sys.modules if name.startswith(('batchrunner.', 'aiohttp'))])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
