@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -146,6 +147,7 @@ def compressed(body: bytes, encoding: str) -> bytes:
 
 
 PLAIN = b'{"choices": []}'
+ODD = "é" if sys.flags.dev_mode else "\x1b[31mé"  # in Python's development mode aiohttp is strict about control characters
 TEN = {"Content-Length": "10"}
 BAD_CRC = gzip.compress(PLAIN)[:-8] + b"\0" * 8
 NOT_HTTP = Cause.PROTOCOL, Phase.FIRST_BYTE
@@ -212,6 +214,7 @@ async def _run_row(row: Row) -> None:
         assert row.detail in ended.detail
         assert ended.sent
         assert not ended.timing.reused
+        assert ended.timing.total < LONG
         assert KEY not in repr(ended)
         assert "canary" not in ended.detail
     await closing_time()
@@ -239,7 +242,7 @@ ANSWERS = {
     "B11-100-continue": (head(100) + reply(PLAIN), 200, PLAIN),
     "B31-deep-json": (reply(b"[" * 300 + b"1e999,NaN,123456789012345678901234" + b"]" * 300), 200, b"[" * 300),
     "B32-pretty-json": (reply(b'{\n  "choices": []\n}\n'), 200, b'{\n  "choices": []\n}\n'),
-    "B33-odd-headers": (head(200, [("Content-Length", "2"), ("X-Odd", "\x1b[31mé")]) + b"{}", 200, b"{}"),
+    "B33-odd-headers": (head(200, [("Content-Length", "2"), ("X-Odd", ODD)]) + b"{}", 200, b"{}"),
     "sse": (sse([{"a": 1}, "[DONE]"]), 200, b'data: {"a": 1}\n\ndata: [DONE]\n\n'),
     "no-content": (head(204), 204, b""),
     "empty-body": (reply(b""), 200, b""),
@@ -877,6 +880,7 @@ def test_a12_the_deadline_holds_on_an_old_connection_too(run: Callable[..., None
             await transport.send(attempt(), never)
             ended = await transport.send(attempt(deadlines=within(first_byte=0.03)), give_up)
         assert (ended.cause, ended.phase, ended.timing.reused) == (Cause.TIMEOUT, Phase.FIRST_BYTE, True)
+        assert ended.timing.total < LONG
 
     run(case())
 
@@ -1090,8 +1094,9 @@ def test_a_peer_that_reads_nothing_keeps_no_socket_of_ours(run: Callable[..., No
 
 
 @BOTH_LOOPS
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("station", ["first-byte", "body"])
-def test_closing_ends_what_is_still_on_the_wire(station: str, run: Callable[..., None]) -> None:
+def test_closing_ends_what_is_still_on_the_wire(station: str, secure: bool, certificate: Path, run: Callable[..., None]) -> None:
     """aiohttp alone would leave the reader of a body waiting for ever."""
 
     async def case() -> None:
@@ -1104,8 +1109,9 @@ def test_closing_ends_what_is_still_on_the_wire(station: str, run: Callable[...,
             arrived.set()
             await peer.hold()
 
-        async with FaultServer(script) as server:
-            async with to(server.url) as transport:
+        tls = serving(certificate) if secure else None
+        async with FaultServer(script, tls=tls, host="localhost") as server:
+            async with to(server.url, connection={"ca_bundle": str(certificate)}) as transport:
                 task = asyncio.create_task(transport.send(attempt(), never))
                 await arrived.wait()
                 await asyncio.sleep(0.01)
