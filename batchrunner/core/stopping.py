@@ -5,17 +5,21 @@ Rules:
 1. A pure function decides from counts and elapsed seconds; whoever runs the requests obeys.
 2. A cap names what may still happen: `max_failures = 10` stops at the 11th failure, 0 at the first.
 3. A percentage is judged over at least `ENOUGH` finished requests, for three of the first four may just be bad luck.
+4. An outage begins with the first attempt that finds nobody after the last one that did. Waiting is none, however long.
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Struct
 
+from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
 
 ENOUGH = 100
+FIRST_OUTAGE = 60.0  # seconds: an address where nobody has answered yet is more likely wrong than out of order
 _CAP = re.compile(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?)%")
 
 
@@ -28,6 +32,17 @@ class Stopping(Struct, frozen=True, kw_only=True):
     max_failures: Annotated[
         str, option("stop when more requests than this have failed for good", group="Stop", metavar="N|P%")
     ] = ""
+    max_outage: Annotated[
+        float,
+        option(
+            "stop when no endpoint has answered anything for this long, or for 60 s from the start; 0 is never",
+            group="Stop",
+            metavar="T",
+            unit="seconds",
+            main=False,
+            ge=0,
+        ),
+    ] = 1800.0
     grace: Annotated[
         float,
         option(
@@ -66,3 +81,47 @@ def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: flo
     too_many = most is not None and failed > most
     too_often = share is not None and finished >= ENOUGH and failed > share * finished
     return f"{failed} of {finished} requests failed (max_failures {stopping.max_failures})" if too_many or too_often else ""
+
+
+class Silence:
+    """How long every endpoint has been silent: a listener to the events of a run.
+
+    `since` is when the outage began, None while there is none; `said` is what each endpoint had to say since then.
+    """
+
+    __slots__ = ("ever", "said", "since")
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.said: dict[str, str] = {}
+        self.ever = False  # somebody has answered in this run
+
+    def __call__(self, event: Event) -> None:
+        """Take in an attempt that has ended. Anything with a status was an answer; a fault of this machine is no silence."""
+        attempt, outcome = event.attempt, event.outcome
+        if attempt is None or outcome is None:
+            return
+        if outcome.status or outcome.kind is Kind.OK:
+            self.ever = True
+            if self.since is not None:
+                self.since = None
+                self.said.clear()
+        elif outcome.kind is not Kind.LOCAL:
+            self.since = event.at if self.since is None else self.since
+            self.said[attempt.endpoint] = outcome.message
+
+    def seconds(self, now: float) -> float:
+        """How long it has lasted."""
+        return 0.0 if self.since is None else now - self.since
+
+
+def outage(stopping: Stopping, silent: float, ever: bool, said: Mapping[str, str]) -> str:
+    """Why a run must stop that has heard nothing for `silent` seconds, in words; "" to go on.
+
+    `ever` tells whether anybody has answered before, `said` what the endpoints said instead of an answer.
+    """
+    patience = stopping.max_outage if ever else min(stopping.max_outage, FIRST_OUTAGE)
+    if not silent or not patience or silent < patience:
+        return ""
+    words = "; ".join(f"{name}: {message}" for name, message in said.items())
+    return f"no endpoint has answered {'' if ever else 'yet, '}for {silent:.0f} s [E305] ({words})"
