@@ -204,6 +204,12 @@ def test_every_kind_has_a_treatment_and_says_what_to_do() -> None:
     assert all(treatment.hint.endswith(".") for kind, treatment in TREATMENT.items() if kind is not K.OK)
 
 
+def test_what_costs_no_attempt() -> None:
+    """Waiting never does, nor a connection that went stale, nor an endpoint or a machine that is of no use just now."""
+    free = {K.RATE_LIMITED, K.LOADING, K.STALE, K.UNSUPPORTED, K.DENIED, K.QUOTA, K.QUOTA_WINDOW, K.CONFIG, K.LOCAL, K.CANCELLED}
+    assert {kind for kind, treatment in TREATMENT.items() if treatment.again and not treatment.spends} == free
+
+
 def test_the_table_is_coherent() -> None:
     for kind, treatment in TREATMENT.items():
         if treatment.health == "stop":
@@ -260,6 +266,26 @@ def test_a_plain_http_line_is_good_with_any_2xx(status: int, body: bytes) -> Non
 )
 def test_a_plain_http_line_is_judged_by_its_status(status: int, kind: Kind) -> None:
     assert outcome(status, PAGE, route=Route.HTTP).kind is kind
+
+
+@pytest.mark.parametrize(("status", "billed"), [(502, True), (520, True), (521, False), (522, False), (523, False), (530, False)])
+def test_what_never_reached_the_server_is_not_on_the_bill(status: int, billed: bool) -> None:
+    assert outcome(status, PAGE).billed is billed
+
+
+@pytest.mark.parametrize("route", list(WHOLE))
+def test_an_error_beside_a_whole_answer_is_an_error(route: Route) -> None:
+    got = outcome(200, {**WHOLE[route], **error("it broke", 502)}, route=route)
+    assert (got.kind, got.message, got.billed) == (K.GATEWAY, "it broke", True)
+
+
+def test_an_error_beside_a_finished_choice_is_an_error() -> None:
+    choice = {"finish_reason": "stop", "error": {"code": 502, "message": "it broke"}}
+    assert outcome(200, {"choices": [choice]}).kind is K.GATEWAY
+
+
+def test_a_lone_carriage_return_is_a_line_break_too() -> None:
+    assert outcome(200, b'{"choices":\r[{"finish_reason":"stop"}]}').body == b'{"choices": [{"finish_reason":"stop"}]}'
 
 
 def test_a_pretty_answer_becomes_one_line_and_keeps_its_numbers() -> None:

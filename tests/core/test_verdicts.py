@@ -146,6 +146,12 @@ def test_money_goes_before_everything() -> None:
     assert outcome(429, error(code="slow_down", kind="insufficient_quota")).kind is Kind.QUOTA
 
 
+def test_a_relays_own_words_count_beside_its_upstreams() -> None:
+    upstream = json.dumps({"error": {"message": "try later", "code": "server_busy"}})
+    got = outcome(429, error(upstream, "insufficient_user_quota"))
+    assert (got.kind, got.code, got.message) == (Kind.QUOTA, "server_busy", "try later")
+
+
 def test_google_says_quota_of_a_minute_too() -> None:
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}]
     body = {
