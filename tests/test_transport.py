@@ -113,6 +113,11 @@ def saying(*parts: bytes, then: Callable[[Peer], Awaitable[None] | None]) -> Scr
     return script
 
 
+async def _reset_later(peer: Peer) -> None:
+    await asyncio.sleep(0.03)  # an RST overtakes what is still in the client's buffer
+    peer.reset()
+
+
 async def _freeze(peer: Peer) -> None:
     await peer.opening()
     await peer.freeze()
@@ -137,7 +142,7 @@ async def _keep_alive(peer: Peer) -> None:
 async def _bad_chunk(peer: Peer) -> None:
     await peer.request()
     await peer.send(chunked_head(), chunk(b"good"))
-    await asyncio.sleep(0.01)  # a packet of its own
+    await asyncio.sleep(0.03)  # a packet of its own
     await peer.send(b"zz\r\n")
     await peer.hold()
 
@@ -156,10 +161,10 @@ CUT = Cause.TRUNCATED, Phase.BODY
 TABLE = [
     Row("A10-rst-before-head", saying(then=Peer.reset), Cause.DISCONNECTED, Phase.FIRST_BYTE),
     Row("A10-close-before-head", saying(then=Peer.close), Cause.DISCONNECTED, Phase.FIRST_BYTE, detail="https://"),
-    Row("A10-rst-in-head", saying(b"HTTP/1.1 200 OK\r\nX: ", then=Peer.reset), Cause.DISCONNECTED, Phase.FIRST_BYTE),
+    Row("A10-rst-in-head", saying(b"HTTP/1.1 200 OK\r\nX: ", then=_reset_later), Cause.DISCONNECTED, Phase.FIRST_BYTE),
     Row("A10-close-in-head", saying(b"HTTP/1.1 200 OK\r\nX: ", then=Peer.close), Cause.DISCONNECTED, Phase.FIRST_BYTE),
-    Row("A10-rst-in-body", saying(head(200, TEN), b"half", then=Peer.reset), *CUT, status=200),
-    Row("A10-rst-in-unframed-body", saying(head(200), b"half", then=Peer.reset), *CUT, status=200),
+    Row("A10-rst-in-body", saying(head(200, TEN), b"half", then=_reset_later), *CUT, status=200),
+    Row("A10-rst-in-unframed-body", saying(head(200), b"half", then=_reset_later), *CUT, status=200),
     Row("A11-upload-stall", _freeze, *SILENT, large=True, detail="first byte: "),
     Row("A12-no-head", saying(then=Peer.hold), *SILENT, detail="first byte: "),
     Row("A12-half-a-head", saying(b"HTTP/1.1 200 OK\r\nX", then=Peer.hold), *SILENT),
@@ -183,7 +188,7 @@ TABLE = [
     Row("B1-short-length", saying(head(200, TEN), b"half", then=Peer.close), *CUT, status=200, partial=b"half"),
     Row("B1-short-length-404", saying(head(404, TEN), b"half", then=Peer.close), *CUT, status=404, partial=b"half"),
     Row("B2-no-last-chunk", saying(chunked_head(), chunk(b"half"), then=Peer.close), *CUT, status=200, partial=b"half"),
-    Row("B2-no-last-chunk-rst", saying(chunked_head(), chunk(b"half"), then=Peer.reset), *CUT, status=200),
+    Row("B2-no-last-chunk-rst", saying(chunked_head(), chunk(b"half"), then=_reset_later), *CUT, status=200),
     Row("B5-bad-crc", compressed(BAD_CRC, "gzip"), Cause.ENCODING, Phase.BODY, status=200),
     Row("B5-not-gzip", compressed(PLAIN, "gzip"), Cause.ENCODING, Phase.BODY, status=200),
     Row("B5-cut-deflate", compressed(zlib.compress(PLAIN)[:-6], "deflate"), Cause.ENCODING, Phase.FIRST_BYTE),
@@ -579,7 +584,7 @@ async def test_half_a_head_on_an_old_connection_is_not_stale(end: Callable[[Peer
         await peer.send(ok_chat())
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nX")
-        await asyncio.sleep(0.01)  # an RST overtakes what is still in the client's buffer
+        await asyncio.sleep(0.03)  # an RST overtakes what is still in the client's buffer
         end(peer)
 
     async with FaultServer(script) as server, to(server.url) as transport:
@@ -602,8 +607,10 @@ async def test_b10_rubbish_after_an_answer_costs_only_the_connection() -> None:
 
     async with FaultServer(script) as server, to(server.url) as transport:
         first = await transport.send(attempt(), never)
+        ((line, _),) = next(iter(transport._session.connector._conns.values()))  # type: ignore[union-attr]
+        closed = line.closed
         more.set()
-        await asyncio.sleep(0.01)
+        await closed
         second = await transport.send(attempt(), never)
     assert (first.status, second.status, server.connections) == (200, 200, 2)
 
@@ -775,7 +782,8 @@ def test_a7_a8_https_to_a_server_without_tls(script: Script | bytes, cause: Caus
 
     async def case() -> None:
         async with FaultServer(plain) as server, to(server.url.replace("http:", "https:")) as transport:
-            ended = await transport.send(attempt(deadlines=within(connect=0.05)), give_up)
+            deadlines = within(connect=0.05) if cause is Cause.TIMEOUT else PATIENT
+            ended = await transport.send(attempt(deadlines=deadlines), give_up)
         assert (ended.cause, ended.phase, ended.sent) == (cause, Phase.CONNECT, False)
         assert "http://" in ended.detail
         await closing_time()
@@ -903,7 +911,7 @@ async def test_more_time_for_one_silence_does_not_lengthen_the_next() -> None:
 
     async with FaultServer(script) as server, to(server.url) as transport:
         task = asyncio.create_task(transport.send(attempt(deadlines=within(idle=0.03)), once))
-        done, _ = await asyncio.wait([task], timeout=0.5)
+        done, _ = await asyncio.wait([task], timeout=LONG / 2)
         task.cancel()
         await asyncio.wait([task])
     assert asked == [Phase.BODY] * (2 if done else 1)
@@ -947,14 +955,14 @@ async def test_each_phase_has_its_own_clock() -> None:
 
 async def test_the_servers_time_begins_with_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.25)
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
 
     async with FaultServer(ok_chat()) as server, to(f"http://slow.name.invalid:{server.port}") as transport:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", slow)
-        answer = await transport.send(attempt(deadlines=within(first_byte=0.04, total=0.04)), never)
+        answer = await transport.send(attempt(deadlines=within(first_byte=0.2, total=0.2)), never)
     assert isinstance(answer, Reply)
-    assert answer.timing.connect >= 0.05
+    assert answer.timing.connect >= 0.24
 
 
 async def test_one_timer_serves_an_ordinary_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
