@@ -9,6 +9,7 @@ Rules:
 4. `read_record` builds no body, trusts no line to be one of ours, and raises nothing but ValueError.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -157,6 +158,17 @@ class _Read(Struct, gc=False):
 
 
 _read = msgspec.json.Decoder(_Read).decode
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def _read_any(raw: bytes) -> _Read:
+    """msgspec refuses half a surrogate pair, and an answer may hold one; none of what we read here does."""
+    try:
+        return _read(raw)
+    except msgspec.DecodeError:
+        if not _SURROGATE.search(raw):
+            raise
+        return _read(_SURROGATE.sub(rb"\\ufffd", raw))
 
 
 def read_record(raw: bytes) -> Record:
@@ -165,7 +177,7 @@ def read_record(raw: bytes) -> Record:
     Success is what our `kind` says; without one, a status from 200 to 299 and no error.
     """
     try:
-        line = _read(raw)
+        line = _read_any(raw)
     except RecursionError:
         raise ValueError("not a record: nested too deep") from None
     response, facts, failed = line.response, line.batchrunner, bytes(line.error) not in {b"", b"null"}

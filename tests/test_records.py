@@ -258,3 +258,10 @@ def test_damaged_lines_are_read_or_refused_and_nothing_else(damage: bytes, at: i
             assert isinstance(read_record(raw), Record)
         except ValueError:
             continue
+
+
+def test_an_answer_with_half_an_emoji_is_still_a_record() -> None:
+    body = rb'{"choices":[{"message":{"content":"\ud83d"},"finish_reason":"stop"}],"n":"\\ud83d"}'
+    request = Request(line=3, id="r-3", digest="d" * 16, route=Route.CHAT, path="/v1/chat/completions")
+    read = read_record(record(Result(request=request, kind=Kind.OK, status=200, body=body)))
+    assert (read.id, read.line, read.digest, read.ok) == ("r-3", 3, "d" * 16, True)
