@@ -34,17 +34,18 @@ WHY = {
 }
 
 
-class Gone(OSError):  # noqa: N818  a fact about a path, named as one
+class Unfit(OSError):  # noqa: N818  a fact about a path, named as one
+    """What stands at the path is nothing we may write to. It brings its own words."""
+
+
+class Gone(Unfit):
     """The path no longer names the file we write to."""
-
-
-class Unfit(OSError):  # noqa: N818
-    """What stands at the path is nothing we may write to."""
 
 
 def why(error: OSError) -> str:
     """The reason of an I/O error in words."""
-    return WHY.get(error.errno or 0) or error.strerror or str(error)
+    known = "" if isinstance(error, Unfit) else WHY.get(error.errno or 0)
+    return known or error.strerror or str(error)
 
 
 Buffer = bytes | memoryview
