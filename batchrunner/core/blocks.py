@@ -183,7 +183,7 @@ class Response:
         if kind in _TERMINAL:
             self._response = an_object(event.get("response"))
             self.ended = True
-        return kind.startswith("response.") and kind not in _WAITING and event.get("delta") != ""
+        return kind.startswith("response.") and kind not in _WAITING
 
     def body(self) -> Json | None:
         """The response of the terminal event."""
