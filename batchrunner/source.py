@@ -119,6 +119,7 @@ def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
 def _read(path: Path, intake: Intake, done: Callable[[int], bool], read: Read, closed: Event) -> Generator[Block, None, None]:
     """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
     start, block, size = _standing(path), [], 0
+    # once closed, the next line is let through, so that passing over a hundred million finished ones ends too
     asked = ((line, raw) for line, raw in read_lines(path, intake.max_line) if closed.is_set() or not done(line))
     for line, raw in islice(asked, intake.limit or None):
         if closed.is_set():

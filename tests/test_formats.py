@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from batchrunner import formats
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify, parse
 from batchrunner.lines import Oversized
@@ -449,6 +450,13 @@ def test_a_set_model_where_the_line_has_none() -> None:
     assert good(written(url="/x", body={"a": 1}), model="new").body == b'{"a": 1}', "not every HTTP body takes a model"
     assert good(written(url="/v1/rerank", body={"model": "old"}), model="new").body == b'{"model":"new"}'
     assert good(written(url="/x", body=[1]), model="new").body == b"[1]"
+
+
+def test_long_urls_are_not_remembered() -> None:
+    before = formats._place.cache_info()
+    for number in range(20):
+        assert good(written(url=f"/x?q={number:04000}")).path.endswith(f"{number:04000}")
+    assert formats._place.cache_info() == before
 
 
 # -- identity

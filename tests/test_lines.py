@@ -146,9 +146,11 @@ def test_a_cut_gzip_file_ends_the_run_not_the_input(tmp_path: Path, start: int, 
     assert caught.value.code == "E406"
 
 
-def test_a_damaged_gzip_file_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [10, 9_000, -5])
+def test_a_damaged_gzip_file_ends_the_run(tmp_path: Path, at: int) -> None:
+    """In the first deflate block, which breaks the unpacking; further on and in the checksum, which may only break the sum."""
     packed = bytearray(gzip.compress(b"".join(sha256(b"%d" % n).hexdigest().encode() + b"\n" for n in range(2_000))))
-    packed[len(packed) // 2] ^= 0xFF
+    packed[at] ^= 0xFF
     with pytest.raises(FileError) as caught:
         list(read_lines(kept(tmp_path, bytes(packed))))
     assert caught.value.code == "E406"

@@ -131,8 +131,10 @@ async def test_d18_an_input_that_goes_away_ends_the_run(tmp_path: Path) -> None:
     source = Source(path)
     await anext(source)
     path.unlink()
+    taken: list[Request | Result] = []
     with pytest.raises(FileError, match="E406"):
-        await items(source)
+        await drain(source, taken)
+    assert len(taken) <= BLOCK_LINES, "only the block that was ahead"
 
 
 async def test_d18_an_input_that_is_replaced_ends_the_run(tmp_path: Path) -> None:
@@ -278,6 +280,30 @@ async def test_a_source_that_is_dropped_leaves_no_thread_and_no_file(tmp_path: P
         await asyncio.to_thread(thread.join, 10)
         assert not thread.is_alive()
     assert not is_open(path)
+
+
+async def test_a_source_that_is_dropped_reads_no_further(tmp_path: Path) -> None:
+    hold, started, seen = threading.Event(), threading.Event(), []
+
+    def done(line: int) -> bool:
+        seen.append(line)
+        if line == 10:
+            started.set()
+            hold.wait(10)
+        return True
+
+    source = Source(kept(tmp_path, *map(row, range(5_000))), done=done)
+    waiting = asyncio.ensure_future(anext(source))
+    await asyncio.to_thread(started.wait, 10)
+    threads = reading()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    del source, waiting
+    gc.collect()
+    hold.set()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 10)
+    assert len(seen) <= 11
 
 
 async def test_a_fault_ahead_that_nobody_fetches_is_no_noise(tmp_path: Path) -> None:
