@@ -18,15 +18,16 @@ from typing import Protocol
 from batchrunner import simulator
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
-from batchrunner.core.model import Event, Request, Result
+from batchrunner.core.model import Event, Request
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.stopping import Silence, Stopping, outage, reason_to_stop
-from batchrunner.engine import Chore, Deliver, Engine, Hooks, Listener
+from batchrunner.engine import Chore, Engine, Hooks
 from batchrunner.formats import parse
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
 from batchrunner.lines import read_lines
 from batchrunner.meter import CheckReport, Gauges, Meter, Problem, Report, Snapshot, summarise
+from batchrunner.outbox import Deliver, Listener
 from batchrunner.settings import Settings
 from batchrunner.transport import Transport
 
@@ -163,18 +164,6 @@ def _redactor(ways: Sequence[Door]) -> Callable[[bytes], bytes] | None:
     return redact
 
 
-class _Sink:
-    """The job first, then whoever listens for results."""
-
-    def __init__(self, job: Job, deliver: Deliver) -> None:
-        self._job = job
-        self._deliver = deliver
-
-    async def put(self, result: Result) -> None:
-        await self._job.put(result)
-        await self._deliver(result)
-
-
 def _engine(
     settings: Settings,
     job: Job,
@@ -191,7 +180,8 @@ def _engine(
         source=job.source([endpoint.base_url for endpoint in endpoints], settings.service.model),
         scheduler=scheduler,
         transports=transports,
-        sink=_Sink(job, deliver) if deliver else job,
+        sink=job,
+        deliver=deliver,
         listeners=[meter, *listeners],
         hooks=hooks,
         grace=settings.stopping.grace,
@@ -209,7 +199,7 @@ def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:
         engine.drain_if(reason_to_stop(stopping, 0, 0, stopping.max_time))
 
     if stopping.max_failures:
-        engine.listeners.append(judge)
+        engine.outbox.listeners.append(judge)
     return [Chore(stopping.max_time, over)] if stopping.max_time else []
 
 
@@ -224,7 +214,7 @@ def _outage(stopping: Stopping, engine: Engine) -> list[Chore]:
 
     if not stopping.max_outage:
         return []
-    engine.listeners.append(silence)
+    engine.outbox.listeners.append(silence)
     return [Chore(LISTEN_EVERY, judge)]
 
 

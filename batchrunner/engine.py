@@ -8,7 +8,7 @@ Rules:
 
 1. One lane per endpoint pulls work when there is capacity; nothing chosen early waits for a slot.
 2. An attempt's task settles exactly once, whatever happens to it, and then carries the lane's next attempt itself.
-3. A result counts as done, and listeners hear of it, only after the sink has taken it.
+3. A result counts as done, and listeners hear of it, only after the sink has taken it (`outbox`).
 4. Stopping has two steps: `drain` sends nothing new and lets attempts end within the grace, `drop` cancels them.
    What has no result stays pending, for the next run.
 5. Source, sink, transports, listeners, clock and chance are given; no setting is read here.
@@ -26,10 +26,9 @@ from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.errors import BatchError
+from batchrunner.outbox import Deliver, Listener, Notice, Outbox, Sink
 
 Review = Callable[[Attempt, Phase, float], float]
-Listener = Callable[[Event], None]
-Deliver = Callable[[Result], Awaitable[None]]
 READ_AHEAD = 256  # results that wait for a reader before the run does
 
 
@@ -38,13 +37,6 @@ class Transport(Protocol):
 
     async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
         """The answer to this attempt, or what became of it."""
-
-
-class Sink(Protocol):
-    """Takes final results. Once `put` has returned, the result is safe."""
-
-    async def put(self, result: Result) -> None:
-        """Keep one result. Raises FileError when it cannot."""
 
 
 class Chore(Struct, frozen=True):
@@ -59,7 +51,7 @@ class Hooks(Struct, frozen=True):
 
     prepare: Callable[[Request], Awaitable[Request]] | None = None  # before the first sending
     judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None  # before an attempt is settled
-    notice: Callable[[Event], Awaitable[None]] | None = None  # after something was settled
+    notice: Notice | None = None  # after something was settled
 
 
 class Engine:
@@ -73,6 +65,7 @@ class Engine:
         transports: Mapping[str, Transport],
         sink: Sink,
         listeners: Sequence[Listener] = (),
+        deliver: Deliver | None = None,
         hooks: Hooks = Hooks(),
         grace: float = 20.0,
         clock: Callable[[], float] | None = None,
@@ -83,8 +76,7 @@ class Engine:
         self.failure: BatchError | None = None  # what of our own broke it off
         self._source = source
         self._transports = transports
-        self._sink = sink
-        self.listeners = list(listeners)
+        self.outbox = Outbox(sink, listeners, self._fail, deliver, hooks.notice)
         self._hooks = hooks
         self._grace = grace
         self._loop = asyncio.get_running_loop()
@@ -103,7 +95,13 @@ class Engine:
 
         Raises the BatchError that broke the run off, if one did.
         """
-        works = [self._feed, *map(self._lane, self._transports), *map(self._every, chores)]
+        lanes, repeated = map(self._lane, self._transports), map(self._every, chores)
+        works: list[Callable[[], Awaitable[None]]] = [
+            self._feed,
+            partial(self.outbox.empty_for_ever, self._finish_if_idle),
+            *lanes,
+            *repeated,
+        ]
         tasks = [self._loop.create_task(self._guard(work)) for work in works]
         try:
             await self._over.wait()
@@ -112,6 +110,7 @@ class Engine:
                 self._grace_timer.cancel()
             self.stopping = self.stopping or ("" if self.fed and not self.scheduler.open else "cancelled")
             await _end([*tasks, *self._attempts])
+            await self.outbox.flush()
         if self.failure:
             raise self.failure
 
@@ -165,7 +164,8 @@ class Engine:
         if isinstance(item, Request) and self._hooks.prepare:
             item = await self._prepared(item, self._hooks.prepare)
         if isinstance(item, Result):
-            await self._deliver(item)
+            self.outbox.post(Event(self._clock(), None, None, item))
+            await self.outbox.space()
             return
         while not self.scheduler.offer(item):
             self._room.clear()
@@ -210,7 +210,9 @@ class Engine:
         step: Attempt | None = attempt
         try:
             while step:
-                await self._settle(step, await self._outcome(step, transport))
+                self._settle(step, await self._outcome(step, transport))
+                if self.outbox.full:
+                    await self.outbox.space()
                 step = self._fill(name)
         finally:
             self._wake_lanes()
@@ -238,35 +240,25 @@ class Engine:
     def _review(self, attempt: Attempt, phase: Phase, age: float) -> float:
         return self.scheduler.review(attempt, phase, age, self._clock())
 
-    async def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         now = self._clock()
         verdict = self.scheduler.settle(attempt, outcome, now, self._chance())
         if isinstance(verdict, Result):
-            await self._deliver(verdict, attempt, outcome)
+            self.outbox.post(Event(now, attempt, outcome, verdict))
+            if self.scheduler.roomy:
+                self._room.set()
             return
-        await self._tell(Event(now, attempt, outcome))
+        self.outbox.post(Event(now, attempt, outcome))
         self._wake_lanes()
         if not self.stopping and self.scheduler.stopped:
             self.drain(self.scheduler.stopped)
-
-    async def _deliver(self, result: Result, attempt: Attempt | None = None, outcome: Outcome | None = None) -> None:
-        await self._sink.put(result)
-        await self._tell(Event(self._clock(), attempt, outcome, result))
-        if self.scheduler.roomy:
-            self._room.set()
-
-    async def _tell(self, event: Event) -> None:
-        for listener in self.listeners:
-            listener(event)
-        if self._hooks.notice:
-            await self._hooks.notice(event)
 
     def _wake_lanes(self) -> None:
         for wake in self._wakes.values():
             wake.set()
 
     def _finish_if_idle(self) -> None:
-        idle = not self.scheduler.in_flight
+        idle = not self.scheduler.in_flight and self.outbox.empty
         if idle and (self.stopping or (self.fed and not self.scheduler.open)):
             self._over.set()
 

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,8 @@ class Job(Protocol):
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The requests still to be sent, in blocks."""
 
-    async def put(self, result: Result) -> None:
-        """Keep one result."""
+    async def put(self, results: Sequence[Result]) -> None:
+        """Keep these results."""
 
     def chores(self) -> list[Chore]:
         """What must be done at intervals."""
@@ -115,12 +115,26 @@ class FileJob:
         """The lines that have no final record yet."""
         return aiter(Source(self.paths.input, self._settings.intake, self._standing.is_done, origins, model))
 
-    async def put(self, result: Result) -> None:
-        """Append to results or errors; with `sync = always` also wait for stable storage."""
-        line = record(result, strict=self._settings.records.strict_openai, secrets=self.redact)
-        self._journal.append(line, result.ok)
-        self._standing.mark(result.request.line, result.ok, result.kind)
+    async def put(self, results: Sequence[Result]) -> None:
+        """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
+        strict, redact, mark = self._settings.records.strict_openai, self.redact, self._standing.mark
+        groups: dict[bool, list[bytes]] = {True: [], False: []}
+        for result in results:
+            groups[result.ok].append(record(result, strict=strict, secrets=redact))
+        faults = [fault for ok, lines in groups.items() if lines and (fault := self._append(lines, ok))]
+        if faults:
+            raise faults[0]
+        for result in results:
+            mark(result.request.line, result.ok, result.kind)
         await self._journal.commit()
+
+    def _append(self, lines: list[bytes], ok: bool) -> FileError | None:
+        """One write. A fault is kept until everything in hand has been saved."""
+        try:
+            self._journal.append(b"".join(lines), ok, len(lines))
+        except FileError as fault:
+            return fault
+        return None
 
     def chores(self) -> list[Chore]:
         """Group commit each second, checkpoint and a look at the disk each ten."""
@@ -197,11 +211,11 @@ class PipeJob:
         """Every line."""
         return aiter(Source(self._path, self._settings.intake, lambda line: False, origins, model))
 
-    async def put(self, result: Result) -> None:
-        """One line on stdout. StopError when nobody reads it any more."""
+    async def put(self, results: Sequence[Result]) -> None:
+        """One line each on stdout. StopError when nobody reads it any more."""
+        strict, redact = self._settings.records.strict_openai, self.redact
         try:
-            line = record(result, strict=self._settings.records.strict_openai, secrets=self.redact)
-            write_all(DISK, sys.stdout.fileno(), line)
+            write_all(DISK, sys.stdout.fileno(), b"".join(record(result, strict=strict, secrets=redact) for result in results))
         except OSError as error:
             raise StopError(
                 "E404", f"stdout cannot be written: {why(error)}", "-o FILE keeps results, and can be continued"
@@ -237,7 +251,7 @@ class MemoryJob:
             return aiter(Source(Path(self._requests), self._settings.intake, lambda line: False, origins, model))
         return aiter(IterableSource(self._requests, self._settings.intake, origins, model))
 
-    async def put(self, result: Result) -> None:
+    async def put(self, results: Sequence[Result]) -> None:
         """Nothing to keep."""
 
     def chores(self) -> list[Chore]:

@@ -117,12 +117,13 @@ class Journal:
 
     # -- writing
 
-    def append(self, record: bytes, ok: bool) -> None:
-        """Put one finished line at the end of the results (`ok`) or errors file. It survives the death of this process.
+    def append(self, record: bytes, ok: bool, count: int = 1) -> None:
+        """Put `count` finished lines at the end of the results (`ok`) or errors file. They survive the death of this process.
 
         FileError E404 at the first fault, after the record was saved to the spill; later records go there in silence.
         """
-        assert record.find(b"\n") == len(record) - 1, "a record is one line"
+        assert record.endswith(b"\n"), "a record ends its line"
+        assert record.count(b"\n") == count, "a record is one line"
         if self.fault is not None:
             self.spill.put(record, ok)
         else:
@@ -130,7 +131,7 @@ class Journal:
                 self._logs[ok].append(record)
             except OSError as error:
                 raise self._fail(self._logs[ok], error, record, ok) from error
-        self.appended += 1
+        self.appended += count
 
     async def commit(self) -> None:
         """What acknowledging a result must wait for: stable storage with `sync = always`, otherwise nothing."""

@@ -162,7 +162,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def _read_any(raw: bytes) -> _Read:
-    """msgspec refuses half a surrogate pair, and an answer may hold one; none of what we read here does."""
+    """Msgspec refuses half a surrogate pair, and an answer may hold one; none of what we read here does."""
     try:
         return _read(raw)
     except msgspec.DecodeError:

@@ -21,11 +21,12 @@ import msgspec
 
 from batchrunner import origins
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
-from batchrunner.engine import Deliver, Hooks, streamed
+from batchrunner.engine import Hooks, streamed
 from batchrunner.foreground import present, run_loop
 from batchrunner.job import STDIN, FileJob, Job, MemoryJob
 from batchrunner.meter import Report
 from batchrunner.options import Options
+from batchrunner.outbox import Deliver
 from batchrunner.settings import Settings
 from batchrunner.source import Row
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 
@@ -22,7 +22,7 @@ def lines(results: Iterable[Result]) -> list[int]:
 
 
 def results_of(engine: Engine) -> list[Result]:
-    sink = engine._sink
+    sink = engine.outbox._sink
     assert isinstance(sink, MemorySink)
     return sink.results
 
@@ -159,9 +159,9 @@ def test_cancelling_the_run_settles_everything_and_propagates() -> None:
 
 def test_a_full_disk_ends_the_run_and_lets_paid_answers_reach_the_sink() -> None:
     class Full(MemorySink):
-        async def put(self, result: Result) -> None:
-            await super().put(result)
-            if len(self.results) == 5:
+        async def put(self, results: Sequence[Result]) -> None:
+            await super().put(results)
+            if len(self.results) == 8:
                 raise FileError("E404", "disk full")
 
     async def main() -> None:
@@ -169,7 +169,7 @@ def test_a_full_disk_ends_the_run_and_lets_paid_answers_reach_the_sink() -> None
         engine = engine_for([chat(n) for n in range(100)], prompt, concurrency=4, sink=sink)
         with pytest.raises(FileError):
             await engine.run()
-        assert len(sink.results) == 8, "the other three in flight were still delivered"
+        assert len(sink.results) == 12, "the other four in flight were still delivered"
 
     run_virtual(main)
 

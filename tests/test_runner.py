@@ -136,7 +136,7 @@ async def test_a_slow_reader_slows_the_run() -> None:
         before = simulator.stats()["requests"]
         for _ in range(2000):
             await asyncio.sleep(0)
-        assert simulator.stats()["requests"] == before < 1000
+        assert simulator.stats()["requests"] == before < 2000
         await stream.aclose()
 
 

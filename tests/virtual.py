@@ -2,7 +2,7 @@
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from batchrunner.core.deadlines import Timeouts
@@ -61,7 +61,10 @@ def chat(line: int, **changes: Any) -> Request:
     return Request(**(fields | changes))
 
 
-GOOD = b'{"id":"x","choices":[{"index":0,"message":{"content":"yes"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+GOOD = (
+    b'{"id":"x","choices":[{"index":0,"message":{"content":"yes"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+)
 
 
 def good() -> Reply:
@@ -93,8 +96,8 @@ class MemorySink:
     def __init__(self) -> None:
         self.results: list[Result] = []
 
-    async def put(self, result: Result) -> None:
-        self.results.append(result)
+    async def put(self, results: Sequence[Result]) -> None:
+        self.results.extend(results)
 
 
 async def blocks(items: Iterable[Request | Result], size: int = 50) -> AsyncIterator[list[Request | Result]]:
