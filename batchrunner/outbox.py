@@ -1,0 +1,104 @@
+"""What was settled, on its way to the sink and to those who listen.
+
+Rules:
+
+1. One task empties it, group by group: all that has gathered since the last time is one write.
+2. Listeners hear of a result only after the sink has taken it.
+3. It is bounded: when it is full, attempts wait, and with them the run.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from batchrunner.core.model import Event, Result
+from batchrunner.errors import BatchError
+
+MOST = 1000  # events that may wait for the sink
+
+Listener = Callable[[Event], None]
+Deliver = Callable[[Result], Awaitable[None]]
+Notice = Callable[[Event], Awaitable[None]]
+
+
+class Sink(Protocol):
+    """Takes final results. Once `put` has returned, they are safe."""
+
+    async def put(self, results: Sequence[Result]) -> None:
+        """Keep these results. FileError when it cannot; what it was given is saved elsewhere first."""
+
+
+class Outbox:
+    """Events between the attempts and the sink. `fail` is told what the sink could not do; `deliver` gets each result."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        listeners: Sequence[Listener],
+        fail: Callable[[BatchError], None],
+        deliver: Deliver | None = None,
+        notice: Notice | None = None,
+    ) -> None:
+        self.listeners = list(listeners)
+        self._sink = sink
+        self._fail = fail
+        self._deliver = deliver
+        self._notice = notice
+        self._waiting: list[Event] = []
+        self._busy = False
+        self._stir = asyncio.Event()
+        self._space = asyncio.Event()
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything posted has been taken and told."""
+        return not (self._waiting or self._busy)
+
+    @property
+    def full(self) -> bool:
+        """Whether whoever posts should wait for `space`."""
+        return len(self._waiting) >= MOST
+
+    def post(self, event: Event) -> None:
+        """Something was settled."""
+        self._waiting.append(event)
+        self._stir.set()
+
+    async def space(self) -> None:
+        """Wait until there is room again."""
+        while self.full:
+            self._space.clear()
+            await self._space.wait()
+
+    async def empty_for_ever(self, emptied: Callable[[], None]) -> None:
+        """Pass on what is posted, as it comes; `emptied` is called whenever nothing is left."""
+        while True:
+            await self._stir.wait()
+            self._stir.clear()
+            await self.flush(self._deliver)
+            emptied()
+
+    async def flush(self, deliver: Deliver | None = None) -> None:
+        """Pass on what is there. At the end of a run nobody reads any more: then nothing is delivered, only kept."""
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            self._busy = True
+            try:
+                await self._pass_on(group, deliver)
+            except BatchError as error:
+                self._fail(error)
+            finally:
+                self._busy = False
+                self._space.set()
+
+    async def _pass_on(self, group: list[Event], deliver: Deliver | None) -> None:
+        results = [event.result for event in group if event.result]
+        if results:
+            await self._sink.put(results)
+        for event in group:
+            for listener in self.listeners:
+                listener(event)
+            if self._notice:
+                await self._notice(event)
+        for result in results if deliver else ():
+            await deliver(result)  # type: ignore[misc]
