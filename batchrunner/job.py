@@ -96,7 +96,7 @@ class FileJob:
         if settings.input != STDIN:
             check_input(self.paths.input)
         if settings.fresh:
-            retire(self.paths, settings)
+            await retire(self.paths, settings)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
         if self._rows is not None:
             await keep_rows(self._rows, self.paths.input)
@@ -375,15 +375,26 @@ def refuse_duplicates(standing: Standing, name: str) -> None:
     )
 
 
-def retire(paths: Paths, settings: Settings) -> None:
+async def retire(paths: Paths, settings: Settings) -> None:
     """Move the output of earlier runs into the run folder, under the time of day: nothing that was paid for is deleted."""
-    with Journal.open(paths, settings.durability):
-        shelf = paths.folder / "earlier" / time.strftime("%Y%m%d-%H%M%S")
+    with Journal.open(paths, settings.durability) as journal:
+        await journal.sync()  # after this, closing has no reason to look for the files under their old names
+        shelf: Path | None = None
         for path in (paths.results, paths.errors):
-            if path.exists() and path.stat().st_size:
-                shelf.mkdir(0o700, parents=True, exist_ok=True)
+            if path.stat().st_size:
+                shelf = shelf or new_shelf(paths.folder / "earlier")
                 path.rename(shelf / path.name)
         paths.checkpoint.unlink(missing_ok=True)
+
+
+def new_shelf(folder: Path) -> Path:
+    """A new folder in this one, named by the time of day; those of one second are told apart."""
+    folder.mkdir(0o700, exist_ok=True)
+    stamp, number = time.strftime("%Y%m%d-%H%M%S"), 1
+    while (shelf := folder / f"{stamp}-{number}").exists():
+        number += 1
+    shelf.mkdir(0o700)
+    return shelf
 
 
 def replace(path: Path, content: bytes) -> None:
