@@ -20,7 +20,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, 
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import msgspec
 
@@ -101,7 +101,7 @@ class FileJob:
         if self._rows is not None:
             await keep_rows(self._rows, self.paths.input)
         elif settings.input == STDIN:
-            await asyncio.to_thread(spool, sys.stdin.buffer, self.paths.input)
+            await asyncio.to_thread(spool, stdin(), self.paths.input)
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
         self._evidence = evidence_of(self._journal, settings)
         await self._survey()
@@ -195,12 +195,14 @@ class PipeJob:
         self._stack = ExitStack()
 
     async def open(self, meter: Meter) -> None:
-        """Count the lines and refuse duplicates. UsageError E2xx."""
+        """Count the lines and refuse duplicates. UsageError E2xx, E401."""
+        if sys.stdout is None:
+            raise UsageError("E401", "stdout is closed: there is no place for the results", "name one: -o FILE")
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
         self._path = Path(self._settings.input)
         if self._settings.input == STDIN:
             self._path = folder / "input.jsonl"
-            await asyncio.to_thread(spool, sys.stdin.buffer, self._path)
+            await asyncio.to_thread(spool, stdin(), self._path)
         check_input(self._path)
         look = _Look(Paths(self._path, folder / "results", folder / "errors", folder), folder)
         standing = await asyncio.to_thread(survey, evidence_of(look, self._settings))
@@ -358,6 +360,13 @@ class _Look:
 def evidence_of(output: Output, settings: Settings) -> Evidence[bytes | Oversized]:
     """What a survey of this output reads."""
     return Evidence(lambda: read_lines(output.paths.input, settings.intake.max_line), identify, read_record, output)
+
+
+def stdin() -> BinaryIO:
+    """The bytes of stdin. UsageError E201 when it is closed."""
+    if sys.stdin is None:
+        raise UsageError("E201", "stdin is closed: there is no input", "name a file, or pipe one in")
+    return sys.stdin.buffer
 
 
 def check_input(path: Path) -> None:
