@@ -11,7 +11,7 @@ Rules:
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from batchrunner.keyring import Door, doors
 from batchrunner.lines import read_lines
 from batchrunner.meter import CheckReport, Gauges, Meter, Problem, Report, Snapshot, summarise
 from batchrunner.outbox import Deliver, Listener
+from batchrunner.secret import redactor
 from batchrunner.settings import Settings
 from batchrunner.transport import Transport
 
@@ -87,7 +88,7 @@ async def run(
             await job.open(meter)
             ways = doors(settings.service, environ)
             endpoints, transports = await _open_endpoints(ways, settings, stack)
-            job.redact = _redactor(ways)
+            job.redact = redactor(secret for way in ways for secret in way.secrets)
             engine = _engine(settings, job, meter, endpoints, transports, hooks, listeners, deliver)
             view = Run(job, meter, engine, endpoints, any(way.simulated for way in ways))
             await engine.run(
@@ -144,24 +145,18 @@ async def _open_endpoints(
         url = way.base_url
         if way.simulated:
             url = (await stack.enter_async_context(simulator.Simulator(simulator.profile_named(url)))).url
-        transport = Transport(way.name, url, settings.connection, headers=way.headers, secret=way.opening)
+        transport = Transport(
+            way.name,
+            url,
+            settings.connection,
+            headers=way.headers,
+            secret=way.opening,
+            redact=redactor(way.secrets),
+            ids=way.provider.ids,
+        )
         transports[way.name] = await stack.enter_async_context(transport)
         endpoints.append(Endpoint(way.name, url, Limit(settings.concurrency)))
     return endpoints, transports
-
-
-def _redactor(ways: Sequence[Door]) -> Callable[[bytes], bytes] | None:
-    """What takes every key out of what is written; None when there is no key."""
-    secrets = [way.secret for way in ways if way.secret]
-    if not secrets:
-        return None
-
-    def redact(text: bytes) -> bytes:
-        for secret in secrets:
-            text = secret.redact(text)
-        return text
-
-    return redact
 
 
 def _engine(
@@ -223,6 +218,8 @@ def _ending(view: Run) -> Report:
     job, stopped = view.job, view.engine.stopping
     if not view.engine.scheduler.open and view.engine.fed:
         view.meter.total, stopped = view.meter.total or view.snapshot().done, ""
+    if job.redact:
+        stopped = job.redact(stopped.encode()).decode("utf-8", "replace")  # an endpoint may quote the key it refuses
     exit_code = 128 + view.signal if stopped and view.signal else 0
     snapshot = view.snapshot()
     return Report(summarise(snapshot, job.name, stopped, exit_code), snapshot, job.results, job.errors)
