@@ -242,6 +242,7 @@ def _refuse_unknown(loose: Sequence[str], parser: _Parser, verb: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _fill_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a poor locale may miss ✓
@@ -254,6 +255,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:  # noqa: BLE001 - the last one to hear of it
         return _unexpected(error)
+
+
+def _fill_streams() -> None:
+    """Put the null device where a standard stream was closed: what is opened next would get its number, and libuv aborts."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _answered(argv: Sequence[str]) -> int:
