@@ -3,7 +3,7 @@
 Rules:
 
 1. One task empties it, group by group: all that has gathered since the last time is one write.
-2. Listeners hear of a result only after the sink has taken it.
+2. Listeners hear of a result only after the sink has taken it, and of every result that it has taken.
 3. It is bounded: when it is full, attempts wait, and with them the run.
 """
 
@@ -93,12 +93,20 @@ class Outbox:
 
     async def _pass_on(self, group: list[Event], deliver: Deliver | None) -> None:
         results = [event.result for event in group if event.result]
-        if results:
-            await self._sink.put(results)
+        try:
+            if results:
+                await self._sink.put(results)
+        except asyncio.CancelledError:
+            self._tell(group)  # the sink has them: it was only waiting for the disk
+            raise
+        self._tell(group)
+        for event in group if self._notice else ():
+            await self._notice(event)  # type: ignore[misc]
+        for result in results if deliver else ():
+            await deliver(result)  # type: ignore[misc]
+
+    def _tell(self, group: list[Event]) -> None:
+        """The whole group without a pause: a run that is cut off must not have told half of what it kept."""
         for event in group:
             for listener in self.listeners:
                 listener(event)
-            if self._notice:
-                await self._notice(event)
-        for result in results if deliver else ():
-            await deliver(result)  # type: ignore[misc]
