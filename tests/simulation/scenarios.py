@@ -1,0 +1,294 @@
+"""The proof points of issue 4 as scenarios: what is set up, what is measured, and what it must come to.
+
+Rules:
+
+1. A stage is a function of (rows, seed). Nothing is told to the engine that a user with the defaults would not tell it.
+2. Ideals are computed from the model: every slot the service has is full all the time, and nothing is ever lost.
+3. A bound is the issue's own; where the issue leaves a word open, the scenario says how it is read.
+"""
+
+from collections.abc import Callable, Mapping
+from math import ceil, exp
+from statistics import median
+from typing import Any
+
+from msgspec import Struct
+
+from batchrunner.core.limit import Concurrency
+from batchrunner.core.model import Request
+from batchrunner.settings import Settings
+from tests.simulation.servers import Bucket, Nature, Quota, Steps, Weather, Window, listed, plateau, steps
+from tests.simulation.world import Run, Stage
+from tests.virtual import chat
+
+MOST = 256  # the default ceiling of concurrency, said aloud so that ideals do not move with it
+DEFAULTS = Settings(concurrency=Concurrency(max_concurrency=MOST))
+
+
+class Check(Struct):
+    """One figure and its bound."""
+
+    name: str
+    measure: Callable[[Run], float]
+    bound: float
+    least: bool = False  # the bound is a least, not a most
+
+    def holds(self, value: float) -> bool:
+        return value >= self.bound if self.least else value <= self.bound
+
+
+class Scenario(Struct):
+    """One proof point, or something to tune by."""
+
+    about: str
+    rows: int
+    stage: Callable[[int, int], Stage]
+    checks: list[Check]
+
+
+def requests(rows: int, **changes: Any) -> list[Request]:
+    return [chat(line, **changes) for line in range(rows)]
+
+
+def at_most(name: str, measure: Callable[[Run], float], bound: float) -> Check:
+    return Check(name, measure, bound)
+
+
+def at_least(name: str, measure: Callable[[Run], float], bound: float) -> Check:
+    return Check(name, measure, bound, least=True)
+
+
+LOST = at_most("lines lost or twice", lambda run: run.lost, 0)
+SLOWER = "makespan / ideal"
+YIELD = "share of the attainable"
+
+
+def attained(run: Run) -> float:
+    return 1.0 / run.slower
+
+
+# --- timeouts ---------------------------------------------------------------------------------------------------------
+
+
+def hangs(rows: int, seed: int) -> Stage:
+    weather = Weather(rows, seed, median=0.3, sigma=0.8, hangs=0.01)
+    return Stage(requests(rows), {"a": Nature(weather)}, listed(rows, MOST, weather.calm), DEFAULTS)
+
+
+def slowdown(rows: int, seed: int) -> Stage:
+    """Five times slower while the second third of the answers is being given."""
+    weather = Weather(rows, seed, median=0.3, sigma=0.8)
+
+    def work(line: int, sending: int, answered: int) -> float:
+        return weather.seconds(line, sending) * (5.0 if rows <= 3 * answered < 2 * rows else 1.0)
+
+    ideal = listed(rows, MOST, lambda line, answered: work(line, 1, answered))
+    return Stage(requests(rows), {"a": Nature(work)}, ideal, DEFAULTS)
+
+
+LARGE = 10  # every tenth line is large
+SMALL_MEDIAN, SMALL_SIGMA = 1.0, 0.3
+SMALL_P99 = SMALL_MEDIAN * exp(2.326 * SMALL_SIGMA)
+
+
+def _sized(rows: int, seed: int, small: dict[str, Any], large: dict[str, Any]) -> Stage:
+    weather = Weather(rows, seed, median=SMALL_MEDIAN, sigma=SMALL_SIGMA, hangs=0.01)
+    factors = [1.0 if line % LARGE else 20.0 for line in range(rows)]
+
+    def work(line: int, sending: int, answered: int) -> float:
+        return weather(line, sending, answered) * factors[line]
+
+    asked = [chat(line, **(small if line % LARGE else large)) for line in range(rows)]
+    ideal = listed(rows, MOST, lambda line, _: weather.seconds(line) * factors[line])
+    return Stage(asked, {"a": Nature(work)}, ideal, DEFAULTS)
+
+
+def sizes(rows: int, seed: int) -> Stage:
+    """What tells a large row is its max_tokens."""
+    return _sized(rows, seed, {"max_tokens": 50}, {"max_tokens": 1000})
+
+
+def bodies(rows: int, seed: int) -> Stage:
+    """What tells a large row is the length of its body."""
+    return _sized(rows, seed, {"body": b"x" * 500}, {"body": b"x" * 10_000})
+
+
+def large_wronged(run: Run) -> float:
+    return sum(sent.line % LARGE == 0 for sent in run.those("wronged")) / ceil(run.rows / LARGE)
+
+
+def small_hung(run: Run) -> float:
+    """The longest that a hung small row was waited for, in p99s of small rows, after the first tenth of the job's time."""
+    ages = [sent.ended - sent.began for sent in run.those("killed") if sent.line % LARGE and sent.began > run.makespan / 10]
+    return max(ages, default=0.0) / SMALL_P99
+
+
+SIZED = [
+    at_most("false kills of large rows", large_wronged, 0.01),
+    at_most("false kills", lambda run: run.wronged, 0.005),
+    at_most("hung small rows die within (× their p99)", small_hung, 3.0),
+    at_most(SLOWER, lambda run: run.slower, 1.5),
+    LOST,
+]
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def _throttled(rows: int, seed: int, rate: Steps, quota: Quota, told: Callable[[float], str] | None) -> Stage:
+    weather = Weather(rows, seed, median=0.3, sigma=0.8)
+    ideal, sent = 0.0, 0.0
+    while sent < rows:
+        sent += rate(ideal) * 0.001
+        ideal += 0.001
+    return Stage(requests(rows), {"a": Nature(weather, quota=quota, told=told)}, ideal, DEFAULTS)
+
+
+def whole_seconds(early: float) -> str:
+    return str(ceil(early))
+
+
+STEADY, CHANGING = steps(400), steps(400, (20, 200), (40, 400))
+THROTTLED = [at_most("429s after two seconds", lambda run: run.throttled(2.0), 0.02), LOST]
+
+
+def rate_window(rows: int, seed: int) -> Stage:
+    """400 in each second of the clock; Retry-After in whole seconds."""
+    return _throttled(rows, seed, STEADY, Window(STEADY), whole_seconds)
+
+
+def rate_bucket(rows: int, seed: int) -> Stage:
+    """A bucket of one second's worth; 429s say nothing about when."""
+    return _throttled(rows, seed, STEADY, Bucket(STEADY), None)
+
+
+def change_window(rows: int, seed: int) -> Stage:
+    return _throttled(rows, seed, CHANGING, Window(CHANGING), whole_seconds)
+
+
+def change_bucket(rows: int, seed: int) -> Stage:
+    return _throttled(rows, seed, CHANGING, Bucket(CHANGING), None)
+
+
+def cap(rows: int, seed: int) -> Stage:
+    """A hosted service that serves 100 at once and answers 429 to the others."""
+    weather = Weather(rows, seed, median=2.0, sigma=0.5)
+    return Stage(requests(rows), {"a": Nature(weather, slots=steps(100), refusal=429)}, listed(rows, 100, weather.calm), DEFAULTS)
+
+
+def cap_change(rows: int, seed: int) -> Stage:
+    """The same with 503, and only 50 at once between seconds 60 and 120."""
+    weather = Weather(rows, seed, median=2.0, sigma=0.5)
+    work = sum(weather.seconds(line) for line in range(rows))
+    ideal = work / 100 + 30.0  # half of the minute is missing
+    return Stage(requests(rows), {"a": Nature(weather, slots=steps(100, (60, 50), (120, 100)))}, ideal, DEFAULTS)
+
+
+KNEE = 64
+
+
+def saturated(rows: int, seed: int) -> Stage:
+    """Processor sharing: up to 64 sequences each at full speed, beyond that the same throughput shared by more."""
+    weather = Weather(rows, seed, median=2.0, sigma=0.5)
+    return Stage(requests(rows), {"a": Nature(weather, speed=plateau(KNEE))}, listed(rows, KNEE, weather.calm), DEFAULTS)
+
+
+def over_the_knee(run: Run) -> float:
+    return run.latency(0.5) / 2.0
+
+
+# --- outages and endpoints --------------------------------------------------------------------------------------------
+
+OUT, BACK = 6.0, 126.0
+
+
+def outage(rows: int, seed: int) -> Stage:
+    """For two minutes nobody listens; what was in service when it began is cut off."""
+    weather = Weather(rows, seed, median=0.3, sigma=0.8)
+    ideal = listed(rows, MOST, weather.calm) + BACK - OUT
+    return Stage(requests(rows), {"a": Nature(weather, outage=(OUT, BACK))}, ideal, DEFAULTS)
+
+
+def recovery(run: Run) -> float:
+    """Seconds from the service's return until as much was delivered in one second as half of a second's mean before."""
+    ends = sorted(sent.ended for sent in run.those("answered"))
+    before = sum(OUT / 2 <= end < OUT for end in ends) / (OUT / 2)
+    after = [end for end in ends if end >= BACK]
+    need = int(before / 2)
+    return next((after[at + need] - BACK for at in range(len(after) - need) if after[at + need] - after[at] <= 1.0), 1e9)
+
+
+def _two(rows: int, seed: int, factor: float) -> tuple[Mapping[str, Nature], float]:
+    weather = Weather(rows, seed, median=1.0, sigma=0.5)
+    third = rows // 3
+
+    def ill(line: int, sending: int, answered: int) -> float:
+        """Slower from a sixth of the rows on: when it has given that many answers, so has the other, and a third is done."""
+        return weather.seconds(line, sending) * (factor if answered >= third // 2 else 1.0)
+
+    mean = median(sum(weather.seconds(line) for line in range(at, rows, 5)) / len(range(at, rows, 5)) for at in range(5))
+    ideal = third * mean / 200 + (rows - third) * mean / (100 + 100 / factor)
+    return {"a": Nature(ill, slots=steps(100), refusal=429), "b": Nature(weather, slots=steps(100), refusal=429)}, ideal
+
+
+def two_slow(rows: int, seed: int) -> Stage:
+    """Two services of 100 at once each; the first becomes ten times slower after a third of the job."""
+    servers, ideal = _two(rows, seed, 10.0)
+    return Stage(requests(rows), servers, ideal, DEFAULTS)
+
+
+def fixed(rows: int, seed: int) -> Stage:
+    settings = Settings(concurrency=Concurrency(concurrency=1000))
+    return Stage(requests(rows), {"a": Nature(Weather(rows, seed, median=0.2))}, ceil(rows / 1000) * 0.2, settings)
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "hangs": Scenario(
+        "1 % hangs, lognormal latency (median 0.3 s, sigma 0.8)",
+        10_000,
+        hangs,
+        [at_most(SLOWER, lambda run: run.slower, 1.5), at_most("false kills", lambda run: run.wronged, 0.005), LOST],
+    ),
+    "slowdown": Scenario(
+        "latency × 5 for the middle third",
+        10_000,
+        slowdown,
+        [at_most(SLOWER, lambda run: run.slower, 1.3), at_most("false kills", lambda run: run.wronged, 0.02), LOST],
+    ),
+    "sizes": Scenario("large rows take 20 times as long; max_tokens tells", 10_000, sizes, SIZED),
+    "sizes-body": Scenario("large rows take 20 times as long; the body's length tells", 10_000, bodies, SIZED),
+    "rate-window": Scenario(
+        "unknown limit of 400 a second by the clock", 24_000, rate_window, [at_least(YIELD, attained, 0.95), *THROTTLED]
+    ),
+    "rate-bucket": Scenario(
+        "unknown limit of 400 a second by a bucket, no Retry-After",
+        24_000,
+        rate_bucket,
+        [at_least(YIELD, attained, 0.95), *THROTTLED],
+    ),
+    "change-window": Scenario("the limit 400, 200, 400 a second", 20_000, change_window, [at_least(YIELD, attained, 0.9), LOST]),
+    "change-bucket": Scenario(
+        "the same by a bucket, no Retry-After", 20_000, change_bucket, [at_least(YIELD, attained, 0.9), LOST]
+    ),
+    "cap": Scenario("100 at once, then 429", 10_000, cap, [at_least(YIELD, attained, 0.9), *THROTTLED]),
+    "cap-change": Scenario("100, 50, 100 at once, then 503", 10_000, cap_change, [at_least(YIELD, attained, 0.9), LOST]),
+    "plateau": Scenario(
+        f"throughput saturates at {KNEE} sequences",
+        10_000,
+        saturated,
+        [at_least(YIELD, attained, 0.95), at_most("p50 / p50 at the knee", over_the_knee, 1.5), LOST],
+    ),
+    "outage": Scenario(
+        "nobody listens for two minutes",
+        10_000,
+        outage,
+        [
+            at_most("extra sendings", lambda run: run.extra, 0.03),
+            at_most("recovery, seconds", recovery, 5.0),
+            at_most(SLOWER, lambda run: run.slower, 1.1),
+            LOST,
+        ],
+    ),
+    "two": Scenario("two endpoints, the first gets ten times slower", 10_000, two_slow, [at_least(YIELD, attained, 0.95), LOST]),
+    "fixed": Scenario("200 ms at concurrency 1,000", 20_000, fixed, [at_least("share of Little's law", attained, 0.95), LOST]),
+}

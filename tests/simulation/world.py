@@ -1,0 +1,232 @@
+"""One run of the real engine against modelled servers, on virtual time, and everything that can be counted about it.
+
+Rules:
+
+1. Engine, scheduler, meter and policies are the real ones, wired by `batch`; only source, transport and sink are ours.
+2. The transport obeys deadlines as the real one does: at the first it asks `review`, and waits on or gives up.
+3. A kill is false when the server would have answered.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from math import inf
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from batchrunner.batch import _engine
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.limit import Limit
+from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Result, Timing
+from batchrunner.engine import Hooks, Review
+from batchrunner.meter import Meter
+from batchrunner.settings import Settings
+from tests.simulation.servers import Call, Nature, Refusal, Server
+from tests.virtual import MemorySink, run_virtual
+
+ROUND_TRIP = 0.02  # seconds that a refusal takes
+PER_TOKEN = 0.02  # seconds of work that one token of an answer stands for
+_BODY = (
+    b'{"id":"x","choices":[{"index":0,"message":{"content":"yes"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":9,"completion_tokens":%d}}'
+)
+_BUSY = b'{"error":{"message":"too busy"}}'
+
+
+class Stage(Struct):
+    """What a scenario sets up: requests with lines from 0, servers by name in order of preference, and the ideal in seconds."""
+
+    requests: list[Request]
+    servers: Mapping[str, Nature]
+    ideal: float
+    settings: Settings = Settings()
+
+
+class Sent(Struct, gc=False):
+    """One sending, as seen from outside. `end` is "answered", "cut", "refused", "killed" or "wronged": killed in vain."""
+
+    line: int
+    server: str
+    began: float
+    ended: float
+    end: str
+    status: int = 200
+
+
+class Run(Struct):
+    """What happened. All times in seconds since the start."""
+
+    stage: Stage
+    sent: list[Sent]
+    results: list[Result]
+    makespan: float
+
+    @property
+    def rows(self) -> int:
+        return len(self.stage.requests)
+
+    @property
+    def lost(self) -> int:
+        """Lines without exactly one result that is a success."""
+        return self.rows - len({result.request.line for result in self.results if result.ok}) + len(self.results) - self.rows
+
+    @property
+    def slower(self) -> float:
+        """Makespan as a multiple of the ideal."""
+        return self.makespan / self.stage.ideal
+
+    @property
+    def extra(self) -> float:
+        """Sendings beyond one a line, as a share."""
+        return len(self.sent) / self.rows - 1.0
+
+    def those(self, end: str) -> list[Sent]:
+        return [sent for sent in self.sent if sent.end == end]
+
+    @property
+    def wronged(self) -> float:
+        """False kills as a share of the lines."""
+        return len(self.those("wronged")) / self.rows
+
+    def throttled(self, since: float = 2.0) -> float:
+        """429s as a share of all sendings that began after the first seconds."""
+        late = [sent for sent in self.sent if sent.began >= since]
+        return sum(sent.status == 429 for sent in late) / max(1, len(late))
+
+    def latency(self, quantile: float) -> float:
+        """Of the answers."""
+        spent = sorted(sent.ended - sent.began for sent in self.sent if sent.end == "answered")
+        return spent[int(quantile * (len(spent) - 1))] if spent else inf
+
+
+class _Wire:
+    """One server behind the engine's Transport protocol."""
+
+    def __init__(self, name: str, server: Server, log: list[Sent]) -> None:
+        self._name = name
+        self._server = server
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._start = self._loop.time()
+        self._calls: dict[int, asyncio.Future[str]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings = inf
+
+    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
+        began = self._loop.time()
+        self._turn()
+        line = attempt.request.line
+        call = self._server.arrive(line, attempt.number, began - self._start)
+        if isinstance(call, Refusal):
+            await asyncio.sleep(ROUND_TRIP)
+            self._note(line, began, "refused", call.status)
+            return _refused(call)
+        future = self._calls[id(call)] = self._loop.create_future()
+        self._arm()
+        clock = _Deadline(self._loop, attempt, review, future)
+        try:
+            end = await future
+        except asyncio.CancelledError:
+            self._away(call)
+            raise
+        finally:
+            clock.stop()
+            del self._calls[id(call)]
+        return self._ended(call, began, end)
+
+    def _ended(self, call: Call, began: float, end: str) -> Reply | Fault:
+        spent = self._loop.time() - began
+        if end == "killed":
+            self._away(call)
+            end = "killed" if call.seconds == inf else "wronged"
+        self._note(call.line, began, end, 200 if end == "answered" else 0)
+        if end == "answered":
+            return Reply(200, {}, _BODY % max(1, int(call.seconds / PER_TOKEN)), Timing(0.0, spent, spent, 0.0, True))
+        cause = Cause.DISCONNECTED if end == "cut" else Cause.TIMEOUT
+        return Fault(cause, Phase.FIRST_BYTE, end, Timing(0.0, 0.0, spent, 0.0, True))
+
+    def _away(self, call: Call) -> None:
+        self._server.leave(call, self._loop.time() - self._start)
+        self._arm()
+
+    def _note(self, line: int, began: float, end: str, status: int) -> None:
+        self._log.append(Sent(line, self._name, began - self._start, self._loop.time() - self._start, end, status))
+
+    def _arm(self) -> None:
+        due = self._server.due()
+        if due == self._rings:
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._rings = due
+        self._timer = self._loop.call_at(self._start + due, self._ring) if due < inf else None
+
+    def _ring(self) -> None:
+        self._rings, self._timer = inf, None
+        self._turn()
+        self._arm()
+
+    def _turn(self) -> None:
+        for call, end in self._server.advance(self._loop.time() - self._start):
+            future = self._calls.get(id(call))
+            if future and not future.done():
+                future.set_result(end)
+
+
+class _Deadline:
+    """The phase clock of one attempt."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Attempt, review: Review, future: "asyncio.Future[str]") -> None:
+        self._loop, self._attempt, self._review, self._future = loop, attempt, review, future
+        self._began = loop.time()
+        deadlines = attempt.deadlines
+        self._timer = loop.call_later(min(deadlines.first_byte, deadlines.total), self._ring)
+
+    def _ring(self) -> None:
+        more = self._review(self._attempt, Phase.FIRST_BYTE, self._loop.time() - self._began)
+        if more > 0.0:
+            self._timer = self._loop.call_later(more, self._ring)
+        elif not self._future.done():
+            self._future.set_result("killed")
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+def _refused(refusal: Refusal) -> Reply | Fault:
+    timing = Timing(0.0, ROUND_TRIP, ROUND_TRIP, 0.0, True)
+    if not refusal.status:
+        return Fault(Cause.REFUSED, Phase.CONNECT, "refused", timing)
+    headers = {"retry-after": refusal.retry_after} if refusal.retry_after else {}
+    return Reply(refusal.status, headers, _BUSY, timing)
+
+
+class _Job(MemorySink):
+    """Source and sink in memory, in the shape `batch` wants."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        super().__init__()
+        self._requests = requests
+
+    async def source(self, *_: Any) -> AsyncIterator[list[Request | Result]]:
+        for at in range(0, len(self._requests), 50):
+            yield list(self._requests[at : at + 50])
+
+
+def run(stage: Stage, seed: int) -> Run:
+    """Bring a stage to its end in virtual time."""
+    job, log = _Job(stage.requests), list[Sent]()
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        wires: dict[str, Any] = {name: _Wire(name, Server(nature), log) for name, nature in stage.servers.items()}
+        endpoints = [Endpoint(name, f"http://{name}/v1", Limit(stage.settings.concurrency)) for name in stage.servers]
+        meter = Meter(began)
+        engine = _engine(stage.settings, job, meter, endpoints, wires, Hooks(), (), None)  # type: ignore[arg-type]
+        engine._chance = Random(seed).random
+        await engine.run()
+        return loop.time() - began
+
+    return Run(stage, log, job.results, run_virtual(main))
