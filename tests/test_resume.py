@@ -280,6 +280,14 @@ def test_after_a_retry_each_failing_line_has_one_record(job: Job) -> None:
     assert standing == job.survey()
 
 
+def test_an_error_among_the_results_takes_no_place_in_the_errors_file(job: Job) -> None:
+    job.journal.append(job.record(1, "policy"), True)
+    job.settle(2, "policy")
+    job.settle(2, "rejected")
+    standing = tidy(job.evidence)
+    assert (standing.failed, job.done(standing), job.errors()) == (2, [1, 2], [("r2", "rejected")])
+
+
 # -- the checkpoint
 
 
@@ -392,6 +400,10 @@ def append_without_digest(job: Job) -> None:
     job.settle(5, digest="", line=0)
 
 
+def append_line_without_digest(job: Job) -> None:
+    job.settle(5, digest="")
+
+
 def append_out_of_range(job: Job) -> None:
     job.settle(5, line=11)
 
@@ -408,7 +420,7 @@ def delete_results(job: Job) -> None:
     "harm",
     [
         touch, exchange, edit_in_place, shorten, shift, substitute, other_version, delete_results,
-        append_again, append_after_error, append_without_digest, append_out_of_range, append_damage,
+        append_again, append_after_error, append_without_digest, append_line_without_digest, append_out_of_range, append_damage,
     ],
 )  # fmt: skip
 def test_anything_odd_voids_it(job: Job, harm: Callable[[Job], None]) -> None:
@@ -419,6 +431,16 @@ def test_anything_odd_voids_it(job: Job, harm: Callable[[Job], None]) -> None:
     harm(job)
     assert Checkpoint(job.journal).load(read_record) is None
     assert not job.journal.paths.checkpoint.exists()
+
+
+def test_an_edit_far_from_both_ends_of_the_input_voids_it(job: Job) -> None:
+    job.write_input([f"r{number} {'x' * 1000}" for number in range(1, 401)])
+    assert saved(job, job.survey())
+    source = job.journal.paths.input
+    facts = source.stat()
+    source.write_bytes(source.read_bytes().replace(b"r200 ", b"y200 "))
+    os.utime(source, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert Checkpoint(job.journal).load(read_record) is None
 
 
 def test_it_is_for_one_way_to_treat_changed_lines(job: Job) -> None:
