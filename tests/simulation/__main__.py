@@ -23,9 +23,8 @@ def show(name: str, seeds: int, rows: int) -> bool:
         held = check.holds(worst)
         good &= held
         told = " ".join(f"{value:.4g}" for value in values)
-        print(
-            f"  {'ok  ' if held else 'FAIL'} {check.name:<42}{worst:>9.4g}  {'≥' if check.least else '≤'} {check.bound:<6g} [{told}]"
-        )
+        bound = f"{'≥' if check.least else '≤'} {check.bound:g}"
+        print(f"  {'ok  ' if held else 'FAIL'} {check.name:<42}{worst:>9.4g}  {bound:<8} [{told}]")
     first = runs[0]
     print(
         f"       seed 1: {first.makespan:.1f} s, ideal {first.stage.ideal:.1f} s; {len(first.sent)} sendings, "
@@ -43,7 +42,8 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
-    return int(not all([show(name, given.seeds, given.rows) for name in given.scenarios or SCENARIOS]))
+    held = [show(name, given.seeds, given.rows) for name in given.scenarios or SCENARIOS]
+    return int(not all(held))
 
 
 if __name__ == "__main__":
