@@ -3,6 +3,7 @@
 Rules:
 
 1. The first SIGINT, SIGTERM or SIGHUP drains, the second drops, the third exits at once. What has no result stays pending.
+   Before the run begins nothing is under way, and any of them ends the process.
 2. A SIGHUP that was ignored when we started (nohup) stays ignored. SIGUSR1 prints one status block.
 3. Progress goes to stderr; nothing here writes to stdout.
 """
@@ -11,8 +12,9 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from batchrunner import batch
@@ -33,7 +35,21 @@ def execute(settings: Settings, *, reopen: Reopen | None = None) -> Report:
     """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
     gc.freeze()  # what is imported stays; a request leaves next to nothing to the collector, so it may come rarely
     gc.set_threshold(20_000, 50, 100)
-    return run_loop(present(settings, reopen=reopen, signals=True))
+    with _killable():
+        return run_loop(present(settings, reopen=reopen, signals=True))
+
+
+@contextmanager
+def _killable() -> Iterator[None]:
+    """Until the ladder stands, Ctrl-C kills: Python's own way waits for threads, and one that reads stdin may never end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
