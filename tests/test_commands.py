@@ -155,11 +155,11 @@ class Held:
 class Live:
     """The command as a process."""
 
-    def __init__(self, *argv: str, before: Sequence[str] = (), stdin: bytes | None = None, **env: str) -> None:
+    def __init__(self, *argv: str, before: Sequence[str] = (), stdin: bool = False, **env: str) -> None:
         self.process = subprocess.Popen(
             [*before, *COMMAND, *argv],
             env=environment(**env),
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -335,6 +335,14 @@ def test_packed_inputs(run: Command, pack: Any) -> None:
     assert ids() == list(range(30))
 
 
+def test_a_name_of_any_letters_in_any_folder(run: Command) -> None:
+    folder = Path("früher und 'später'")
+    folder.mkdir()
+    write(1, name=str(folder / "-名 x.jsonl"))
+    assert run(str(folder / "-名 x.jsonl")).code == 0
+    assert ids(str(folder / "-名 x.results.jsonl")) == [1]
+
+
 def test_a_packed_input_gives_its_name_without_the_ending(run: Command) -> None:
     write(1)
     Path("b.jsonl.gz").write_bytes(gzip.compress(Path("a.jsonl").read_bytes()))
@@ -460,6 +468,20 @@ def test_stdin_is_kept_and_the_same_pipe_continues_the_job(sim: Simulator) -> No
     assert (ids("x.jsonl"), sim.stats()["requests"]) == (list(range(12)), 12)
 
 
+def test_ctrl_c_while_stdin_still_comes_ends_at_once(sim: Simulator) -> None:
+    write(*range(2000))
+    content = Path("a.jsonl").read_text()
+    assert len(content) > 2 * 65536, "more than a pipe holds: whoever took it all has begun to read"
+    with Live("-", "-o", "x.jsonl", "--base-url", sim.url, stdin=True) as process:
+        assert process.process.stdin
+        process.process.stdin.write(content)
+        process.process.stdin.flush()
+        process.signal(signal.SIGINT)
+        assert process.process.wait(20) == -signal.SIGINT
+    assert piped(content.encode(), "-", "-o", "x.jsonl", "--limit", "3", "--base-url", sim.url).code == 0
+    assert ids("x.jsonl") == [0, 1, 2]
+
+
 def test_stdin_without_a_place_for_the_results(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     code, _, err = command("-", "--base-url", "simulated")
@@ -567,7 +589,9 @@ def test_the_input_is_no_place_for_output(run: Command, sim: Simulator) -> None:
     for output in ("a.jsonl", "./a.jsonl", str(Path("a.jsonl").resolve())):
         code, _, err = run("a.jsonl", "-o", output)
         assert (code, "[E401]" in err, "it is the input itself" in err) == (2, True, True)
-    assert (Path("a.jsonl").read_bytes(), sim.stats()["requests"]) == (before, 0)
+    Path("a.jsonl").rename("a.errors.jsonl")
+    assert "it is the input itself" in run("a.errors.jsonl", "-o", "a.jsonl").err, "nor for errors"
+    assert (Path("a.errors.jsonl").read_bytes(), sim.stats()["requests"]) == (before, 0)
 
 
 def test_a_file_of_somebody_else_is_not_written_to(run: Command, sim: Simulator) -> None:
@@ -647,7 +671,16 @@ def test_a_wrong_key_stops_at_once_and_every_line_stays_pending(command: Command
     assert ids() == list(range(100))
 
 
-def test_a_dead_port_is_given_up_with_what_it_said(command: Command) -> None:
+def test_a_dead_port_is_no_matter_beside_an_endpoint_that_answers(command: Command, sim: Simulator) -> None:
+    write(*range(30))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        assert command("a.jsonl", "--base-url", dead, "--base-url", sim.url, "--max-outage", "1s").code == 0
+    assert ids() == list(range(30))
+
+
+def test_a_dead_port_is_given_given_up_with_what_it_said(command: Command) -> None:
     write(*range(20))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can answer there
@@ -693,6 +726,8 @@ def test_one_ctrl_c_lets_what_is_under_way_finish(held: tuple[Held, FaultServer]
         code, _, err = command("a.jsonl", "--base-url", server.url)
         assert (code, "[E403]" in err) == (2, True), "a second run is refused"
         assert f"process {process.process.pid} " in err
+        code, out, _ = command("status", "a.jsonl")
+        assert (code, "5 of 40 done" in out) == (3, True), "one may look on"
         process.signal(signal.SIGINT)
         assert "4 in flight" in process.hear("stopping")
         script.release()
@@ -768,6 +803,29 @@ def test_simulate_answers_until_it_is_interrupted(command: Command) -> None:
         process.signal(signal.SIGINT)
         code, out, err = process.end()
     assert (code, out, err) == (130, "", "")
+
+
+def test_the_time_allowed_is_over(held: tuple[Held, FaultServer], command: Command) -> None:
+    _, server = held
+    code, out, _ = command("a.jsonl", "--base-url", server.url, "-c", "4", "--max-time", "300ms", "--grace", "100ms")
+    assert (code, "max_time 0.3 s" in out) == (3, True)
+    assert (len(records()), summary()["pending"]) == (5, 35)
+
+
+def test_an_output_that_is_taken_away_ends_the_run_and_the_answers_are_kept(
+    held: tuple[Held, FaultServer], command: Command
+) -> None:
+    script, server = held
+    with live(server, "--spill-dir", "spill") as process:
+        assert script.full.wait(20)
+        Path("a.results.jsonl").rename("moved")
+        script.release()
+        code, _, err = process.end()
+    assert (code, "it was deleted or renamed" in err) == (4, True)
+    asked = len(server.requests)
+    Path("moved").rename("a.results.jsonl")
+    assert command("a.jsonl", "--base-url", server.url, "--spill-dir", "spill").code == 0
+    assert (ids(), asked <= 40, len(server.requests)) == (list(range(40)), True, 40)
 
 
 # ---- the disk ----
