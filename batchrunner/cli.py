@@ -28,7 +28,7 @@ from batchrunner.errors import BatchError, FileError, UsageError
 from batchrunner.report import text
 from batchrunner.settings import OPTIONS, Settings, masked, schema, values
 
-REPEATED = ("output", "base_url", "api_key_env", "model")
+REPEATED = ("output", "base_url", "provider", "api_key_env", "auth", "model")
 """Options that the next command to type must say again; none of them holds a secret."""
 
 

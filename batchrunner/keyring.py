@@ -1,30 +1,32 @@
-"""Which endpoints are used, and the headers that open them.
+"""Which endpoints are used, and what opens each of them.
 
 Rules:
 
 1. A key is known by the name of its environment variable; its value goes into one endpoint's headers and nowhere else.
-2. The embedded endpoint never gets a key, and is used only when it is asked for by name.
-3. A key does not travel in clear: plain http to another machine is refused while a key is set.
-4. Endpoints and keys are refused here, before anything is sent.
+2. Which variables may open an endpoint stands in `core.providers`: OPENAI_API_KEY never goes to another known provider,
+   unless the user names it (`--api-key-env`). The embedded endpoint never gets a key.
+3. Nothing secret travels in clear: plain http to another machine is refused while there is a key.
+4. A header or a query that holds a key by its name is as secret as the key.
+5. Endpoints and keys are refused here, before anything is sent.
 """
 
 import ipaddress
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from urllib.parse import parse_qsl, urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from batchrunner.core.endpoints import Service
+from batchrunner.core.providers import AUTH, BY_NAME, Provider, recognised
 from batchrunner.errors import UsageError
-from batchrunner.transport import Secret
+from batchrunner.secret import Secret
 
-OPENAI = "https://api.openai.com/v1"
+OPENAI = "openai"
 SIMULATED = "simulated"
-# How a provider wants its key: by the end of the host's name. All others take `Authorization: Bearer`.
-AUTH_FORMS: Mapping[str, tuple[str, str]] = {
-    ".openai.azure.com": ("api-key", "{}"),  # learn.microsoft.com: Azure OpenAI REST reference, authentication
-}
-BEARER = ("Authorization", "Bearer {}")
+IDENTITY = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "proxy-authorization"})
+_TELLING = re.compile(r"auth|key|token|secret|passw|credential|cookie|session|\bsig", re.IGNORECASE)
 
 
 class Door(Struct, frozen=True):
@@ -32,80 +34,181 @@ class Door(Struct, frozen=True):
 
     name: str  # the host, as results and reports show it
     base_url: str
-    headers: Mapping[str, str]  # without secrets
+    headers: Mapping[str, str]  # sent with every request; may hold secrets of the user's own
+    provider: Provider
     secret: Secret | None = None
-    secret_form: tuple[str, str] = BEARER
+    auth: str = "bearer"
+    hidden: tuple[Secret, ...] = ()  # whatever else must not be shown
+
+    def __repr__(self) -> str:
+        return f"Door({self.name!r}, {self.provider.name}, {'with' if self.secret else 'without'} key)"
 
     @property
     def opening(self) -> dict[str, str]:
         """The header that holds the key."""
-        name, form = self.secret_form
-        return {name: form.format(self.secret.reveal())} if self.secret else {}
+        name, form = AUTH[self.auth]
+        return {name: form.format(_carried(self.auth, self.secret))} if self.secret else {}
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Everything that must appear in no text, as it is and as it travels."""
+        travels = (Secret(_carried(self.auth, self.secret)),) if self.secret and self.auth == "basic" else ()
+        return (*((self.secret,) if self.secret else ()), *travels, *self.hidden)
 
     @property
     def simulated(self) -> bool:
         """Whether the embedded endpoint answers here."""
-        return self.base_url.split(":")[0] == SIMULATED
+        return _simulated(self.base_url)
 
 
 def doors(service: Service, environ: Mapping[str, str]) -> list[Door]:
-    """The endpoints to use, in order of preference. Raises UsageError E002, E101, E102 or E103."""
-    key = environ.get(service.api_key_env, "").strip() if service.api_key_env else ""
-    if not service.base_url and not key:
-        raise UsageError(
-            "E101",
-            f"no endpoint and no key: no --base-url was given and {service.api_key_env or 'no key variable'} is not set",
-            "a server of your own:      --base-url http://localhost:8000/v1\n"
-            f"OpenAI:                    export {service.api_key_env or 'OPENAI_API_KEY'}=…\n"
-            "to try it without either:  --base-url simulated",
-        )
+    """The endpoints to use, in order of preference. Raises UsageError E002, E003, E101, E102 or E103."""
+    if service.provider not in {"auto", *BY_NAME}:
+        raise UsageError("E002", f"--provider {service.provider!r} is not known", f"one of: auto, {', '.join(BY_NAME)}")
+    urls = service.base_url or (_home(service, environ),)
+    if len(service.api_key_env) not in {0, 1, len(urls)}:
+        message = f"{len(service.api_key_env)} key variables for {len(urls)} endpoints"
+        raise UsageError("E003", message, "--api-key-env once for all of them, or once for each --base-url, in the same order")
     headers = extra_headers(service.header)
+    names = service.api_key_env * len(urls) if len(service.api_key_env) == 1 else service.api_key_env or (None,) * len(urls)
     made: list[Door] = []
-    for url in service.base_url or (OPENAI,):
-        door = Door(SIMULATED, url, headers) if url.split(":")[0] == SIMULATED else _door(url, headers, key, service)
+    for url, name in zip(urls, names, strict=True):
+        door = Door(SIMULATED, url, headers, BY_NAME["compatible"])
+        if not _simulated(url):
+            door = _door(url, headers, name, service, environ)
         twins = sum(other.name.split("#")[0] == door.name for other in made)
-        made.append(Door(f"{door.name}#{twins + 1}", *_rest(door)) if twins else door)
+        made.append(structs.replace(door, name=f"{door.name}#{twins + 1}") if twins else door)
     return made
 
 
 def extra_headers(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=VALUE` settings as headers; E002 for what is no header."""
+    """`NAME=VALUE` settings as headers; E002 for what is no header, or one that holds the key."""
     headers = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         token = name.strip().replace("-", "").replace("_", "")
         if not equals or not token.isascii() or not token.isalnum() or not value.isprintable() or not value.isascii():
             raise UsageError("E002", f"--header {name!r} is not NAME=VALUE in printable ASCII", "--header X-Team=research")
+        if name.strip().lower() in IDENTITY:
+            hint = "a command line is no place for a key: put it into a variable, --api-key-env NAME and, if need be, --auth FORM"
+            raise UsageError("E002", f"--header may not set {name.strip()}", hint)
         headers[name.strip()] = value.strip()
     return headers
 
 
-def _rest(door: Door) -> tuple[str, Mapping[str, str], Secret | None, tuple[str, str]]:
-    return door.base_url, door.headers, door.secret, door.secret_form
+def _simulated(url: str) -> bool:
+    return url.split(":")[0] == SIMULATED
 
 
-def _door(url: str, headers: Mapping[str, str], key: str, service: Service) -> Door:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in {"http", "https"} or not host:
+def _home(service: Service, environ: Mapping[str, str]) -> str:
+    """The base URL where none is given: that of the provider named, or OpenAI's when there is a key for it."""
+    if service.provider == "auto":
+        provider = BY_NAME[OPENAI]
+        name = service.api_key_env[0] if service.api_key_env else _held(provider, environ)
+        if name and environ.get(name, "").strip():
+            return provider.base
+        raise _homeless(name or provider.keys[0], environ)
+    provider = BY_NAME[service.provider]
+    if url := provider.base or environ.get(provider.home, "").strip():
+        return url
+    wanted = f"{provider.home} is not set" if provider.home else "it has no address of its own"
+    raise UsageError("E101", f"no --base-url was given for {provider.name}, and {wanted}", "give its address: --base-url URL")
+
+
+def _homeless(variable: str, environ: Mapping[str, str]) -> UsageError:
+    others = (each for each in BY_NAME.values() if each.base and each.name != OPENAI and _held(each, environ))
+    return UsageError(
+        "E101",
+        f"no endpoint and no key: no --base-url was given and {variable} is not set",
+        "a server of your own:      --base-url http://localhost:8000/v1\n"
+        f"OpenAI:                    export {variable}=…\n"
+        + "".join(f"there is a key for:        --provider {each.name}\n" for each in others)
+        + "to try it without either:  --base-url simulated",
+    )
+
+
+def _held(provider: Provider, environ: Mapping[str, str]) -> str:
+    """The first of the provider's variables that holds something."""
+    return next((name for name in provider.keys if environ.get(name, "").strip()), "")
+
+
+def _door(url: str, headers: Mapping[str, str], name: str | None, service: Service, environ: Mapping[str, str]) -> Door:
+    host = _host(url)
+    provider = recognised(url) if service.provider == "auto" else BY_NAME[service.provider]
+    chosen = _held(provider, environ) if name is None else name
+    key = environ.get(chosen, "").strip() if chosen else ""
+    if not key and (chosen or (name is None and provider.hosted)):
+        wanted = chosen or provider.keys[0]
+        hint = f'export {wanted}=…\nanother variable: --api-key-env NAME\nno key at all:    --api-key-env ""'
+        raise UsageError("E101", f"no key for {host}: {wanted} is not set", hint)
+    door = Door(
+        urlsplit(url).netloc,
+        _versioned(url, provider, environ),
+        {**provider.headers, **dict(_told(provider, environ)), **headers},
+        provider,
+        Secret(key) if key else None,
+        provider.auth if service.auth == "auto" else service.auth,
+        tuple(map(Secret, _telling(url, headers))),
+    )
+    _refuse_clear(door, chosen, host, service)
+    return door
+
+
+def _host(url: str) -> str:
+    """The host of a base URL. E102: it is none."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        parts.port  # noqa: B018 - it raises for what is no port
+    except ValueError:
+        host = ""
+    if not host or parts.scheme not in {"http", "https"}:
+        shown = "the base URL" if "@" in url or "?" in url else repr(url)
         raise UsageError(
-            "E102", f"{url!r} is no base URL", "it looks like https://api.example.com/v1 or http://localhost:8000/v1"
+            "E102", f"{shown} is no base URL", "it looks like https://api.example.com/v1 or http://localhost:8000/v1"
         )
-    if parts.username or parts.password:
+    if parts.username is not None or parts.password is not None:
         raise UsageError(
             "E102", "a base URL must not hold a user name or password", "put the key into a variable: --api-key-env NAME"
         )
-    if parts.scheme == "http" and key and not _is_loopback(host) and not service.allow_insecure:
-        raise UsageError(
-            "E103",
-            f"{service.api_key_env} would travel in clear to {host}",
-            'use https, or send no key: --api-key-env "", or accept it: --allow-insecure',
-        )
-    form = next((form for end, form in AUTH_FORMS.items() if host.endswith(end)), BEARER)
-    return Door(parts.netloc, url, headers, Secret(key) if key else None, form)
+    return host
 
 
-def _is_loopback(host: str) -> bool:
+def _told(provider: Provider, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for variable, header in provider.told.items():
+        if value := environ.get(variable, "").strip():
+            yield header, value
+
+
+def _versioned(url: str, provider: Provider, environ: Mapping[str, str]) -> str:
+    """Azure's addresses with a deployment need an api-version; its variable gives one where the URL has none."""
+    version = environ.get(provider.version, "").strip() if provider.version else ""
+    if not version or "/deployments/" not in url or "api-version=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}api-version={version}"
+
+
+def _telling(url: str, headers: Mapping[str, str]) -> Iterator[str]:
+    """Values that their names betray as secrets, in the query of a base URL and in the user's own headers."""
+    for name, value in (*parse_qsl(urlsplit(url).query), *headers.items()):
+        if _TELLING.search(name) and value:
+            yield value
+
+
+def _refuse_clear(door: Door, variable: str, host: str, service: Service) -> None:
+    what = variable if door.secret else "a secret in the address or a header" if door.hidden else ""
+    if what and door.base_url.lower().startswith("http:") and not is_loopback(host) and not service.allow_insecure:
+        hint = 'use https, or send no key: --api-key-env "", or accept it: --allow-insecure'
+        raise UsageError("E103", f"{what} would travel in clear to {host}", hint)
+
+
+def _carried(auth: str, secret: Secret) -> str:
+    value = secret.reveal()
+    return b64encode(value.encode()).decode() if auth == "basic" else value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -20,7 +20,9 @@ class Options(TypedDict, total=False):
     spill_dir: str
     strict_openai: bool
     base_url: str | Sequence[str]
-    api_key_env: str
+    provider: str
+    api_key_env: str | Sequence[str]
+    auth: Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"]
     model: str
     header: Sequence[str]
     allow_insecure: bool

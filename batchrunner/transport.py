@@ -6,28 +6,35 @@ Rules:
    redirects are answers, not orders.
 2. Whatever goes wrong with an attempt is a `Fault`. Only cancellation from outside and mistakes of ours are raised.
 3. Nothing is read without a cap; a body that broke off is kept as evidence, never as an answer.
-4. A key is in no repr, no detail, no message.
+4. A key is in no repr, no detail, no message; and what the endpoint quotes of it is taken out of the answer.
+5. Each sending carries an id of ours, made here and never from the line: a call that died without an answer can be found
+   in the server's log by it.
 """
 
 import asyncio
 import io
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
+from secrets import token_hex
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import aiohttp
-from multidict import CIMultiDict
+from msgspec import structs
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from batchrunner.core.endpoints import Connection as Connection
 from batchrunner.core.endpoints import address
-from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request
+from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
+from batchrunner.core.providers import OURS
 from batchrunner.errors import UsageError
 from batchrunner.faults import FAILURES, OversizeError, explain, overdue
+from batchrunner.secret import Redact, Text
 from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session, plain
 
 _LARGE = 1024 * 1024  # aiohttp wants a larger body as a file, and sends it in pieces
@@ -36,7 +43,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[ -~\t]*")
 _PLACE = re.compile(r"[!-~]+")
 # Framing and connection belong to the wire, identity to the endpoint: no line of the input sets these.
-_OURS = frozenset(
+_FENCED = frozenset(
     [
         "accept-encoding",
         "api-key",
@@ -59,53 +66,24 @@ _OURS = frozenset(
     ]
 )
 
-Text = TypeVar("Text", str, bytes)
-
-
-class Secret:
-    """A key that shows itself only when asked to."""
-
-    __slots__ = ("_pattern", "_value")
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-        self._pattern = _traces_of(value)
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def reveal(self) -> str:
-        """The key itself, to be put into a header."""
-        return self._value
-
-    def redact(self, text: Text) -> Text:
-        """The text without the key, and without what servers show of it: its first 8 characters and a mask."""
-        if self._pattern is None:
-            return text
-        if isinstance(text, bytes):
-            return re.sub(self._pattern.encode(), b"[key]", text)
-        return re.sub(self._pattern, "[key]", text)
-
-
-def _traces_of(value: str) -> str | None:
-    """What to look for. A word of less than 4 letters is a placeholder, and stands in every text."""
-    if len(value) < 4:
-        return None
-    masked = rf"|{re.escape(value[:8])}[\w*.\-]*" if len(value) >= 8 else ""
-    return re.escape(value) + masked
-
 
 class Transport:
     """One endpoint on the wire. `async with` opens its connections, `send` makes one attempt.
 
-    `headers` go with every request; `secret` too, but they are the endpoint's identity. Neither is ever shown.
+    `headers` go with every request; `secret` too, but they are the endpoint's identity. Neither is ever shown. `redact`
+    clears what comes back. `ids` are the headers that carry our own id of a sending.
     """
 
     def __init__(
-        self, name: str, base_url: str, connection: Connection, *, headers: Mapping[str, str] = {}, secret: Mapping[str, str] = {}
+        self,
+        name: str,
+        base_url: str,
+        connection: Connection,
+        *,
+        headers: Mapping[str, str] = {},
+        secret: Mapping[str, str] = {},
+        redact: Redact | None = None,
+        ids: Sequence[str] = OURS,
     ) -> None:
         self.name = name
         self._base_url = base_url
@@ -116,6 +94,10 @@ class Transport:
         self._trust = _trust(connection.ca_bundle)
         self._proxy = _proxy(connection.proxy)
         self._headers = _sets_of_headers({**headers, **secret})
+        self._redact = redact
+        self._ids = tuple(map(istr, ids))
+        self._run = f"br-{token_hex(5)}"
+        self._sendings = count(1)
         self._place = lru_cache(256)(self._find_place)
         self._session: aiohttp.ClientSession | None = None
 
@@ -145,10 +127,13 @@ class Transport:
         flaw = flaw or next(filter(None, map(_flaw, request.headers)), "")
         if flaw:
             return Fault(Cause.INVALID, Phase.CONNECT, flaw)
-        exchange = Exchange(attempt, review, self._loop)
+        headers = self._dress(attempt)
+        return self._cleared(await self._attempt(url, headers, Exchange(attempt, review, self._loop)), headers)
+
+    async def _attempt(self, url: URL, headers: "CIMultiDict[str]", exchange: Exchange) -> Reply | Fault:
         token = EXCHANGE.set(exchange)
         try:
-            return await self._converse(request, url, exchange)
+            return await self._converse(url, headers, exchange)
         except asyncio.CancelledError:
             if not exchange.stop():
                 raise
@@ -159,14 +144,14 @@ class Transport:
             exchange.stop()
             EXCHANGE.reset(token)
 
-    async def _converse(self, request: Request, url: URL, exchange: Exchange) -> Reply:
-        session = self._session
+    async def _converse(self, url: URL, headers: "CIMultiDict[str]", exchange: Exchange) -> Reply:
+        session, request = self._session, exchange.attempt.request
         assert session is not None, "the transport is not open"
         response = await session.request(
             request.method,
             url,
             data=request.body if len(request.body) <= _LARGE else io.BytesIO(request.body),
-            headers=self._dress(exchange.attempt),
+            headers=headers,
             allow_redirects=False,
         )
         exchange.begun(response)
@@ -175,8 +160,21 @@ class Transport:
         except BaseException:
             response.close()
             raise
-        headers = response.headers
-        return Reply(response.status, headers if response.status < 300 else plain(headers), body, exchange.timing())
+        found = response.headers
+        return Reply(response.status, found if response.status < 300 else plain(found), body, exchange.timing())
+
+    def _cleared(self, answer: Reply | Fault, sent: "CIMultiDict[str]") -> Reply | Fault:
+        """The answer without our keys in it. One that may be a failure also says what we called the request."""
+        if isinstance(answer, Reply) and answer.status < 300:
+            body = self._redact(answer.body) if self._redact else answer.body
+            return answer if body is answer.body else structs.replace(answer, body=body)
+        headers = {**answer.headers, OURS[0].lower(): sent.get(OURS[0], "")}
+        if self._redact:
+            headers = {name: self._redact(value) for name, value in headers.items()}
+        redact: Redact = self._redact or _as_it_is
+        if isinstance(answer, Fault):
+            return structs.replace(answer, headers=headers, detail=redact(answer.detail), partial=redact(answer.partial))
+        return structs.replace(answer, headers=headers, body=redact(answer.body))
 
     async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> bytes:
         most = self._connection.max_response
@@ -194,13 +192,14 @@ class Transport:
         return bytes(parts)
 
     def _dress(self, attempt: Attempt) -> "CIMultiDict[str]":
-        """The headers of this attempt: one of four ready sets, and what the line itself asks for."""
-        ready = self._headers[attempt.plain, attempt.stream]
-        if not attempt.request.headers:
-            return ready
-        own = ready.copy()
-        own.update(attempt.request.headers)
-        return own
+        """The headers of this attempt: one of four ready sets, an id of its own, and what the line itself asks for."""
+        dressed = self._headers[attempt.plain, attempt.stream].copy()
+        name = f"{self._run}-{attempt.request.line}-{next(self._sendings)}"
+        for header in self._ids:
+            dressed[header] = name
+        if attempt.request.headers:
+            dressed.update(attempt.request.headers)
+        return dressed
 
     def _find_place(self, path: str) -> tuple[URL, str]:
         """The URL of a line's path, and what is wrong with it."""
@@ -215,10 +214,14 @@ class Transport:
         return (url, "") if inside else (self._origin, "the address leaves the endpoint")
 
 
+def _as_it_is(text: Text) -> Text:
+    return text
+
+
 def _flaw(header: tuple[str, str]) -> str:
     """Why a line may not set this header; empty when it may."""
     name, value = header
-    if name.lower() in _OURS:
+    if name.lower() in _FENCED:
         return f"a line may not set the header {name}"
     return "" if _sound(name, value) else "a header of the line cannot be put on the wire"
 

@@ -67,7 +67,10 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 # ---- help and version ----
 
 
-def test_short_help_is_one_screen_and_full_help_is_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_help_is_one_screen_and_full_help_is_everything(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # xdist's workers believe in 80
     code, short, err = said(capsys, "-h")
     assert (code, err) == (0, "")
     assert len(short.splitlines()) <= 60

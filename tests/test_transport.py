@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from batchrunner import faults
 from batchrunner.core.model import Attempt, Cause, Deadlines, Fault, Phase, Reply, Request, Route
 from batchrunner.errors import UsageError
-from batchrunner.transport import Connection, Secret, Transport
+from batchrunner.secret import Secret
+from batchrunner.transport import Connection, Transport
 from batchrunner.wire import EXCHANGE, Exchange
 from tests.server import (
     LAST_CHUNK,
@@ -375,7 +376,8 @@ async def test_headers_of_a_good_answer_are_handed_on_and_of_others_copied() -> 
         good = await transport.send(attempt(), never)
         bad = await transport.send(attempt(), never)
     assert good.headers["retry-after"] == "7"
-    assert bad.headers == {"content-length": "2", "x-one": "1, 2", "retry-after": "7"}
+    ours = server.requests[1].headers["X-Client-Request-Id"]
+    assert bad.headers == {"content-length": "2", "x-one": "1, 2", "retry-after": "7", "x-client-request-id": ours}
 
 
 # Security.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 from math import inf
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -20,6 +20,7 @@ from msgspec import Struct
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Kind, Outcome
 from batchrunner.core.policy import option
+from batchrunner.core.providers import root_of
 
 
 class Service(Struct, frozen=True, kw_only=True):
@@ -33,9 +34,27 @@ class Service(Struct, frozen=True, kw_only=True):
             metavar="URL",
         ),
     ] = ()
-    api_key_env: Annotated[str, option("environment variable that holds the key", group="Endpoint", metavar="NAME")] = (
-        "OPENAI_API_KEY"
-    )
+    provider: Annotated[
+        str,
+        option(
+            "who answers there, where the URL does not tell: openai, azure, anthropic, groq, vllm, …",
+            group="Endpoint",
+            metavar="auto|NAME",
+            main=False,
+        ),
+    ] = "auto"
+    api_key_env: Annotated[
+        tuple[str, ...],
+        option(
+            "environment variable that holds the key",
+            group="Endpoint",
+            metavar="NAME",
+        ),
+    ] = ()
+    auth: Annotated[
+        Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"],
+        option("how the key is sent, by default as the provider wants it", group="Endpoint", metavar="FORM", main=False),
+    ] = "auto"
     model: Annotated[str, option("model for every request, in place of the line's own", group="Endpoint", metavar="NAME")] = ""
     header: Annotated[tuple[str, ...], option("extra header for every request", group="Endpoint", metavar="NAME=VALUE")] = ()
     allow_insecure: Annotated[bool, option("allow a key over plain http to another machine", group="Endpoint", main=False)] = (
@@ -48,7 +67,13 @@ class Connection(Struct, frozen=True, kw_only=True):
 
     proxy: Annotated[str, option("HTTP proxy for every endpoint", group="Endpoint", metavar="URL")] = ""
     ca_bundle: Annotated[
-        str, option("PEM file of certificate authorities to trust instead of the system's", group="Endpoint", metavar="FILE")
+        str,
+        option(
+            "PEM file of certificate authorities to trust instead of the system's, or of SSL_CERT_FILE's",
+            group="Endpoint",
+            metavar="FILE",
+            main=False,
+        ),
     ] = ""
     keepalive: Annotated[
         float,
@@ -216,7 +241,6 @@ _ROUTES = (
     "/messages",
 )
 _VERSION = re.compile(r"/v\d+\w*")
-_AZURE = re.compile(r"\.(openai|services\.ai|cognitiveservices)\.azure\.\w+(:\d+)?$")
 
 
 @lru_cache(maxsize=1024)
@@ -225,7 +249,8 @@ def address(base_url: str, path: str) -> str:
 
     `http://h` and `http://h/v1` both turn `/v1/chat/completions` into `http://h/v1/chat/completions`. A base with another
     prefix stands in place of the route's `/v1`, as `OPENAI_BASE_URL` does in the providers' own libraries. A base that holds
-    the whole route is taken at its word. The query of the base stays; that of the path follows.
+    the whole route is taken at its word. A base without a path means the place where its provider keeps the API
+    (`core.providers`). The query of the base stays; that of the path follows.
     """
     base, _, query = base_url.partition("?")
     scheme, _, rest = base.partition("://")
@@ -234,13 +259,15 @@ def address(base_url: str, path: str) -> str:
     path, _, own_query = path.partition("?")
     pairs = [pair for pair in query.split("&") if pair]
     pairs += [pair for pair in own_query.split("&") if pair and pair not in pairs]
-    tail = _joined(_azure(host, prefix), path)
+    tail = _joined(_rooted(host, prefix, path), path)
     return f"{scheme}://{host}{tail}?{'&'.join(pairs)}" if pairs else f"{scheme}://{host}{tail}"
 
 
-def _azure(host: str, prefix: str) -> str:
-    """An Azure address that names no deployment means its v1 API, which does not live at the root."""
-    return "/openai/v1" if prefix in {"", "/openai"} and _AZURE.search(host) else prefix
+def _rooted(host: str, prefix: str, path: str) -> str:
+    """The prefix, or what none at all means to this host's provider. What is not of the API's routes stays where it says."""
+    root = root_of(host)
+    api = path.removeprefix("/v1") in _ROUTES or (path.startswith("/v1/") and root.endswith("/v1"))
+    return root if api and prefix in {"", root.removesuffix("/v1")} else prefix
 
 
 def _joined(prefix: str, path: str) -> str:
