@@ -53,6 +53,12 @@ class Table(Struct):
         ]
         return "\n".join([self.title, *lines, ""])
 
+    def markdown(self) -> str:
+        """The same for a README."""
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        rows = [self.columns, rule, *([_cell(value) for value in row] for row in self.rows)]
+        return "\n".join([self.title, "", *(f"| {' | '.join(row)} |" for row in rows), ""])
+
 
 def _cell(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,19 +1,39 @@
-"""`python -m tests.simulation [SCENARIO ...] [--seeds N] [--rows N]`: the figures of the proof points on virtual time.
+"""`python -m tests.simulation [SCENARIO ...] [--seeds N] [--rows N] [--set OPTION=VALUE] [--contenders] [--markdown]`.
 
-One line per figure: worst of the seeds, its bound, and each seed. Exit code 1 when a bound is not kept.
+The figures of the proof points on virtual time. One line per figure: worst of the seeds, its bound, and each seed; exit
+code 1 when a bound is not kept. With `--contenders` a table of the defaults beside fixed timeouts and fixed concurrency.
 """
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
+from statistics import fmean
 
-from tests.simulation.scenarios import SCENARIOS
-from tests.simulation.world import run
+from tests.bench.scenarios import Table
+from tests.simulation.scenarios import CONTENDERS, SCENARIOS
+from tests.simulation.world import Run, run
+
+COLUMNS: Mapping[str, Callable[[Run], float]] = {
+    "seconds": lambda run: run.makespan,
+    "× ideal": lambda run: run.slower,
+    "lost": lambda run: run.lost,
+    "false kills %": lambda run: 100 * run.wronged,
+    "429s %": lambda run: 100 * run.throttled(0.0),
+    "extra sent %": lambda run: 100 * run.extra,
+    "p50 s": lambda run: run.latency(0.5),
+}
 
 
-def show(name: str, seeds: int, rows: int) -> bool:
+def runs_of(name: str, given: argparse.Namespace, options: Mapping[str, int | str]) -> list[Run]:
+    scenario = SCENARIOS[name]
+    return [run(scenario.stage(given.rows or scenario.rows, seed), seed, options) for seed in range(1, given.seeds + 1)]
+
+
+def show(name: str, given: argparse.Namespace) -> bool:
     scenario = SCENARIOS[name]
     began = time.perf_counter()
-    runs = [run(scenario.stage(rows or scenario.rows, seed), seed) for seed in range(1, seeds + 1)]
+    runs = runs_of(name, given, dict(told.split("=", 1) for told in given.set))
+    seeds = len(runs)
     spent = time.perf_counter() - began
     print(f"{name}: {scenario.about}; {runs[0].rows:,} rows, {seeds} seeds, {spent / seeds:.1f} s each")
     good = True
@@ -34,16 +54,34 @@ def show(name: str, seeds: int, rows: int) -> bool:
     return good
 
 
+def compare(names: list[str], given: argparse.Namespace) -> Table:
+    """Each scenario under each contender: means over the seeds."""
+    rows: list[list[str | float]] = []
+    for name in names:
+        for contender, options in CONTENDERS.items():
+            runs = runs_of(name, given, options)
+            figures = [fmean(measure(each) for each in runs) for measure in COLUMNS.values()]
+            rows.append([f"{name}, {contender}", *figures])
+    return Table(f"virtual time, means of {given.seeds} seeds", ["", *COLUMNS], rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Proof points on virtual time.")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=0, help="instead of the scenario's own number")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of batchrunner's own")
+    parser.add_argument("--contenders", action="store_true", help="a table beside fixed timeouts and fixed concurrency")
+    parser.add_argument("--markdown", action="store_true", help="that table in Markdown")
     given = parser.parse_args()
     if unknown := set(given.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
-    held = [show(name, given.seeds, given.rows) for name in given.scenarios or SCENARIOS]
-    return int(not all(held))
+    names = given.scenarios or list(SCENARIOS)
+    if given.contenders:
+        table = compare(names, given)
+        print(table.markdown() if given.markdown else table)
+        return 0
+    return int(not all([show(name, given) for name in names]))  # noqa: C419 - every one is shown
 
 
 if __name__ == "__main__":

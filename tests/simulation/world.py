@@ -10,6 +10,7 @@ Rules:
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from math import inf
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -21,7 +22,7 @@ from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Result, Timing
 from batchrunner.engine import Hooks, Review
 from batchrunner.meter import Meter
-from batchrunner.settings import Settings
+from batchrunner.origins import resolve
 from tests.simulation.servers import Call, Nature, Refusal, Server
 from tests.virtual import MemorySink, run_virtual
 
@@ -35,12 +36,15 @@ _BUSY = b'{"error":{"message":"too busy"}}'
 
 
 class Stage(Struct):
-    """What a scenario sets up: requests with lines from 0, servers by name in order of preference, and the ideal in seconds."""
+    """What a scenario sets up: requests with lines from 0, servers by name in order of preference, and the ideal in seconds.
+
+    `options` are those of the command line that belong to the scenario; all others are at their defaults.
+    """
 
     requests: list[Request]
     servers: Mapping[str, Nature]
     ideal: float
-    settings: Settings = Settings()
+    options: Mapping[str, int | str] = {}
 
 
 class Sent(Struct, gc=False):
@@ -214,17 +218,18 @@ class _Job(MemorySink):
             yield list(self._requests[at : at + 50])
 
 
-def run(stage: Stage, seed: int) -> Run:
-    """Bring a stage to its end in virtual time."""
+def run(stage: Stage, seed: int, options: Mapping[str, int | str] = {}) -> Run:
+    """Bring a stage to its end in virtual time. `options` are a contender's; the stage's own go before them."""
     job, log = _Job(stage.requests), list[Sent]()
+    settings = resolve({**options, **stage.options}, {}, Path("/nowhere")).settings
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
         began = loop.time()
         wires: dict[str, Any] = {name: _Wire(name, Server(nature), log) for name, nature in stage.servers.items()}
-        endpoints = [Endpoint(name, f"http://{name}/v1", Limit(stage.settings.concurrency)) for name in stage.servers]
+        endpoints = [Endpoint(name, f"http://{name}/v1", Limit(settings.concurrency)) for name in stage.servers]
         meter = Meter(began)
-        engine = _engine(stage.settings, job, meter, endpoints, wires, Hooks(), (), None)  # type: ignore[arg-type]
+        engine = _engine(settings, job, meter, endpoints, wires, Hooks(), (), None)  # type: ignore[arg-type]
         engine._chance = Random(seed).random
         await engine.run()
         return loop.time() - began
