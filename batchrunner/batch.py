@@ -218,8 +218,6 @@ def _ending(view: Run) -> Report:
     job, stopped = view.job, view.engine.stopping
     if not view.engine.scheduler.open and view.engine.fed:
         view.meter.total, stopped = view.meter.total or view.snapshot().done, ""
-    if job.redact:
-        stopped = job.redact(stopped.encode()).decode("utf-8", "replace")  # an endpoint may quote the key it refuses
     exit_code = 128 + view.signal if stopped and view.signal else 0
     snapshot = view.snapshot()
     return Report(summarise(snapshot, job.name, stopped, exit_code), snapshot, job.results, job.errors)
