@@ -742,7 +742,7 @@ def test_one_ctrl_c_lets_what_is_under_way_finish(held: tuple[Held, FaultServer]
 @pytest.mark.parametrize(("first", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_drops_what_is_under_way(held: tuple[Held, FaultServer], command: Command, first: int, code: int) -> None:
     script, server = held
-    with live(server, "--json") as process:
+    with live(server, "--json", "--grace", "1h") as process:
         assert script.full.wait(20)
         process.signal(first)
         process.hear("stopping")
@@ -906,7 +906,8 @@ def test_no_key_is_in_any_byte_we_produce(tmp_path: Path) -> None:
             assert said.out
         assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
         assert server.requests[0].headers["X-Team"] == TEAM
-    assert len(records()) + len(records("a.errors.jsonl")) >= 2
+    assert "Incorrect API key provided" in summary()["stopped"]
+    assert (len(records()), len(records("a.errors.jsonl"))) == (1, 2)
     found = [path for path, content in produced(tmp_path) if b"canary" in content]
     assert found == []
 
