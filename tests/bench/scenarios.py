@@ -24,6 +24,8 @@ from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify
 from batchrunner.records import record
 from tests.bench.contenders import Weight, start_pinned, weigh
+from tests.bench.learning import learning
+from tests.bench.table import Table
 
 ROUNDS = 3
 FILLER = "lorem ipsum dolor sit amet "
@@ -35,33 +37,8 @@ class Plan(Struct):
     rows: int = 0
     concurrency: int = 128
     contenders: tuple[str, ...] = ("bare", "naive", "batchrunner")
-
-
-class Table(Struct):
-    """One scenario's figures."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str | float]]
-
-    def __str__(self) -> str:
-        cells = [self.columns, *([_cell(value) for value in row] for row in self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        lines = [
-            row[0].ljust(widths[0]) + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in cells
-        ]
-        return "\n".join([self.title, *lines, ""])
-
-    def markdown(self) -> str:
-        """The same for a README."""
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        rows = [self.columns, rule, *([_cell(value) for value in row] for row in self.rows)]
-        return "\n".join([self.title, "", *(f"| {' | '.join(row)} |" for row in rows), ""])
-
-
-def _cell(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    points: tuple[str, ...] = ()  # of the learning scenario
+    markdown: bool = False
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
@@ -193,7 +170,12 @@ def _answer_all(file: Path, rows: int) -> None:
             out.write(record(Result(request=request, kind=Kind.OK, status=200, body=body, attempts=1, seconds=0.5)))
 
 
-SCENARIOS: dict[str, Callable[[Plan], Table]] = {"overhead": overhead, "memory": memory, "resume": resume}
+SCENARIOS: dict[str, Callable[[Plan], Table]] = {
+    "overhead": overhead,
+    "memory": memory,
+    "resume": resume,
+    "learning": lambda plan: learning(plan.points),
+}
 
 
 def measure(names: list[str], plan: Plan, keep: Path | None) -> None:
@@ -201,6 +183,6 @@ def measure(names: list[str], plan: Plan, keep: Path | None) -> None:
     tables = {}
     for name in names:
         tables[name] = SCENARIOS[name](plan)
-        print(tables[name], flush=True)
+        print(tables[name].markdown() if plan.markdown else tables[name], flush=True)
     if keep:
         keep.write_text(json.dumps(to_builtins(tables), indent=2) + "\n")

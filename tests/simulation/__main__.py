@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import fmean
 
-from tests.bench.scenarios import Table
+from tests.bench.table import Table
 from tests.simulation.scenarios import CONTENDERS, SCENARIOS
 from tests.simulation.world import Run, run
 

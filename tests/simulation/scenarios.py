@@ -203,23 +203,22 @@ def overload(rows: int, seed: int) -> Stage:
 
 # --- outages and endpoints --------------------------------------------------------------------------------------------
 
-OUT, BACK = 6.0, 126.0
 
-
-def outage(rows: int, seed: int) -> Stage:
+def outage(rows: int, seed: int, out: float = 6.0, back: float = 126.0) -> Stage:
     """For two minutes nobody listens; what was in service when it began is cut off."""
     weather = Weather(rows, seed, median=0.3, sigma=0.8)
-    ideal = listed(rows, MOST, weather.calm) + BACK - OUT
-    return Stage(requests(rows), {"a": Nature(weather, outage=(OUT, BACK))}, ideal, DEFAULTS)
+    ideal = listed(rows, MOST, weather.calm) + back - out
+    return Stage(requests(rows), {"a": Nature(weather, outage=(out, back))}, ideal, DEFAULTS)
 
 
 def recovery(run: Run) -> float:
     """Seconds from the service's return until as much was delivered in one second as half of a second's mean before."""
+    out, back = run.stage.servers["a"].outage
     ends = sorted(sent.ended for sent in run.those("answered"))
-    before = sum(OUT / 2 <= end < OUT for end in ends) / (OUT / 2)
-    after = [end for end in ends if end >= BACK]
+    before = sum(out / 2 <= end < out for end in ends) / (out / 2)
+    after = [end for end in ends if end >= back]
     need = int(before / 2)
-    return next((after[at + need] - BACK for at in range(len(after) - need) if after[at + need] - after[at] <= 1.0), 1e9)
+    return next((after[at + need] - back for at in range(len(after) - need) if after[at + need] - after[at] <= 1.0), 1e9)
 
 
 def _two(rows: int, seed: int, factor: float) -> tuple[Mapping[str, Nature], float]:

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from tests.simulation.scenarios import hangs, recovery, saturated, sizes
+from tests.simulation.scenarios import hangs, outage, recovery, saturated, sizes
 from tests.simulation.servers import Bucket, Call, Nature, Refusal, Server, Weather, Window, listed, plateau, steps
 from tests.simulation.world import Run, Sent, run
 
@@ -135,5 +135,5 @@ def test_recovery_is_counted_from_the_return() -> None:
 
     before = [3.0 + n / 10 for n in range(30)]  # ten a second
     after = [127.0, 130.0, *(131.0 + n / 10 for n in range(30))]
-    stage = hangs(1, 1)
+    stage = outage(1, 1)
     assert recovery(Run(stage, answers(*before, *after), [], 200.0)) == pytest.approx(5.5)
