@@ -82,9 +82,9 @@ async def run(
     """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
     job = job or job_for(settings, reopen)
     meter = Meter(asyncio.get_running_loop().time())
-    async with AsyncExitStack() as stack:
-        ending: Report | None = None
-        try:
+    ending: Report | None = None
+    try:
+        async with AsyncExitStack() as stack:
             await job.open(meter)
             ways = doors(settings.service, environ)
             endpoints, transports = await _open_endpoints(ways, settings, stack)
@@ -95,9 +95,9 @@ async def run(
                 [*job.chores(), *_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *watch(view)]
             )
             ending = _ending(view)
-        finally:
-            await job.close(ending.summary if ending else None)
-        return ending
+    finally:  # the connections have gone: their descriptors may be needed for the files
+        await job.close(ending.summary if ending else None)
+    return ending
 
 
 def check(settings: Settings) -> CheckReport:
@@ -170,7 +170,8 @@ def _engine(
     deliver: Deliver | None,
 ) -> Engine:
     slots = sum(endpoint.limit.most for endpoint in endpoints)
-    scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, max(LEAST_OPEN, OPEN_PER_SLOT * slots))
+    most_open = max(LEAST_OPEN, OPEN_PER_SLOT * slots)
+    scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, most_open, settings.streaming)
     return Engine(
         source=job.source([endpoint.base_url for endpoint in endpoints], settings.service.model),
         scheduler=scheduler,

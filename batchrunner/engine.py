@@ -243,12 +243,13 @@ class Engine:
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         now = self._clock()
         verdict = self.scheduler.settle(attempt, outcome, now, self._chance())
+        notice = self.scheduler.notice
         if isinstance(verdict, Result):
-            self.outbox.post(Event(now, attempt, outcome, verdict))
+            self.outbox.post(Event(now, attempt, outcome, verdict, notice))
             if self.scheduler.roomy:
                 self._room.set()
             return
-        self.outbox.post(Event(now, attempt, outcome))
+        self.outbox.post(Event(now, attempt, outcome, None, notice))
         self._wake_lanes()
         if not self.stopping and self.scheduler.stopped:
             self.drain(self.scheduler.stopped)

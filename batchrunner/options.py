@@ -37,6 +37,9 @@ class Options(TypedDict, total=False):
     connect_timeout: Duration
     first_byte_timeout: Duration | Literal["auto"]
     idle_timeout: Duration | Literal["auto"]
+    stream: Literal["auto", "on", "off"]
+    missing_finish: Literal["auto", "accept", "retry"]
+    keep_partial: bool
     max_attempts: int
     max_time: Duration
     max_failures: int | str

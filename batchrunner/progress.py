@@ -88,7 +88,9 @@ class Progress:
             self._safely(lambda: self._write(line))
 
     def __call__(self, event: Event) -> None:
-        """Listen to a run: say which attempts failed, if that is wanted."""
+        """Listen to a run: say what was learned of an endpoint, and which attempts failed, if that is wanted."""
+        if event.notice:
+            self.note(event.notice)
         if self._display.verbose and event.outcome is not None and event.outcome.kind is not Kind.OK:
             self.note(f"{self._clock():%H:%M:%S} {_failed(event)}")
 

@@ -53,6 +53,7 @@ class _Facts(Struct, omit_defaults=True, gc=False):
     flags: tuple[str, ...] = ()
     usage: Usage | None = None
     maybe_billed: int = 0
+    partial: Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Strict(Struct, gc=False):
@@ -106,6 +107,7 @@ def _full(result: Result) -> _Full:
         result.flags,
         result.usage,
         result.maybe_billed,
+        Raw(result.partial) if result.partial else msgspec.UNSET,
     )
     return _Full(_batch_id(request), request.id, _response(result), _error(result), facts)
 

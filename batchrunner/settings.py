@@ -21,6 +21,7 @@ from batchrunner.core.limit import Concurrency
 from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
 from batchrunner.core.stopping import Stopping
+from batchrunner.core.streaming import Streaming
 from batchrunner.journal import Durability
 from batchrunner.progress import Display
 from batchrunner.source import Intake
@@ -58,6 +59,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     connection: Connection = Connection()
     concurrency: Concurrency = Concurrency()
     timeouts: Timeouts = Timeouts()
+    streaming: Streaming = Streaming()
     retries: Retries = Retries()
     stopping: Stopping = Stopping()
     intake: Intake = Intake()

@@ -32,10 +32,12 @@ from batchrunner.core.endpoints import Connection as Connection
 from batchrunner.core.endpoints import address
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
 from batchrunner.core.providers import OURS
+from batchrunner.core.streaming import wire_body
 from batchrunner.errors import UsageError
-from batchrunner.faults import FAILURES, OversizeError, explain, overdue
+from batchrunner.faults import FAILURES, explain, overdue
+from batchrunner.reception import broken, receive
 from batchrunner.secret import Redact, Text
-from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session, plain
+from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session
 
 _LARGE = 1024 * 1024  # aiohttp wants a larger body as a file, and sends it in pieces
 _FAREWELL = 2.0  # seconds that closing may take at most
@@ -137,9 +139,9 @@ class Transport:
         except asyncio.CancelledError:
             if not exchange.stop():
                 raise
-            return overdue(exchange, self._secure)
+            return broken(overdue(exchange, self._secure), exchange)
         except FAILURES as error:
-            return explain(error, exchange, self._host, self._secure, bool(self._proxy))
+            return broken(explain(error, exchange, self._host, self._secure, bool(self._proxy)), exchange)
         finally:
             exchange.stop()
             EXCHANGE.reset(token)
@@ -147,27 +149,28 @@ class Transport:
     async def _converse(self, url: URL, headers: "CIMultiDict[str]", exchange: Exchange) -> Reply:
         session, request = self._session, exchange.attempt.request
         assert session is not None, "the transport is not open"
+        body = wire_body(exchange.attempt)
         response = await session.request(
             request.method,
             url,
-            data=request.body if len(request.body) <= _LARGE else io.BytesIO(request.body),
+            data=body if len(body) <= _LARGE else io.BytesIO(body),
             headers=headers,
             allow_redirects=False,
         )
-        exchange.begun(response)
         try:
-            body = await self._read(response.content, exchange)
+            return await receive(response, exchange, self._connection.max_response)
         except BaseException:
             response.close()
             raise
-        found = response.headers
-        return Reply(response.status, found if response.status < 300 else plain(found), body, exchange.timing())
 
     def _cleared(self, answer: Reply | Fault, sent: "CIMultiDict[str]") -> Reply | Fault:
         """The answer without our keys in it. One that may be a failure also says what we called the request."""
         if isinstance(answer, Reply) and answer.status < 300:
-            body = self._redact(answer.body) if self._redact else answer.body
-            return answer if body is answer.body else structs.replace(answer, body=body)
+            if self._redact is None:
+                return answer
+            body, partial = self._redact(answer.body), self._redact(answer.partial)
+            unchanged = body is answer.body and partial is answer.partial
+            return answer if unchanged else structs.replace(answer, body=body, partial=partial)
         headers = {**answer.headers, OURS[0].lower(): sent.get(OURS[0], "")}
         if self._redact:
             headers = {name: self._redact(value) for name, value in headers.items()}
@@ -175,21 +178,6 @@ class Transport:
         if isinstance(answer, Fault):
             return structs.replace(answer, headers=headers, detail=redact(answer.detail), partial=redact(answer.partial))
         return structs.replace(answer, headers=headers, body=redact(answer.body))
-
-    async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> bytes:
-        most = self._connection.max_response
-        if content.is_eof():
-            body = content.read_nowait()
-            if len(body) > most:
-                raise OversizeError
-            return body
-        parts = exchange.listen()
-        while chunk := await content.readany():
-            parts += chunk
-            if len(parts) > most:
-                raise OversizeError
-            exchange.progress(chunk)
-        return bytes(parts)
 
     def _dress(self, attempt: Attempt) -> "CIMultiDict[str]":
         """The headers of this attempt: one of four ready sets, an id of its own, and what the line itself asks for."""

@@ -9,13 +9,12 @@ Rules:
 """
 
 import asyncio
-import re
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -26,15 +25,12 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDictProxy
 
 from batchrunner.core.model import Attempt, Deadlines, Phase, Timing
+from batchrunner.core.stream import Assembled
 
 Review = Callable[[Attempt, Phase, float], float]
 
 EARLY = 0.001  # uvloop rings on whole milliseconds, up to half of one too soon
 NEVER = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None, ceil_threshold=1e9)
-
-# Blank lines, SSE comments and pings keep a connection open; they are no sign of progress.
-_QUIET_START = b" \t\r\n:e"
-_QUIET = re.compile(rb"(?:[ \t\r\n]|:[^\n]*(?:\n|\Z)|event: ?ping\r?\ndata:[^\n]*\n)*+")
 
 _LIMIT: dict[Phase, tuple[str, Callable[[Deadlines], float]]] = {
     Phase.CONNECT: ("connect", lambda deadlines: deadlines.connect),
@@ -43,10 +39,25 @@ _LIMIT: dict[Phase, tuple[str, Callable[[Deadlines], float]]] = {
 }
 
 
+class Streamed(Protocol):
+    """An answer that comes event by event (`reception.Stream`)."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it is at its end."""
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take some bytes; True when the model has got on."""
+
+    def finish(self) -> Assembled:
+        """What has come so far."""
+
+
 class Exchange:
     """One attempt while it is on the wire: where it stands, how long it may stand there, what has come so far.
 
-    It begins as if on a reused connection; `connecting` corrects that when a new one is made.
+    It begins as if on a reused connection; `connecting` corrects that when a new one is made. A stream has begun with its
+    first sign of progress, not with its head, which many servers send before the model is free.
     """
 
     __slots__ = (
@@ -70,6 +81,7 @@ class Exchange:
         "reused",
         "since",
         "started",
+        "stream",
     )
 
     def __init__(self, attempt: Attempt, review: Review, loop: asyncio.AbstractEventLoop) -> None:
@@ -80,11 +92,12 @@ class Exchange:
         self.attempt = attempt
         self.phase = Phase.FIRST_BYTE
         self.started = self.connected = self.since = now
-        self.head = 0.0
+        self.head = 0.0  # when the answer began
         self.gap = 0.0
         self.reused = True
         self.response: aiohttp.ClientResponse | None = None
         self.body: bytearray | None = None  # what has come of a body that did not come with its head
+        self.stream: Streamed | None = None
         self.late = ""  # the clock that ran out
         self._loop = loop
         self._review = review
@@ -109,9 +122,14 @@ class Exchange:
         self._granted = 0.0
         self._advance()
 
-    def begun(self, response: aiohttp.ClientResponse) -> None:
-        """The reply head has come."""
+    def begun(self, response: aiohttp.ClientResponse, stream: Streamed | None = None) -> None:
+        """The reply head has come, perhaps that of a stream; again when it turns out to be none."""
         self.response = response
+        self.stream = stream
+        if stream is None:
+            self._answering()
+
+    def _answering(self) -> None:
         self.phase = Phase.BODY
         self.head = self.since = self._loop.time()
         self._granted = 0.0
@@ -122,9 +140,11 @@ class Exchange:
         self.body = bytearray()
         return self.body
 
-    def progress(self, chunk: bytes) -> None:
-        """A piece of the body has come. Keep-alives do not count."""
-        if chunk[0] in _QUIET_START and _QUIET.fullmatch(chunk):
+    def progress(self) -> None:
+        """The answer has got on."""
+        if self.phase is not Phase.BODY:  # the first word of a stream
+            self._answering()
+            self._advance()
             return
         now = self._loop.time()
         self.gap = max(self.gap, now - self.since)
@@ -137,8 +157,13 @@ class Exchange:
         """What was spent where, up to now."""
         now, started = self._loop.time(), self.started
         connect = 0.0 if self.reused else (now if self.phase is Phase.CONNECT else self.connected) - started
-        gap = 0.0 if self.body is None else max(self.gap, now - self.since)
+        gap = max(self.gap, now - self.since) if self._inside else 0.0
         return Timing(connect, self.head - started if self.head else 0.0, now - started, gap, self.reused)
+
+    @property
+    def _inside(self) -> bool:
+        """Whether the answer has begun and not come all at once."""
+        return self.body is not None or (self.stream is not None and self.phase is Phase.BODY)
 
     def stop(self) -> bool:
         """End the clock. True: our own deadline cancelled the task, and nobody else did."""

@@ -350,7 +350,6 @@ def test_a_packed_input_gives_its_name_without_the_ending(run: Command) -> None:
     assert ids("b.results.jsonl") == [1]
 
 
-@pytest.mark.xfail(reason="streams are not put together yet: transport does not use core.stream", strict=True)
 def test_a_line_that_asks_for_a_stream_gets_the_ordinary_body(run: Command) -> None:
     write(1, stream=True)
     assert run("a.jsonl", "--max-attempts", "1").code == 0

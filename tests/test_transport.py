@@ -36,12 +36,10 @@ from tests.server import (
     chunk,
     chunked,
     chunked_head,
-    event,
     head,
     json_reply,
     ok_chat,
     reply,
-    sse,
 )
 
 KEY = "sk-canary-0123456789abcdef"
@@ -182,7 +180,7 @@ TABLE = [
     ),
     Row("A13-body-never-begins", saying(chunked_head(), then=Peer.hold), Cause.TIMEOUT, Phase.BODY, within(idle=0.03), 200),
     Row("A14-drip", _drip, Cause.TIMEOUT, Phase.BODY, within(idle=1.0, total=0.06), 200, detail="total: "),
-    Row("A15-keep-alives", _keep_alive, Cause.TIMEOUT, Phase.BODY, within(idle=0.06), 200, detail="idle: "),
+    Row("A15-keep-alives", _keep_alive, Cause.TIMEOUT, Phase.FIRST_BYTE, within(first_byte=0.06), 200, detail="first byte: "),
     Row(
         "A16-vanished-after-the-head", saying(head(200, TEN), then=Peer.freeze), Cause.TIMEOUT, Phase.BODY, within(idle=0.03), 200
     ),
@@ -249,7 +247,6 @@ ANSWERS = {
     "B31-deep-json": (reply(b"[" * 300 + b"1e999,NaN,123456789012345678901234" + b"]" * 300), 200, b"[" * 300),
     "B32-pretty-json": (reply(b'{\n  "choices": []\n}\n'), 200, b'{\n  "choices": []\n}\n'),
     "B33-odd-headers": (head(200, [("Content-Length", "2"), ("X-Odd", ODD)]) + b"{}", 200, b"{}"),
-    "sse": (sse([{"a": 1}, "[DONE]"]), 200, b'data: {"a": 1}\n\ndata: [DONE]\n\n'),
     "no-content": (head(204), 204, b""),
     "empty-body": (reply(b""), 200, b""),
     "413-before-the-body-is-read": (json_reply(413, {"error": "big"}, {"Connection": "close"}), 413, b'{"error": "big"}'),
@@ -660,7 +657,7 @@ def closed_port() -> int:
 
 
 async def test_a1_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*_: object, **__: object) -> None:
+    def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
@@ -906,9 +903,9 @@ async def test_more_time_for_one_silence_does_not_lengthen_the_next() -> None:
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(SSE_HEAD, chunk(event("1")))
+        await peer.send(chunked_head(), chunk(b"1"))
         await next_chunk.wait()
-        await peer.send(chunk(event("2")))
+        await peer.send(chunk(b"2"))
         await peer.hold()
 
     async with FaultServer(script) as server, to(server.url) as transport:
@@ -942,16 +939,16 @@ async def test_each_phase_has_its_own_clock() -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await asyncio.sleep(0.03)
-        await peer.send(SSE_HEAD)
+        await peer.send(chunked_head())
         for _ in range(4):
             await asyncio.sleep(0.03)
-            await peer.send(chunk(event("x")))
+            await peer.send(chunk(b"x"))
         await peer.send(LAST_CHUNK)
 
     async with FaultServer(script) as server, to(server.url) as transport:
         answer = await transport.send(attempt(deadlines=within(connect=0.1, first_byte=0.1, idle=0.1)), never)
     assert isinstance(answer, Reply)
-    assert answer.body == event("x") * 4
+    assert answer.body == b"xxxx"
     assert 0.02 < answer.timing.gap < 0.1
 
 

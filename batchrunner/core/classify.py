@@ -22,11 +22,12 @@ from msgspec import Struct, structs
 from batchrunner.core import verdicts, waits
 from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
 from batchrunner.core.complaint import Complaint, complaint
-from batchrunner.core.complete import COMPLETE, DECODERS, Answer, call_flags
+from batchrunner.core.complete import COMPLETE, DECODERS, MISSING_FINISH, UNFINISHED, Answer, call_flags, unmarked
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
+from batchrunner.core.stream import STREAMED
 from batchrunner.core.verdicts import Verdict
 
-Signal = Literal["", "success", "pushback"]
+Signal = Literal["", "success", "pushback", "crowded"]
 Health = Literal["", "up", "down", "pause", "stop"]
 
 
@@ -77,7 +78,7 @@ _ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] =
     Kind.QUOTA:              (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
     Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
     Kind.CONFIG:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.LOCAL:              (YES, NO,  "pushback", "",       NO,   YES,  NO,   0),
+    Kind.LOCAL:              (YES, NO,  "crowded",  "",       NO,   NO,   NO,   0),
     Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
     Kind.CANCELLED:          (YES, NO,  "",         "",       NO,   NO,   NO,   0),
 }
@@ -98,9 +99,10 @@ _HINTS: Mapping[Kind, str] = {
     Kind.TIMEOUT_IDLE: "The answer stopped in the middle: raise --idle-timeout, or look for a stalled server.",
     Kind.TIMEOUT_TOTAL: "The answer was not finished in time: raise --max-timeout, or ask for fewer tokens.",
     Kind.PROTOCOL: "What came back is not HTTP: check http or https, the port, and any proxy on the way.",
-    Kind.TRUNCATED: "The answer was cut off: run again; if long answers are always cut, use --stream on or ask for fewer tokens.",
+    Kind.TRUNCATED: "The answer was cut off: run again; if long answers are always cut, use --stream on or ask for fewer tokens; "
+    "if the endpoint never says why it stops, use --missing-finish accept.",
     Kind.GARBLED: "Something other than the API answered, perhaps a proxy, a firewall or a login page: check --base-url.",
-    Kind.UNSUPPORTED: "The endpoint refuses an option that batchrunner added: use --stream off.",
+    Kind.UNSUPPORTED: "The endpoint refuses how the answer was asked for: use --stream off, or on where it demands a stream.",
     Kind.REJECTED: "The endpoint refuses this request as it is: correct the line; sending it again changes nothing.",
     Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, or use a model with a larger one.",
     Kind.POLICY: "The provider's policy forbids the prompt or the answer: change the line; sending it again changes nothing.",
@@ -133,6 +135,7 @@ PATIENCE = 900.0  # seconds; an endpoint that asks for more is parked
 LOADING_PAUSE = 5.0  # seconds between two looks at a model that is being loaded
 MESSAGE = 2000  # characters
 EXCERPT = 16384  # bytes kept of an error that is no JSON
+LONG_EVIDENCE = 1024 * 1024  # bytes of a cut answer that are kept whole
 
 # 2xx that are no answer of a model: a job accepted, nothing at all, a part of something.
 _UNEXPECTED: Mapping[int, Verdict] = {
@@ -187,9 +190,13 @@ def _answered(attempt: Attempt, reply: Reply) -> Outcome:
     request = attempt.request
     if request.route is Route.HTTP:
         return _fetched(reply)
+    if reply.missing:
+        return _unfinished(attempt, reply)
     reading = read(reply.body, DECODERS[request.route])
     line, answer, flags = reading
     verdict = COMPLETE
+    if reply.flags:
+        flags = reply.flags + flags
     if answer is None or answer.error or reply.status in _UNEXPECTED or (verdict := answer.verdict(request)) is not COMPLETE:
         return _doubtful(attempt, reply, line, answer, flags, verdict)
     return Outcome(
@@ -224,12 +231,17 @@ def _doubtful(
         flags += call_flags(line)
     elif verdict.kind is not Kind.POLICY and (told := _disguised(line)):
         return _complained(attempt, reply, told, told.status, line, flags)
+    elif verdict.code == UNFINISHED.code and answer and unmarked(line, attempt.request):
+        verdict = _unmarked(attempt, answer)
+    kept = line or _kept(reply.body)
+    cut = verdict.kind is Kind.TRUNCATED and not verdict.final  # what is final has to be acted upon by somebody who sees it
     return Outcome(
         verdict.kind,
         reply.status,
         code="" if verdict.kind is Kind.OK else verdict.code,
         message=verdict.message if verdict.kind is not Kind.GARBLED else _page_title(reply.body) or verdict.message,
-        body=line or _kept(reply.body),
+        body=b"" if cut else kept,
+        partial=kept if cut else b"",
         request_id=_request_id(reply.headers, answer and answer.id),
         usage=answer.tokens() if answer else None,
         flags=flags + verdict.flags,
@@ -237,6 +249,46 @@ def _doubtful(
         billed=verdict.kind is not Kind.OK,
         final=verdict.final,
     )
+
+
+def _unmarked(attempt: Attempt, answer: Answer) -> Verdict:
+    """An answer that is whole but for its finish reason: taken only where the attempt says so (`core.streaming`)."""
+    tokens = answer.tokens()
+    counted = tokens is not None and tokens.output > 0
+    if attempt.unmarked == "any" or (attempt.unmarked and counted):
+        return Verdict(Kind.OK, flags=(MISSING_FINISH,))
+    return structs.replace(UNFINISHED, flags=("unmarked",) if counted else ())
+
+
+def _unfinished(attempt: Attempt, reply: Reply) -> Outcome:
+    """A stream that ended with an error, or before its answer did."""
+    line, _, flags = read(reply.body, ANY)
+    if line:
+        told = complaint(value_of(line)) or Complaint()
+        outcome = _complained(attempt, reply, told, verdicts.inner_status(told, True), line, reply.flags + flags)
+        return structs.replace(outcome, partial=_evidence(reply.partial))
+    if reply.done:
+        whole = structs.replace(reply, body=reply.partial, missing="", partial=b"")
+        outcome = _answered(attempt, whole)
+        if outcome.kind is not Kind.OK or MISSING_FINISH in outcome.flags:
+            return outcome
+    return Outcome(
+        Kind.TRUNCATED,
+        reply.status,
+        code="incomplete_stream",
+        message=f"the stream ended too early: {reply.missing}",
+        request_id=_request_id(reply.headers),
+        flags=reply.flags,
+        timing=reply.timing,
+        billed=True,
+        partial=_evidence(reply.partial),
+    )
+
+
+def _evidence(partial: bytes) -> bytes:
+    """What had come of an answer, as one line of JSON: its beginning only, as a text, where it is none or very long."""
+    line = read(partial, ANY)[0] if len(partial) <= LONG_EVIDENCE else b""
+    return line or _kept(partial)
 
 
 def _disguised(line: bytes) -> Complaint | None:
@@ -318,9 +370,14 @@ def _parked(reply: Reply, told: Complaint, wait: float | None) -> tuple[Kind, fl
 
 
 def _ours(attempt: Attempt, told: Complaint, verdict: Verdict) -> bool:
-    """Whether the endpoint objects to the stream that we, not the line, asked for."""
-    added = attempt.stream and not attempt.request.stream
-    return added and verdict.kind is Kind.REJECTED and "stream" in told.message[:MESSAGE].lower()
+    """Whether the endpoint objects to the stream, or to the want of one: which of them it is asked for is our choice."""
+    if verdict.kind is not Kind.REJECTED or attempt.request.route not in STREAMED:
+        return False
+    message = told.message[:MESSAGE].lower()
+    return ("stream" in message or "include_usage" in message) if attempt.stream else bool(_DEMANDED.search(message))
+
+
+_DEMANDED = re.compile(r"only supports? stream|must (have|set|use|enable) .{0,20}stream|stream(ing)? is required|stream ?= ?true")
 
 
 def _worked(kind: Kind, status: int) -> bool:
@@ -348,6 +405,7 @@ def _faulted(attempt: Attempt, fault: Fault) -> Outcome:
         flags=("encoding",) if fault.cause is Cause.ENCODING else (),
         timing=fault.timing,
         billed=fault.sent and kind not in {Kind.INVALID, Kind.LOCAL, Kind.CONFIG},
+        partial=_evidence(fault.partial) if fault.partial else b"",
     )
 
 

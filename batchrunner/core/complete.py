@@ -21,12 +21,13 @@ from batchrunner.core.model import Kind, Request, Route, Usage
 from batchrunner.core.verdicts import Verdict
 
 COMPLETE = Verdict(Kind.OK)
+MISSING_FINISH = "missing_finish"  # the flag of an answer accepted without a finish reason
 _CALLED = Verdict(Kind.OK, "tool_calls")  # complete, and its arguments are worth a look
 _LIMITED = Verdict(Kind.OK, flags=("hit_token_limit",))
 _FILTERED = Verdict(Kind.POLICY, "content_filter", "the provider's content filter withheld or cut the answer")
 _REFUSED = Verdict(Kind.POLICY, "refusal", "the model refused to answer")
 _LOOPED = Verdict(Kind.OK, flags=("repetition",))
-_UNFINISHED = Verdict(Kind.TRUNCATED, "no_finish_reason", "the answer does not say that it is finished")
+UNFINISHED = Verdict(Kind.TRUNCATED, "no_finish_reason", "the answer does not say that it is finished")
 _BROKEN = Verdict(Kind.SERVER_ERROR, "error", "the server reports that it failed while generating")
 _ABORTED = Verdict(Kind.TRUNCATED, "abort", "the server aborted the generation")
 _STARVED = Verdict(Kind.OVERLOADED, "insufficient_system_resource", "the server ran out of resources while generating")
@@ -134,6 +135,40 @@ class Choices(Answer, gc=False):
         return _gravest(map(finished, choices))
 
 
+class _Speech(Struct, gc=False):
+    content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class _Spoken(Struct, gc=False):
+    finish_reason: str | None = None
+    message: _Speech | None = None
+    text: str | None = None
+    error: Any = None
+
+    def says(self) -> bool:
+        said = self.message
+        return bool(self.text or (said and (said.content or said.tool_calls or said.function_call)))
+
+
+class _Unmarked(Struct, gc=False):
+    choices: list[_Spoken] = []
+
+
+_UNMARKED = Decoder(_Unmarked)
+
+
+def unmarked(line: bytes, request: Request) -> bool:
+    """Whether an answer is whole but for its finish reasons: every choice asked for says something, none says why it ended."""
+    try:
+        choices = _UNMARKED.decode(line).choices
+    except (DecodeError, RecursionError):
+        return False
+    whole = all(choice.says() and not choice.finish_reason and not choice.error for choice in choices)
+    return whole and len(choices) >= max(1, request.choices)
+
+
 class _Incomplete(Struct, gc=False):
     reason: str | None = None
 
@@ -233,7 +268,7 @@ def finished(choice: _Choice) -> Verdict:
 def ended(reason: str | None) -> Verdict:
     """What a finish or stop reason says."""
     if not reason:
-        return _UNFINISHED
+        return UNFINISHED
     known = FINISH.get(reason) or FINISH.get(reason.partition(":")[0].strip().lower())
     return known or Verdict(Kind.OK, flags=("unknown_finish_reason",))
 

@@ -10,7 +10,7 @@ Rules:
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -146,6 +146,8 @@ class Attempt(Struct, frozen=True, gc=False):
     kills: int = 0  # earlier attempts of this request that our own deadline ended
     fresh: bool = False  # use a new connection: an old one has just failed this request
     stream: bool = False  # ask for a stream on the wire
+    usage: bool = False  # and for its tokens, which most servers count in a stream only when asked
+    unmarked: Literal["", "counted", "any"] = ""  # whole answers without a finish reason that are taken: `core.streaming`
     plain: bool = False  # ask for an unencoded body: compression has just failed this request
 
 
@@ -153,19 +155,27 @@ class Timing(Struct, frozen=True, gc=False):
     """What an attempt spent where, in seconds since its start."""
 
     connect: float = 0.0  # until a connection was there; 0 on a reused one
-    first_byte: float = 0.0  # until the reply head
-    total: float = 0.0
-    gap: float = 0.0  # the longest silence inside the body
+    first_byte: float = 0.0  # until the reply head; of a stream, until its first sign of progress: many heads come at once
+    total: float = 0.0  # until the end of the answer, not of the connection
+    gap: float = 0.0  # the longest silence inside the body; in a stream, without anything said
     reused: bool = False
 
 
 class Reply(Struct, frozen=True, gc=False):
-    """A complete HTTP answer, as far as HTTP can tell."""
+    """A complete HTTP answer, as far as HTTP can tell.
+
+    A stream has been put together: `body` is the ordinary one if it is complete. If not, `missing` says why, `partial` holds
+    what had come, and `body` is the error that the stream ended with, or empty.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     timing: Timing = Timing()
+    flags: tuple[str, ...] = ()
+    missing: str = ""
+    partial: bytes = b""
+    done: bool = False  # the stream said [DONE] and ended in order
 
 
 class Fault(Struct, frozen=True, gc=False):
@@ -177,7 +187,7 @@ class Fault(Struct, frozen=True, gc=False):
     timing: Timing = Timing()
     status: int = 0  # when the reply head had already come
     headers: Mapping[str, str] = {}
-    partial: bytes = b""
+    partial: bytes = b""  # what had come of the body: its bytes, or of a stream the ordinary body so far
 
     @property
     def sent(self) -> bool:
@@ -207,6 +217,7 @@ class Outcome(Struct, frozen=True, gc=False):
     timing: Timing = Timing()
     billed: bool = False  # the attempt failed and may still be on the bill
     final: bool = False  # not sent again, although its kind would be: the server forbids it, or it would be waste
+    partial: bytes = b""  # what came of an answer that was cut, as one JSON value: evidence, never an answer
 
 
 class Again(Struct, frozen=True, gc=False):
@@ -250,6 +261,7 @@ class Result(Struct, frozen=True, kw_only=True, gc=False):
     usage: Usage | None = None
     flags: tuple[str, ...] = ()
     maybe_billed: int = 0  # failed attempts that the provider may charge for
+    partial: bytes = b""  # of a failure, when asked for: what its last cut answer held, as one JSON value
 
     @property
     def ok(self) -> bool:
@@ -272,12 +284,16 @@ class Result(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """Something settled, for listeners: an attempt (`result` is None: its request is sent again), or a line that needed none."""
+    """Something settled, for listeners: an attempt (`result` is None: its request is sent again), or a line that needed none.
+
+    `notice` is a line for people, when something about an endpoint has just been learned.
+    """
 
     at: float
     attempt: Attempt | None
     outcome: Outcome | None
     result: Result | None = None
+    notice: str = ""
 
 
 class _Part(Struct, gc=False):

@@ -23,12 +23,13 @@ from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
 from batchrunner.core.retry import Retries, Spent, backoff
+from batchrunner.core.streaming import Manner, Streaming
 
 
 class _Open:
     """A request between its offer and its result."""
 
-    __slots__ = ("began", "billed", "fresh", "plain", "repeats", "request", "spent")
+    __slots__ = ("began", "billed", "fresh", "partial", "plain", "repeats", "request", "spent", "whole")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -37,6 +38,8 @@ class _Open:
         self.billed = 0
         self.fresh = False
         self.plain = False
+        self.whole = False  # it cannot be streamed, though others at its endpoint can
+        self.partial = b""
         self.repeats: dict[Kind, int] | None = None
 
     def repeated(self, kind: Kind) -> int:
@@ -46,6 +49,10 @@ class _Open:
         count = self.repeats[kind] = self.repeats.get(kind, 0) + 1
         return count
 
+    def repeats_of(self, kind: Kind) -> int:
+        """How often this kind has happened to this request so far."""
+        return self.repeats.get(kind, 0) if self.repeats else 0
+
 
 class Scheduler:
     """Holds every open request. `max_open` bounds them, and with them the memory of a run.
@@ -53,18 +60,28 @@ class Scheduler:
     The endpoints stand in order of preference: a later one is used while no earlier one can be.
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint], retries: Retries, timeouts: Timeouts, max_open: int) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        retries: Retries,
+        timeouts: Timeouts,
+        max_open: int,
+        streaming: Streaming = Streaming(),
+    ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._preference = tuple(endpoints)
         self._retries_policy = retries
         self._timeouts = timeouts
         self._max_open = max_open
+        self._keep_partial = streaming.keep_partial
+        self._manners = {endpoint.name: Manner(endpoint.name, streaming) for endpoint in endpoints}
         self._ready: deque[_Open] = deque()
         self._waiting: list[tuple[float, int, _Open]] = []
         self._in_flight: dict[int, _Open] = {}
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._sequence = 0
         self.deadline = 0.0  # for a whole attempt, as given to the last one sent
+        self.notice = ""  # what the last settling taught about an endpoint, for people
 
     def __repr__(self) -> str:
         return (
@@ -179,8 +196,22 @@ class Scheduler:
         self._in_flight[request.line] = entry
         lane.inflight += 1
         lane.breaker.sent(now)
-        deadlines = self._patience_for(lane.name, request, request.stream).deadlines(request, spent.kills, request.stream)
-        return Attempt(request, lane.name, spent.sendings, now, deadlines, spent.kills, entry.fresh, request.stream, entry.plain)
+        manner = self._manners[lane.name]
+        form = manner.whole if entry.whole else manner.form(request)
+        deadlines = self._patience_for(lane.name, request, form.stream).deadlines(request, spent.kills, form.stream)
+        return Attempt(
+            request,
+            lane.name,
+            spent.sendings,
+            now,
+            deadlines,
+            spent.kills,
+            entry.fresh,
+            form.stream,
+            form.usage,
+            form.unmarked,
+            entry.plain,
+        )
 
     def _patience_for(self, endpoint: str, request: Request, stream: bool) -> Patience:
         key = (endpoint, request.model, request.route, stream)
@@ -195,7 +226,10 @@ class Scheduler:
             lane.limit.success(attempt.started, lane.inflight, now)
         elif treatment.limit == "pushback":
             lane.limit.pushback(attempt.started, lane.inflight, now)
+        elif treatment.limit == "crowded":
+            lane.limit.crowded(attempt.started, lane.inflight, now)
         lane.learn(treatment.health, attempt.started, outcome, now, u)
+        self.notice = self._manners[lane.name].learn(attempt, outcome)
         patience = self._patience_for(attempt.endpoint, attempt.request, attempt.stream)
         if treatment.sample:
             patience.success(attempt, outcome.timing, now)
@@ -219,6 +253,9 @@ class Scheduler:
     def _again(self, entry: _Open, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
         entry.fresh = treatment.fresh
         entry.plain = entry.plain or outcome.kind is Kind.PROTOCOL
+        entry.whole = entry.whole or (outcome.kind is Kind.UNSUPPORTED and entry.repeats_of(Kind.UNSUPPORTED) > 1)
+        if self._keep_partial:
+            entry.partial = outcome.partial or entry.partial
         delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
         self._sequence += 1
         heappush(self._waiting, (now + delay, self._sequence, entry))
@@ -247,6 +284,7 @@ class Scheduler:
             usage=outcome.usage,
             flags=outcome.flags,
             maybe_billed=entry.billed,
+            partial=(outcome.partial or entry.partial) if error and self._keep_partial else b"",
         )
 
 

@@ -36,6 +36,7 @@ class Assembled(Struct, frozen=True, gc=False):
     why: str = ""
     error: bytes = b""
     flags: tuple[str, ...] = ()
+    done: bool = False  # [DONE] was said
 
 
 class _Answer(Protocol):
@@ -99,7 +100,7 @@ class Assembler:
             self._answer.flags.add("malformed_event")
             text, why = b"", why or "the answer is nested too deeply"
         flags = self._answer.flags | ({"no_done"} if self._wants_done and not self._done and not why else set())
-        return Assembled(text, not why, why, self._error, tuple(sorted(flags)))
+        return Assembled(text, not why, why, self._error, tuple(sorted(flags)), self._done)
 
     def _take(self, event: ServerEvent) -> bool:
         """The general way."""

@@ -34,10 +34,9 @@ class Call(Struct, gc=False):
         """The target without its query."""
         return self.target.partition("?")[0]
 
-    @property
-    def key(self) -> bytes:
-        """What makes this request the same as another one: method, target and body, in eight bytes."""
-        return blake2b(f"{self.method} {self.target}\n".encode() + self.body, digest_size=8).digest()
+    def key_of(self, said: bytes) -> bytes:
+        """What makes this request the same as another one that says `said`: method, target and that, in eight bytes."""
+        return blake2b(f"{self.method} {self.target}\n".encode() + said, digest_size=8).digest()
 
     @property
     def headers(self) -> dict[str, str]:

@@ -4,7 +4,8 @@ Rules:
 
 1. One call of a connection is served at a time; pipelined calls wait in its buffer, in order.
 2. All waiting is `call_later`; a client that leaves cancels it and frees its place at once.
-3. Control paths (/stats, /reset, /v1/models) meet no fault, no limit and no counter.
+3. The same question is the same request, whether it asks for a stream or not.
+4. Control paths (/stats, /reset, /v1/models) meet no fault, no limit and no counter.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any, Self, cast
 import msgspec
 from msgspec import Struct
 
+from batchrunner.core.asking import asking
 from batchrunner.core.model import Route
 from batchrunner.simulator.answers import STREAMS, Answer, answer, echo
 from batchrunner.simulator.asks import Ask, read_ask, route_of
@@ -43,6 +45,7 @@ class _Job(Struct, eq=False):
     route: Route
     ask: Ask | None  # None: echoed, or not to be understood
     key: bytes
+    size: int  # of the question, as it would be without a stream
     sending: int
     fault: str
     latency: float
@@ -120,14 +123,15 @@ class Simulator:
     def take(self, connection: "_Connection", call: Call) -> _Job:
         """Count a call in and draw what it shall meet."""
         route = route_of(call.method, call.path)
-        key = call.key
         try:
             ask = None if route is Route.HTTP else read_ask(call.body)
         except (msgspec.MsgspecError, RecursionError):
             ask = None
+        said = asking(call.body, stream=False) if ask and ask.stream else call.body
+        key = call.key_of(said)
         sending = self.ledger.arrive(key)
         draw = self._dice.throw(key, sending, bool(ask and ask.stream and route in STREAMS))
-        return _Job(call, connection, self.ledger, route, ask, key, sending, draw.fault, draw.latency)
+        return _Job(call, connection, self.ledger, route, ask, key, len(said), sending, draw.fault, draw.latency)
 
     def admit(self, job: _Job) -> None:
         """Serve a call, let it wait for a place, or refuse it."""
@@ -148,7 +152,7 @@ class Simulator:
         elif job.ask is None:
             return self._refused(job, "", 400, "invalid_request_error", 0.0)
         else:
-            said = answer(job.route, job.ask, job.key, len(job.call.body))
+            said = answer(job.route, job.ask, job.key, job.size)
         turn = self._turn(said, f"req_{job.key.hex()}{job.sending}")
         turn.gzip = job.fault == "cut.gzip" and job.call.says(b"accept-encoding", b"gzip")
         script = bodiless(turn) if job.call.method == "HEAD" else WRITERS[job.fault](turn)

@@ -60,14 +60,16 @@ def test_an_answer_cut_at_any_byte_is_never_ok(route: Route) -> None:
         ("repetition", Kind.OK, ("repetition",)),
         ("insufficient_system_resource", Kind.OVERLOADED, ()),
         ("something_new", Kind.OK, ("unknown_finish_reason",)),
-        (None, Kind.TRUNCATED, ()),
-        ("", Kind.TRUNCATED, ()),
+        (None, Kind.TRUNCATED, ("unmarked",)),
+        ("", Kind.TRUNCATED, ("unmarked",)),
     ],
 )
 def test_finish_reasons(reason: str | None, kind: Kind, flags: tuple[str, ...]) -> None:
     got = outcome(200, chat(reason))
     assert (got.kind, got.flags) == (kind, flags)
-    assert json.loads(got.body)["choices"]  # what came is kept in every case
+    cut = kind is Kind.TRUNCATED and not got.final
+    assert json.loads(got.partial if cut else got.body)["choices"]  # what came is kept in every case
+    assert not (got.body if cut else got.partial)  # and never in the place of an answer when it is none
     stop = classify(attempt(Route.MESSAGES), reply(200, {"content": [], "stop_reason": reason}))
     assert stop.kind is kind
 
