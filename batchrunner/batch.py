@@ -13,7 +13,10 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from itertools import chain
 from typing import Protocol
+
+from msgspec import structs
 
 from batchrunner import simulator
 from batchrunner.core.endpoints import Endpoint
@@ -27,8 +30,9 @@ from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_o
 from batchrunner.keyring import Door, doors
 from batchrunner.lines import read_lines
 from batchrunner.meter import CheckReport, Gauges, Meter, Problem, Report, Snapshot, summarise
+from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
 from batchrunner.outbox import Deliver, Listener
-from batchrunner.secret import redactor
+from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
 from batchrunner.transport import Transport
 
@@ -41,11 +45,14 @@ LISTEN_EVERY = 1.0
 class Run:
     """A run under way: what may be seen of it, and how it is stopped."""
 
-    def __init__(self, job: Job, meter: Meter, engine: Engine, endpoints: Sequence[Endpoint], simulated: bool) -> None:
+    def __init__(
+        self, job: Job, meter: Meter, engine: Engine, endpoints: Sequence[Endpoint], simulated: bool, note: str = ""
+    ) -> None:
         self.job = job
         self.meter = meter
         self.engine = engine
         self.simulated = simulated
+        self.note = note  # what the user should know before it starts; empty for nothing
         self.signal = 0  # the one that stopped it
         self._endpoints = endpoints
 
@@ -87,10 +94,15 @@ async def run(
         async with AsyncExitStack() as stack:
             await job.open(meter)
             ways = doors(settings.service, environ)
-            endpoints, transports = await _open_endpoints(ways, settings, stack)
-            job.redact = redactor(secret for way in ways for secret in way.secrets)
+            limits, note = fitted(settings.concurrency, len(ways))
+            settings = structs.replace(settings, concurrency=limits)
+            proxies = [proxy_for(way.base_url, settings.connection.proxy, environ) for way in ways]
+            job.redact = redactor(
+                [*chain.from_iterable(way.secrets for way in ways), *chain.from_iterable(map(proxy_secrets, proxies))]
+            )
+            endpoints, transports = await _open_endpoints(ways, proxies, settings, job.redact, stack)
             engine = _engine(settings, job, meter, endpoints, transports, hooks, listeners, deliver)
-            view = Run(job, meter, engine, endpoints, any(way.simulated for way in ways))
+            view = Run(job, meter, engine, endpoints, any(way.simulated for way in ways), note)
             await engine.run(
                 [*job.chores(), *_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *watch(view)]
             )
@@ -138,20 +150,20 @@ def status(settings: Settings) -> Report:
 
 
 async def _open_endpoints(
-    ways: Sequence[Door], settings: Settings, stack: AsyncExitStack
+    ways: Sequence[Door], proxies: Sequence[str], settings: Settings, redact: Redact | None, stack: AsyncExitStack
 ) -> tuple[list[Endpoint], dict[str, Transport]]:
     endpoints, transports = [], {}
-    for way in ways:
+    for way, proxy in zip(ways, proxies, strict=True):
         url = way.base_url
         if way.simulated:
             url = (await stack.enter_async_context(simulator.Simulator(simulator.profile_named(url)))).url
         transport = Transport(
             way.name,
             url,
-            settings.connection,
+            structs.replace(settings.connection, proxy=proxy or NONE),
             headers=way.headers,
             secret=way.opening,
-            redact=redactor(way.secrets),
+            redact=redact,
             ids=way.provider.ids,
         )
         transports[way.name] = await stack.enter_async_context(transport)

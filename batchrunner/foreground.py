@@ -22,6 +22,7 @@ from batchrunner.batch import Run
 from batchrunner.engine import Chore, Hooks
 from batchrunner.job import Job, Reopen
 from batchrunner.meter import Report
+from batchrunner.network import raise_descriptors
 from batchrunner.outbox import Deliver
 from batchrunner.progress import PERIOD, Progress, block
 from batchrunner.report import text
@@ -36,7 +37,8 @@ def execute(settings: Settings, *, reopen: Reopen | None = None) -> Report:
     gc.freeze()  # what is imported stays; a request leaves next to nothing to the collector, so it may come rarely
     gc.set_threshold(20_000, 50, 100)
     with _killable():
-        return run_loop(present(settings, reopen=reopen, signals=True))
+        raise_descriptors()
+    return run_loop(present(settings, reopen=reopen, signals=True))
 
 
 @contextmanager
@@ -112,6 +114,8 @@ async def present(
         if signals:
             Ladder(run, settings.stopping.grace, progress.note).attach()
         progress.note(text.opening(run.job.name, run.job.results, run.snapshot(), run.simulated))
+        if run.note:
+            progress.note(run.note)
 
         async def draw() -> None:
             progress.show(run.snapshot())

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -150,7 +150,8 @@ class FileJob:
                 await asyncio.to_thread(tidy, self._evidence, self._settings.changed == "keep")
             else:
                 await self._save()
-            replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
+            with suppress(OSError):  # a copy: the files themselves tell the same
+                replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
 
     async def _survey(self) -> None:
         standing = None if self._reopen else await asyncio.to_thread(self._checkpoint.load, read_record)

@@ -10,7 +10,6 @@ Rules:
 5. Endpoints and keys are refused here, before anything is sent.
 """
 
-import ipaddress
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from msgspec import Struct, structs
 from batchrunner.core.endpoints import Service
 from batchrunner.core.providers import AUTH, BY_NAME, Provider, recognised
 from batchrunner.errors import UsageError
+from batchrunner.network import is_loopback
 from batchrunner.secret import Secret
 
 OPENAI = "openai"
@@ -205,11 +205,3 @@ def _refuse_clear(door: Door, variable: str, host: str, service: Service) -> Non
 def _carried(auth: str, secret: Secret) -> str:
     value = secret.reveal()
     return b64encode(value.encode()).decode() if auth == "basic" else value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -13,8 +13,8 @@ Rules:
 
 import asyncio
 import io
+import os
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -35,6 +35,7 @@ from batchrunner.core.providers import OURS
 from batchrunner.core.streaming import wire_body
 from batchrunner.errors import UsageError
 from batchrunner.faults import FAILURES, explain, overdue
+from batchrunner.network import proxy_for, trust
 from batchrunner.reception import broken, receive
 from batchrunner.secret import Redact, Text
 from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session
@@ -93,8 +94,8 @@ class Transport:
         self._origin = _origin(base_url)
         self._secure = self._origin.scheme == "https"
         self._host = self._origin.authority
-        self._trust = _trust(connection.ca_bundle)
-        self._proxy = _proxy(connection.proxy)
+        self._trust = trust(connection.ca_bundle, os.environ if self._secure else {})
+        self._proxy = proxy_for(base_url, connection.proxy, {})
         self._headers = _sets_of_headers({**headers, **secret})
         self._redact = redact
         self._ids = tuple(map(istr, ids))
@@ -223,22 +224,6 @@ def _origin(base_url: str) -> URL:
         return URL(base_url).origin()
     except ValueError:
         raise UsageError("E102", "The base URL is not an address.", "Write it like https://api.example.com/v1.") from None
-
-
-def _trust(bundle: str) -> ssl.SSLContext | bool:
-    if not bundle:
-        return True
-    try:
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:  # ssl.SSLError is one
-        hint = "Name a PEM file with --ca-bundle."
-        raise UsageError("E002", f"The certificates in {bundle} cannot be read ({type(error).__name__}).", hint) from None
-
-
-def _proxy(proxy: str) -> str:
-    if proxy and not proxy.lower().startswith(("http://", "https://")):
-        raise UsageError("E002", "This kind of proxy is not supported.", "Write --proxy http://host:port; SOCKS is not spoken.")
-    return proxy
 
 
 def _sets_of_headers(own: Mapping[str, str]) -> "dict[tuple[bool, bool], CIMultiDict[str]]":

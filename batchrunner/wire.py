@@ -26,6 +26,7 @@ from multidict import CIMultiDictProxy
 
 from batchrunner.core.model import Attempt, Deadlines, Phase, Timing
 from batchrunner.core.stream import Assembled
+from batchrunner.network import Names
 
 Review = Callable[[Attempt, Phase, float], float]
 
@@ -272,7 +273,9 @@ class Pool(aiohttp.TCPConnector):
     """
 
     def __init__(self, keepalive: float, trust: ssl.SSLContext | bool) -> None:
-        super().__init__(limit=0, keepalive_timeout=keepalive, ttl_dns_cache=120, ssl=trust, socket_factory=_socket)
+        super().__init__(
+            limit=0, keepalive_timeout=keepalive, ttl_dns_cache=120, resolver=Names(), ssl=trust, socket_factory=_socket
+        )
         line: type[ResponseHandler] = Line
         self._factory = partial(line, loop=self._loop)
 

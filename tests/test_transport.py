@@ -9,6 +9,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -660,7 +662,7 @@ async def test_a1_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) ->
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     async with to("http://no.such.name.invalid") as transport:
         ended = await transport.send(attempt(), never)
     assert (ended.cause, ended.phase, ended.sent) == (Cause.DNS, Phase.CONNECT, False)
@@ -668,12 +670,11 @@ async def test_a1_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a2_a_resolver_that_hangs_ends_with_the_connect_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hang(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait() and [])
     async with to("http://slow.name.invalid") as transport:
         ended = await transport.send(attempt(deadlines=within(connect=0.02)), give_up)
+    answers.set()
     assert (ended.cause, ended.phase) == (Cause.TIMEOUT, Phase.CONNECT)
     assert ended.detail.startswith("connect: ")
 
@@ -953,12 +954,12 @@ async def test_each_phase_has_its_own_clock() -> None:
 
 
 async def test_the_servers_time_begins_with_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        await asyncio.sleep(0.25)
+    def slow(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        time.sleep(0.25)
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
 
     async with FaultServer(ok_chat()) as server, to(f"http://slow.name.invalid:{server.port}") as transport:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", slow)
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
         answer = await transport.send(attempt(deadlines=within(first_byte=0.2, total=0.2)), never)
     assert isinstance(answer, Reply)
     assert answer.timing.connect >= 0.24

@@ -127,10 +127,14 @@ REQUEST_IDS = (
     "x-ms-request-id",
     "x-amzn-requestid",
     "x-generation-id",
+    "x-oneapi-request-id",
+    "x-ds-trace-id",
+    "mistral-correlation-id",
     "x-litellm-call-id",
     "cf-ray",
-    "x-oneapi-request-id",
 )
+"""Where servers put the id of a request; what stands in the body comes next, and last our own id of the sending."""
+OWN_ID = "x-client-request-id"
 PATIENCE = 900.0  # seconds; an endpoint that asks for more is parked
 LOADING_PAUSE = 5.0  # seconds between two looks at a model that is being loaded
 MESSAGE = 2000  # characters
@@ -203,7 +207,7 @@ def _answered(attempt: Attempt, reply: Reply) -> Outcome:
         Kind.OK,
         reply.status,
         body=line,
-        request_id=_request_id(reply.headers, answer.id),
+        request_id=_request_id(reply.headers, answer.name),
         usage=answer.tokens(),
         flags=flags,
         timing=reply.timing,
@@ -242,7 +246,7 @@ def _doubtful(
         message=verdict.message if verdict.kind is not Kind.GARBLED else _page_title(reply.body) or verdict.message,
         body=b"" if cut else kept,
         partial=kept if cut else b"",
-        request_id=_request_id(reply.headers, answer and answer.id),
+        request_id=_request_id(reply.headers, answer and answer.name),
         usage=answer.tokens() if answer else None,
         flags=flags + verdict.flags,
         timing=reply.timing,
@@ -331,7 +335,7 @@ def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, li
         message=printable(told.message, MESSAGE) or f"HTTP {status}",
         wait=wait,
         body=line or _kept(reply.body),
-        request_id=_request_id(reply.headers, _body_id(line)),
+        request_id=_request_id(reply.headers, _body_id(line) or _told_id(told.message)),
         flags=flags + verdict.flags,
         timing=reply.timing,
         billed=200 <= reply.status < 300 or _worked(kind, status),
@@ -414,11 +418,20 @@ def _total(fault: Fault) -> bool:
 
 
 def _request_id(headers: Mapping[str, str], inside: object = None) -> str:
-    """The first id that a header gives, or else the one in the body."""
+    """The first id that a header gives, or else the one in the body, or else our own."""
     for name in REQUEST_IDS:
         if found := headers.get(name):
             return found if found.isascii() and found.isprintable() and len(found) <= 200 else printable(found, 200)
-    return printable(inside, 200) if isinstance(inside, str) else ""
+    return printable(inside, 200) if isinstance(inside, str) else printable(headers.get(OWN_ID, ""), 200)
+
+
+_TOLD_ID = re.compile(r"\(request id: ([\w.-]{8,100})\)")
+
+
+def _told_id(message: str) -> str | None:
+    """The id that relays of the one-api family append to a message."""
+    found = _TOLD_ID.search(message[-300:])
+    return found[1] if found else None
 
 
 def _body_id(line: bytes) -> object:

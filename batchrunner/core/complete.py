@@ -91,6 +91,12 @@ class Answer(Struct, gc=False):
     id: str | int | float | None = None
     error: Any = None
     usage: Raw = _NOTHING
+    x_groq: Any = None
+
+    @property
+    def name(self) -> object:
+        """The request's id: Groq has one of its own beside the answer's."""
+        return (self.x_groq.get("id") if isinstance(self.x_groq, dict) else None) or self.id
 
     def tokens(self) -> Usage | None:
         """The tokens it counts, those read from or written to a cache included; None: it counts none."""

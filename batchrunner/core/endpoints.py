@@ -65,7 +65,7 @@ class Service(Struct, frozen=True, kw_only=True):
 class Connection(Struct, frozen=True, kw_only=True):
     """How connections are made."""
 
-    proxy: Annotated[str, option("HTTP proxy for every endpoint", group="Endpoint", metavar="URL")] = ""
+    proxy: Annotated[str, option("HTTP proxy; none ignores HTTPS_PROXY and its like", group="Endpoint", metavar="URL")] = ""
     ca_bundle: Annotated[
         str,
         option(

@@ -6,7 +6,7 @@ Rules:
    and more again the longer it stays calm. Every answer counts, so a quick endpoint is found out quickly.
 2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
 3. Slowness alone cuts only where tokens tell how much work an answer was, and only while cutting helps.
-4. Lowering the limit never cancels anything. A limit set by the user is a constant.
+4. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
 """
 
 from math import inf
@@ -78,6 +78,11 @@ class Limit:
     def overload(self, started: float, inflight: int, now: float) -> bool:
         """The endpoint no longer answers in any time we grant (`core.deadlines`). True: the limit was cut."""
         return self._objected(OVERLOAD, started, inflight, now)
+
+    def crowded(self, started: float, inflight: int, now: float) -> bool:
+        """This machine could not open one more connection: even the user's own number yields. True: the limit was cut."""
+        self._mark = -inf if self._mark == inf else self._mark
+        return self._objected(PUSHBACK, started, inflight, now)
 
     def _objected(self, factor: float, started: float, inflight: int, now: float) -> bool:
         if started <= self._mark:

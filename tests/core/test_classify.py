@@ -372,6 +372,16 @@ def test_request_ids_in_order_and_in_the_body() -> None:
     assert classify(attempt(), Fault(Cause.TRUNCATED, BODY, "x", status=200, headers={"x-request-id": "f"})).request_id == "f"
 
 
+def test_request_ids_that_only_a_body_or_we_know() -> None:
+    assert outcome(200, CHAT | {"x_groq": {"id": "req_01"}}).request_id == "req_01"
+    assert outcome(200, CHAT | {"x_groq": None}).request_id == "chatcmpl-1"
+    assert outcome(500, error("bad (request id: 20260101abcdef)")).request_id == "20260101abcdef"
+    assert outcome(500, error(), {"x-client-request-id": "br-1"}).request_id == "br-1"
+    assert outcome(500, error(), {"x-client-request-id": "br-1", "cf-ray": "c"}).request_id == "c"
+    silent = Fault(Cause.TIMEOUT, Phase.FIRST_BYTE, "first byte: 3 s", headers={"x-client-request-id": "br-1"})
+    assert classify(attempt(), silent).request_id == "br-1"
+
+
 def test_a_wait_is_only_read_beside_an_error() -> None:
     assert outcome(200, CHAT, RESET).wait is None
     assert outcome(429, error("try again in 20s"), {"retry-after": "3"}).wait == 20.0

@@ -23,7 +23,7 @@ def round_of(limit: Limit, at: float) -> None:
 
 SIGNALS = st.lists(
     st.tuples(
-        st.sampled_from(["success", "success", "success", "pushback", "overload"]),
+        st.sampled_from(["success", "success", "success", "pushback", "overload", "crowded"]),
         st.floats(0, 5),
         st.integers(0, 300),
         st.none() | st.floats(0.001, 1000),
@@ -144,3 +144,14 @@ def test_a_fixed_limit_is_a_constant(slots: int) -> None:
         assert not limit.pushback(float(n), slots - 1, n + 1.0)
         assert not limit.overload(float(n), 0, n + 1.0)
         assert limit.size == slots
+
+
+@pytest.mark.parametrize("slots", [1, 7, 400])
+def test_f8_what_this_machine_cannot_hold_yields_even_if_it_is_fixed(slots: int) -> None:
+    limit = Limit(Concurrency(concurrency=slots))
+    assert limit.crowded(1.0, slots // 2, 2.0)
+    assert limit.size <= slots // 2 + 1
+    assert not limit.crowded(1.5, 0, 2.5), "one cut for what started before it"
+    for at in range(3, 3000):
+        limit.success(float(at), limit.size - 1, at + 0.5)
+    assert limit.size == slots, "it grows back to what the user said, and no further"
