@@ -36,9 +36,9 @@ def execute(settings: Settings, *, reopen: Reopen | None = None) -> Report:
     """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
     gc.freeze()  # what is imported stays; a request leaves next to nothing to the collector, so it may come rarely
     gc.set_threshold(20_000, 50, 100)
+    raise_descriptors()
     with _killable():
-        raise_descriptors()
-    return run_loop(present(settings, reopen=reopen, signals=True))
+        return run_loop(present(settings, reopen=reopen, signals=True))
 
 
 @contextmanager
