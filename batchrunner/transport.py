@@ -36,6 +36,7 @@ from batchrunner.core.streaming import wire_body
 from batchrunner.errors import UsageError
 from batchrunner.faults import FAILURES, explain, overdue
 from batchrunner.network import proxy_for, trust
+from batchrunner.posting import LARGEST, post
 from batchrunner.reception import broken, receive
 from batchrunner.secret import Redact, Text
 from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session
@@ -128,6 +129,8 @@ class Transport:
         request = attempt.request
         url, flaw = self._place(request.path)
         flaw = flaw or next(filter(None, map(_flaw, request.headers)), "")
+        if not (request.method == "POST" or _NAME.fullmatch(request.method)):
+            flaw = "the method is no word"
         if flaw:
             return Fault(Cause.INVALID, Phase.CONNECT, flaw)
         headers = self._dress(attempt)
@@ -151,13 +154,12 @@ class Transport:
         session, request = self._session, exchange.attempt.request
         assert session is not None, "the transport is not open"
         body = wire_body(exchange.attempt)
-        response = await session.request(
-            request.method,
-            url,
-            data=body if len(body) <= _LARGE else io.BytesIO(body),
-            headers=headers,
-            allow_redirects=False,
-        )
+        if len(body) <= LARGEST and not self._proxy:
+            response = await post(session, request.method, url, headers, body, self._loop)
+        else:
+            large = len(body) > _LARGE
+            sent = io.BytesIO(body) if large else body
+            response = await session.request(request.method, url, data=sent, headers=headers, allow_redirects=False)
         try:
             return await receive(response, exchange, self._connection.max_response)
         except BaseException:

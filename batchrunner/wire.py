@@ -319,6 +319,14 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
+SIZES: dict[str, Any] = {
+    "read_bufsize": 64 * 1024,
+    "max_line_size": 32 * 1024,  # gateways send large cookies and policies
+    "max_field_size": 32 * 1024,
+    "max_headers": 256,
+}
+
+
 def open_session(pool: Pool, proxy: str) -> aiohttp.ClientSession:
     """A session without cookies, redirects, timeouts, retries or settings of the environment."""
     session = aiohttp.ClientSession(
@@ -327,10 +335,7 @@ def open_session(pool: Pool, proxy: str) -> aiohttp.ClientSession:
         timeout=NEVER,
         proxy=proxy or None,
         trust_env=False,
-        read_bufsize=64 * 1024,
-        max_line_size=32 * 1024,
-        max_field_size=32 * 1024,
-        max_headers=256,
+        **SIZES,
     )
     session._retry_connection = False
     return session
