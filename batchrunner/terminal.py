@@ -1,0 +1,65 @@
+"""What a command says to a terminal, and how it lives with one that is closed, gone, full or poor.
+
+Rules:
+
+1. stdout carries the answer to the question, stderr the rest.
+2. Whatever goes wrong ends as one sentence with a code and what to do, never as a traceback (BATCHRUNNER_DEBUG=1 shows it).
+3. Every word from outside is made visible before it is printed.
+"""
+
+import os
+import shutil
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from batchrunner.errors import BatchError, FileError
+from batchrunner.report import text
+
+
+def fill_streams() -> None:
+    """Put the null device where a standard stream was closed: what is opened next would get its number, and libuv aborts."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def width() -> int:
+    """Columns to write in."""
+    return max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
+
+
+def say(said: str, stream: TextIO | None = None) -> None:
+    """Print, and live with a reader who has gone: the exit code still tells how it went."""
+    stream = stream or sys.stdout
+    try:
+        print(said, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at its end
+    except OSError as error:
+        raise FileError("E404", f"stdout cannot be written: {error.strerror or error}.") from None
+
+
+def complain(error: BatchError) -> None:
+    """What stops a command, on stderr."""
+    hint = "".join(f"\n   {text.visible(line)}" for line in error.hint.splitlines())
+    with suppress(OSError):
+        say(f"error: {text.visible(error.message)} [{error.code}]{hint}", sys.stderr)
+
+
+def unexpected(error: Exception) -> int:
+    """One line for a fault of ours: what and where, but not its message, which may quote anything."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    if os.environ.get("BATCHRUNNER_DEBUG"):
+        traceback.print_exception(error)
+    complain(
+        FileError(
+            "E901", f"unexpected {type(error).__name__} at {place}; results so far are safe.", "BATCHRUNNER_DEBUG=1 shows more"
+        )
+    )
+    return 4

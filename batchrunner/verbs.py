@@ -1,0 +1,186 @@
+"""The verbs: what each command does once its words are understood.
+
+Rules:
+
+1. What runs requests is imported only when requests are to run; help, `config`, `explain` cost no more than a start of Python.
+2. A verb returns its exit code and raises BatchError; it prints its answer on stdout, and the verdict of a run on stderr when
+   stdout carries the results.
+3. The next command to type is said with the options it must repeat; none of them holds a secret.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from batchrunner import origins
+from batchrunner.core.model import Kind
+from batchrunner.errors import UsageError
+from batchrunner.report import text
+from batchrunner.settings import OPTIONS, Settings, masked, schema, values
+from batchrunner.terminal import say
+
+REPEATED = ("output", "base_url", "provider", "api_key_env", "auth", "model")
+"""Options that the next command to type must say again; none of them holds a secret."""
+
+
+class Call(Struct, frozen=True):
+    """One command as typed: its verb, its words, the settings among its options, and the verb's own options."""
+
+    verb: str
+    words: tuple[str, ...]
+    typed: Mapping[str, Any]
+    own: Mapping[str, Any]
+
+    def resolved(self) -> origins.Resolved:
+        """Settings in force for this command; its input is the one word that may be there."""
+        environ = os.environ
+        flags = {**self.typed, "input": self.words[0] if self.words else ""}
+        return origins.resolve(flags, environ, Path(), origins.user_file(environ))
+
+    def job(self) -> text.Job:
+        """What the next command to type must say again."""
+        program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
+        said = [(flag, item) for flag, value in self._repeated() for item in (value if isinstance(value, list) else [value])]
+        return text.Job(input=self.words[0], program=program, options=tuple(part for pair in said for part in pair))
+
+    def _repeated(self) -> list[tuple[str, Any]]:
+        kept = [(OPTIONS[name].flags[0], self.typed[name]) for name in REPEATED if name in self.typed]
+        return [*kept, ("--config", self.typed["config"])] if "config" in self.typed else kept
+
+
+# ---- verbs ----
+
+
+def _run(call: Call) -> int:
+    if call.own.get("dry_run"):
+        return _check(call)
+    return _executed(call, None)
+
+
+def _retry(call: Call) -> int:
+    kinds = call.own.get("kind", [])
+    if kinds and call.own.get("all"):
+        raise UsageError("E003", "--all and --kind exclude each other.")
+    if "fresh" in call.typed:
+        raise UsageError(
+            "E003", "retry keeps earlier results; --fresh drops them.", "For a new start: batchrunner run INPUT --fresh"
+        )
+    for kind in kinds:
+        if kind not in list(Kind):
+            raise UsageError("E002", f"--kind: {kind!r} is not a kind of failure.", origins.nearest(kind, list(Kind)))
+    return _executed(call, _reopener(kinds, bool(call.own.get("all"))))
+
+
+def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
+    """Which kinds of failure to send again: those named, all, or those that can succeed."""
+    if kinds:
+        return set(kinds).__contains__
+    return lambda kind: every or kind not in text.HOPELESS
+
+
+def _executed(call: Call, reopen: Callable[[str], bool] | None) -> int:
+    settings = _with_input(call)
+    from batchrunner import foreground
+
+    ending = foreground.execute(settings, reopen=reopen)
+    said = ending.summary.to_json().decode() if settings.display.json else text.final(ending, call.job(), settings.display.quiet)
+    say(said, sys.stderr if settings.output == "-" else sys.stdout)
+    return ending.exit_code
+
+
+def _check(call: Call) -> int:
+    settings = _with_input(call)
+    from batchrunner import batch
+
+    found = batch.check(settings)
+    say(found.to_json().decode() if settings.display.json else text.check(found, call.job()))
+    return found.exit_code
+
+
+def _status(call: Call) -> int:
+    settings = _with_input(call)
+    from batchrunner import batch
+
+    ending = batch.status(settings)
+    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, call.job()))
+    return ending.exit_code
+
+
+def _simulate(call: Call) -> int:
+    port, seed = (_whole(call, name, default) for name, default in (("port", 8765), ("seed", 1)))
+    import asyncio
+
+    from batchrunner import simulator
+
+    profile = msgspec.structs.replace(simulator.profile_named(call.own.get("profile", "calm")), seed=seed)
+    say(f"http://127.0.0.1:{port}/v1 answers until Ctrl-C; its answers are simulated", sys.stderr)
+    try:
+        asyncio.run(simulator.serve(port, profile))
+    except OSError as error:
+        raise UsageError(
+            "E002", f"--port: {port} cannot be used: {error.strerror or error}.", "Choose another with --port N"
+        ) from None
+    return 0
+
+
+def _whole(call: Call, name: str, default: int) -> int:
+    said = call.own.get(name, str(default))
+    if not (said.isascii() and said.isdigit()):
+        raise UsageError("E002", f"--{name}: {said!r} is not a whole number.")
+    return int(said)
+
+
+def _config(call: Call) -> int:
+    wanted = call.words[0] if call.words else "show"
+    if wanted == "schema":
+        say(msgspec.json.format(msgspec.json.encode(schema())).decode())
+    elif wanted == "show":
+        _show(call)
+    else:
+        raise UsageError("E001", f"config {wanted}: no such command.", "Try: batchrunner config show --origin")
+    return 0
+
+
+def _show(call: Call) -> None:
+    typed = {name: value for name, value in call.typed.items() if name != "json"}
+    resolved = origins.resolve(typed, os.environ, Path(), origins.user_file(os.environ))
+    shown = {name: masked(name, value) for name, value in values(resolved.settings).items()}
+    told = bool(call.own.get("origin"))
+    if call.typed.get("json"):
+        rows = {name: {"value": value, "origin": resolved.origins[name]} if told else value for name, value in shown.items()}
+        say(msgspec.json.encode(rows).decode())
+        return
+    literal = {name: text.visible(msgspec.json.encode(value).decode()) for name, value in shown.items()}
+    wide = max(len(value) for value in literal.values())
+    lines = (
+        f"{name:<20} {value:<{wide}}  {text.visible(resolved.origins[name]) if told else ''}" for name, value in literal.items()
+    )
+    say("\n".join(line.rstrip() for line in lines))
+
+
+def _with_input(call: Call) -> Settings:
+    if not call.words:
+        raise UsageError("E201", "no input file was named.", f"Try: batchrunner {call.verb} jobs/input.jsonl")
+    return call.resolved().settings
+
+
+class Verb(Struct, frozen=True):
+    """What a verb does, and the options that only it takes: flag to argparse's keywords."""
+
+    act: Callable[[Call], int]
+    own: Mapping[str, Mapping[str, Any]] = {}
+
+
+VERBS: Mapping[str, Verb] = {
+    "run": Verb(_run, {"--dry-run": {"action": "store_true"}}),
+    "check": Verb(_check),
+    "retry": Verb(_retry, {"--all": {"action": "store_true"}, "--kind": {"action": "append"}}),
+    "status": Verb(_status),
+    "simulate": Verb(_simulate, {"--port": {}, "--profile": {}, "--seed": {}}),
+    "config": Verb(_config, {"--origin": {"action": "store_true"}}),
+}
