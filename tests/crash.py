@@ -92,8 +92,8 @@ def chat(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def line(number: int) -> bytes:
-    """Line `number` of a job: mostly a good request; now and then no request, one without an id, or a bad one."""
-    made = chat(number)
+    """Line `number` of a job: mostly a good request, some streamed; now and then no request, one without an id, or a bad one."""
+    made = chat(number, stream=number % 3 == 0)
     match number % ODD:
         case 7:
             return b'{"custom_id": "r-%d", "body": {' % number
@@ -114,7 +114,7 @@ class Round:
             [*program, *argv], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self.code: int | None = None
-        self.out = b""
+        self.out = self.err = b""
 
     def kill(self) -> bool:
         """Let it live for 30-500 ms, mostly counted from when it begins to work. False: it came to its end by itself."""
@@ -132,9 +132,9 @@ class Round:
 
     def finish(self) -> bool:
         """Wait for its end; False: it came to it by itself."""
-        self.out, err = self._process.communicate(timeout=100)
+        self.out, self.err = self._process.communicate(timeout=100)
         self.code = self._process.returncode
-        promise(b"Traceback" not in err, err.decode())
+        promise(b"Traceback" not in self.err, self.err.decode())
         return self.code in {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
 
     def _wait(self, seconds: float) -> None:
@@ -207,7 +207,7 @@ class Job:
     def verdict(self, last: Round) -> None:
         """P2, P3 and R12 hold after a round that came to its end by itself."""
         self.look()
-        promise(last.code in (0, 1), f"exit code {last.code}")
+        promise(last.code in (0, 1), f"exit code {last.code}: {last.err.decode()}")
         good = [json.loads(raw) for raw in self.results.read_bytes().splitlines()]
         bad = [json.loads(raw) for raw in self.errors.read_bytes().splitlines()]
         twice = [name for name, times in Counter(each["batchrunner"]["line"] for each in good + bad).items() if times > 1]

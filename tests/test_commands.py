@@ -906,7 +906,8 @@ def test_no_key_is_in_any_byte_we_produce(tmp_path: Path) -> None:
         assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
         assert server.requests[0].headers["X-Team"] == TEAM
     assert "Incorrect API key provided" in summary()["stopped"]
-    assert (len(records()), len(records("a.errors.jsonl"))) == (1, 2)
+    assert len(records()) == 1
+    assert len(records("a.errors.jsonl")) in (1, 2), "the server may refuse the key before the broken line's second attempt"
     found = [path for path, content in produced(tmp_path) if b"canary" in content]
     assert found == []
 

@@ -29,7 +29,7 @@ class Ended(Round):
     """A round that ended with this code and these words."""
 
     def __init__(self, code: int, out: bytes) -> None:
-        self.code, self.out = code, out
+        self.code, self.out, self.err = code, out, b""
 
 
 @pytest.fixture
