@@ -46,6 +46,9 @@ class Stream:
 
     def feed(self, chunk: bytes) -> bool:
         """Take some bytes. True when the model has got on. OversizeError for an event too large to hold."""
+        text = self._decoder.only(chunk)
+        if text is not None:
+            return self._answer.hear(text)
         try:
             events = self._decoder.feed(chunk)
         except EventTooLarge:

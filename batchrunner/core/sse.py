@@ -16,6 +16,7 @@ import re
 from msgspec import Struct
 
 DONE = b"[DONE]"
+_LF = 10
 _BOM = b"\xef\xbb\xbf"
 # Every match takes whole lines, two or three of them; so as many line ends as the matches take mean that nothing was left out.
 _PLAIN = re.compile(rb"(?m)^data: ?(.*)\n\n").findall
@@ -55,6 +56,15 @@ class Decoder:
         if not (self._between and chunk.endswith(b"\n\n")):
             chunk = self._whole(chunk)
         return self._events(chunk)
+
+    def only(self, chunk: bytes) -> bytes | None:
+        """The data of a chunk that is one whole event without a name, as most are; None, and nothing has happened: `feed` it."""
+        last = len(chunk) - 2
+        if not self._between or self._after_cr or not chunk.startswith(b"data: ") or not 0 < last <= self._max_event:
+            return None
+        if chunk.find(b"\n") != last or chunk[-1] != _LF or b"\r" in chunk:
+            return None
+        return chunk[6:last]
 
     def finish(self) -> ServerEvent | None:
         """The event at the end of the stream that has no blank line behind it: the caller finds out whether it is whole."""

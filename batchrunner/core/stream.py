@@ -76,19 +76,24 @@ class Assembler:
     def __init__(self, route: Route, choices: int = 1) -> None:
         self.ended = False
         self._answer = _ANSWERS[route](choices)
+        self._ordinary = self._answer.ordinary
         self._wants_done = route in (Route.CHAT, Route.COMPLETIONS)
         self._done = False
         self._error = b""
 
     def feed(self, event: ServerEvent) -> bool:
         """Takes one event. True when the model has got on: text, thoughts, a call, an end; False for pings and empty deltas."""
+        return self.hear(event.data, event.name)
+
+    def hear(self, text: bytes, name: str = "") -> bool:
+        """The same for an event that has not been made one."""
         if self.ended:
             return False
         try:
-            said = self._answer.ordinary(event.data)
+            said = self._ordinary(text)
         except (ValueError, RecursionError):
             said = None
-        return self._take(event) if said is None else said
+        return self._take(ServerEvent(name, text)) if said is None else said
 
     def finish(self) -> Assembled:
         """What the events fed so far amount to."""

@@ -25,9 +25,12 @@ from batchrunner.formats import identify
 from batchrunner.records import record
 from tests.bench.contenders import Weight, start_pinned, weigh
 from tests.bench.learning import learning
+from tests.bench.server import EVENTS
 from tests.bench.table import Table
 
 ROUNDS = 3
+STREAMERS = ("lines", "batchrunner streams")
+PAUSE = 0.01  # seconds between two events of an answer
 FILLER = "lorem ipsum dolor sit amet "
 
 
@@ -51,9 +54,9 @@ def cores() -> tuple[int | None, int | None]:
 
 
 @contextmanager
-def endpoint() -> Iterator[str]:
-    """The raw server in its own process; its base URL."""
-    server = start_pinned([sys.executable, "-m", "tests.bench.server"], cores()[0], subprocess.PIPE)
+def endpoint(pause: float = 0.0) -> Iterator[str]:
+    """The raw server in its own process; its base URL. `pause` as the server has it."""
+    server = start_pinned([sys.executable, "-m", "tests.bench.server", str(pause)], cores()[0], subprocess.PIPE)
     assert server.stdin
     assert server.stdout
     try:
@@ -123,6 +126,25 @@ def _costs(name: str, weights: list[Weight], rows: int, start: float) -> tuple[s
     return name, rate, middle(weight.wall for weight in weights), cpu / rows * 1e6, middle(weight.peak for weight in weights)
 
 
+def streams(plan: Plan) -> Table:
+    """Answers of 200 events: what an event costs. In packets of their own, as a model speaks, and all at once."""
+    rows = plan.rows or 4 * plan.concurrency
+    table: list[list[str | float]] = []
+    for pause, title in ((PAUSE, "each event in its own packet"), (0.0, "all events at once")):
+        with endpoint(pause) as url:
+            start = {name: run(name, url, 1, plan).cpu for name in STREAMERS}
+            rounds = [{name: run(name, url, rows, plan) for name in STREAMERS} for _ in range(ROUNDS)]
+        costs = {name: _event_cost([each[name] for each in rounds], rows, start[name]) for name in STREAMERS}
+        table += [[f"{name}, {title}", cost, cost / costs["lines"]] for name, cost in costs.items()]
+    title = f"streams: {rows:,} answers of {EVENTS} events, concurrency {plan.concurrency}, median of {ROUNDS} rounds"
+    return Table(title, ["", "CPU µs/event", "ratio"], table)
+
+
+def _event_cost(weights: list[Weight], rows: int, start: float) -> float:
+    """CPU microseconds per event, the request's own share included."""
+    return (statistics.median(weight.cpu for weight in weights) - start) / (rows * EVENTS) * 1e6
+
+
 def memory(plan: Plan) -> Table:
     """Ten times the lines: how much the engine's peak grows."""
     rows = plan.rows or 20_000
@@ -172,6 +194,7 @@ def _answer_all(file: Path, rows: int) -> None:
 
 SCENARIOS: dict[str, Callable[[Plan], Table]] = {
     "overhead": overhead,
+    "streams": streams,
     "memory": memory,
     "resume": resume,
     "learning": lambda plan: learning(plan.points),

@@ -1,12 +1,14 @@
 """The benchmark's endpoint: as little work per request as Python allows, so that the client is what gets measured.
 
-    python -m tests.bench.server      prints its port, serves until its standard input ends
+    python -m tests.bench.server [PAUSE]      prints its port, serves until its standard input ends
 
 Rules:
 
 1. The answer is prebuilt; only the request's own id (`r-` and nine digits, anywhere in the body) is put in, so that
    every answer can be checked against its question.
-2. No faults, no latency, no limits: `batchrunner.simulator` has those.
+2. A request that asks for a stream gets `EVENTS` events, each in a packet of its own, PAUSE seconds apart, as a model's
+   tokens come; all at once without a PAUSE.
+3. No faults, no latency, no limits: `batchrunner.simulator` has those.
 """
 
 import asyncio
@@ -28,12 +30,34 @@ _BODY = json.dumps(
 ).encode()
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req\r\ncontent-length: %d\r\n\r\n" % len(_BODY)
 _BEFORE, _, _AFTER = (_HEAD + _BODY).partition(ID)
+EVENTS = 200
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: req\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def _event(choices: list[object], **more: object) -> bytes:
+    said = {"id": "chatcmpl-" + ID.decode(), "object": "chat.completion.chunk", "created": 1767225600, "model": "bench"}
+    event = b"data: %b\n\n" % json.dumps({**said, "choices": choices, **more}).encode()
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def _choice(delta: dict[str, str], reason: str | None = None) -> list[object]:
+    return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
+
+
+_STREAM = [
+    _STREAM_HEAD + _event(_choice({"role": "assistant", "content": ""})),
+    *[_event(_choice({"content": "word "}))] * (EVENTS - 4),
+    _event(_choice({}, "stop")),
+    _event([], usage={"prompt_tokens": 250, "completion_tokens": 196, "total_tokens": 446}),
+    b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n",
+]
 
 
 class Connection(asyncio.Protocol):
     """Reads requests with a Content-Length, one after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
         self.pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,17 +73,36 @@ class Connection(asyncio.Protocol):
             if not 0 < end <= len(data):
                 break
             mark = data.find(b'"r-', head) + 1
-            self.transport.write(_BEFORE + data[mark : mark + len(ID)] + _AFTER)
+            name = data[mark : mark + len(ID)]
+            if b'"stream":true' in data[head:end]:
+                self.stream(name)
+            else:
+                self.transport.write(_BEFORE + name + _AFTER)
             data = data[end:]
         self.pending = data
 
+    def stream(self, name: bytes) -> None:
+        if not self.pause:
+            self.transport.write(b"".join(_STREAM).replace(ID, name))
+            return
+        events = iter(_STREAM)
+        later = asyncio.get_running_loop().call_later
 
-async def main() -> None:
+        def step() -> None:
+            event = next(events, None)
+            if event and not self.transport.is_closing():
+                self.transport.write(event.replace(ID, name))
+                later(self.pause, step)
+
+        later(int(name[-3:]) / 1000 * self.pause, step)  # connections do not march in step
+
+
+async def main(pause: str = "0") -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: Connection(float(pause)), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(main(*sys.argv[1:]))

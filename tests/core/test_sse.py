@@ -23,6 +23,16 @@ def decode(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
     return events + ([last] if last else []), decoder.comments
 
 
+def shortly(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
+    """The same, by the short way for the chunks that allow it."""
+    decoder, events = Decoder(), list[ServerEvent]()
+    for chunk in chunks:
+        only = decoder.only(chunk)
+        events += decoder.feed(chunk) if only is None else [ServerEvent("", only)]
+    last = decoder.finish()
+    return events + ([last] if last else []), decoder.comments
+
+
 def slowly(text: bytes) -> tuple[list[ServerEvent], int]:
     """The same by the letter of the standard, line by line, on the whole text."""
     events, comments, name, lines, done = [], 0, b"", [], False
@@ -111,7 +121,20 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=14).map(b"".join), st.lists(st.integers(0, 10**6), max_size=8))
 @example(b"data: a\r\n\r\n", [8, 9])
 def test_any_cut_of_any_text_gives_what_the_standard_says(text: bytes, places: list[int]) -> None:
-    assert decode(cut(text, places)) == slowly(text)
+    assert decode(cut(text, places)) == shortly(cut(text, places)) == slowly(text)
+    assert shortly(re.split(rb"(?<=\n\n)", text)) == slowly(text)
+
+
+def test_the_short_way_takes_one_whole_event_and_no_more() -> None:
+    decoder = Decoder(30)
+    assert decoder.only(b"data: a\n\n") is None, "a byte order mark might have stood before it"
+    decoder.feed(b"data: a\n\n")
+    assert decoder.only(b"data: b\n\n") == b"b"
+    assert decoder.only(b"data: \n\n") == b""
+    others = [b"", b"\n\n", b"data: a\n", b"data: a\r\n\r\n", b"data: a\rdata: b\n\n", b"data: a\n\ndata: b\n\n", b"data:a\n\n"]
+    assert [decoder.only(chunk) for chunk in [*others, b"data: " + b"x" * 40 + b"\n\n"]] == [None] * 8
+    decoder.feed(b"data: c")
+    assert decoder.only(b"data: d\n\n") is None, "in the middle of another"
 
 
 @settings(max_examples=300, deadline=None)
