@@ -140,7 +140,7 @@ class Engine:
         except BatchError as error:
             self._fail(error)
         except Exception as bug:  # noqa: BLE001 - the last one to hear of it
-            failure = BatchError("E901", f"internal error: {type(bug).__name__}: {bug}", "please report it; nothing is lost")
+            failure = BatchError("E901", f"internal error: {type(bug).__name__}", "please report it with BATCHRUNNER_DEBUG=1; nothing is lost")
             failure.__cause__ = bug
             self._fail(failure)
 
@@ -235,7 +235,7 @@ class Engine:
             self.scheduler.settle(attempt, Outcome(Kind.CANCELLED), self._clock(), 0.0)
             raise
         except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
-            return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}: {bug}")
+            return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
 
     def _review(self, attempt: Attempt, phase: Phase, age: float) -> float:
         return self.scheduler.review(attempt, phase, age, self._clock())
