@@ -18,6 +18,7 @@ from batchrunner.core.model import Cause, Fault, Phase
 from batchrunner.wire import Exchange, plain
 
 _KEPT = 64 * 1024  # of a body that broke off, as evidence
+_STALE = 2.0  # seconds: an old connection that was closed under us says so within a round trip, a proxy's limit does not
 
 
 class OversizeError(Exception):
@@ -86,7 +87,8 @@ def _cause(error: Exception, cause: Cause, exchange: Exchange, proxied: bool) ->
         return Cause.PROXY
     if cause is Cause.REFUSED and any(isinstance(root, ConnectionResetError | ConnectionAbortedError) for root in roots):
         return Cause.TLS  # TCP was there; the handshake was not
-    if cause in _LOST and exchange.reused and getattr(error, "errno", None) in _DROPPED and not _heard(error):
+    dropped = getattr(error, "errno", None) in _DROPPED and not _heard(error)
+    if cause in _LOST and exchange.reused and dropped and exchange.timing().total < _STALE:
         return Cause.STALE
     return cause
 
