@@ -27,6 +27,7 @@ from tests.simulation.scenarios import CONTENDERS, SCENARIOS
 from tests.simulation.world import Stage
 
 SEED = 1
+PATIENCE = 30  # seconds for a command that was stopped to end
 COLUMNS = ["", "seconds", "ideal", "× ideal", "unanswered", "false kills %", "429s %", "extra sent %", "p50 s"]
 
 
@@ -38,11 +39,13 @@ class Ran(Struct):
 
 
 def learning(points: Iterable[str]) -> Table:
-    """Every contender at each proof point; at all of them when none is named."""
+    """Every contender at each proof point; at all of them when none is named. Each is told on stderr as it is done."""
     rows: list[list[str | float]] = []
     for name in points or POINTS:
-        print(f"{name}: {SCENARIOS[name].about}; {POINTS[name].rows:,} rows", file=sys.stderr, flush=True)
-        rows += _measured(name, POINTS[name])
+        measured = _measured(name, POINTS[name])
+        rows += measured
+        title = f"{name}: {SCENARIOS[name].about}; {POINTS[name].rows:,} rows"
+        print(Table(title, COLUMNS, measured), file=sys.stderr, flush=True)
     return Table("learning: shorter jobs than in the simulation, real sockets", COLUMNS, rows)
 
 
@@ -74,7 +77,7 @@ def _run(name: str, point: Point, stage: Stage, options: Mapping[str, int | str]
         urls = json.loads(server.stdout.readline())
         file = folder / "input.jsonl"
         file.write_bytes(b"".join(_line(request) for request in stage.requests))
-        summary = _command(file, urls, {**options, **stage.options, "max_time": point.most, "grace": 0})
+        summary = _command(file, urls, {**options, **stage.options, "max_time": point.most, "grace": 0}, point.most + PATIENCE)
         said, _ = server.communicate(b"stopped" if summary["stopped"] else b"", 20)
         return Ran(summary, json.loads(said))
     finally:
@@ -83,11 +86,12 @@ def _run(name: str, point: Point, stage: Stage, options: Mapping[str, int | str]
         shutil.rmtree(folder)
 
 
-def _command(file: Path, urls: list[str], options: Mapping[str, int | str]) -> dict[str, object]:
+def _command(file: Path, urls: list[str], options: Mapping[str, int | str], most: float) -> dict[str, object]:
+    """The command's own summary. Raises when there is none, or the command does not end in `most` seconds."""
     words = [sys.executable, "-m", "batchrunner", str(file), "--display", "none", "--json"]
     words += [word for url in urls for word in ("--base-url", url)]
     words += [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False, timeout=most)
     if not done.stdout:
         raise RuntimeError(f"the command ended with {done.returncode}: {done.stderr.decode()[-500:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -131,11 +131,17 @@ class Connection(asyncio.Protocol):
         call = host.server.arrive(line, host.sendings[line], now)
         if isinstance(call, Refusal):
             host.log.append(Sent(line, host.name, now, now, "refused", call.status))
-            self.transport.write(_reply(call.status, _BUSY, call.retry_after))
+            self._refuse(call)
         else:
             self.call = call
             host.serving[id(call)] = self
             host.arm()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal.status:
+            self.transport.write(_reply(refusal.status, _BUSY, refusal.retry_after))
+        else:
+            self.transport.abort()  # it came in just before the listener went away
 
     def end(self, end: str) -> None:
         """The call has been answered, or cut off by an outage."""

@@ -295,7 +295,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "outage": Scenario(
         "nobody listens for two minutes",
-        10_000,
+        20_000,
         outage,
         [
             at_most("extra sendings", lambda run: run.extra, 0.03),
