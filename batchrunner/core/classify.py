@@ -274,7 +274,7 @@ def _unfinished(attempt: Attempt, reply: Reply) -> Outcome:
     if reply.done:
         whole = structs.replace(reply, body=reply.partial, missing="", partial=b"")
         outcome = _answered(attempt, whole)
-        if outcome.kind is not Kind.OK or MISSING_FINISH in outcome.flags:
+        if outcome.kind is Kind.TRUNCATED or MISSING_FINISH in outcome.flags:
             return outcome
     return Outcome(
         Kind.TRUNCATED,
