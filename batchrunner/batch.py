@@ -34,6 +34,7 @@ from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
 from batchrunner.outbox import Deliver, Listener
 from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
+from batchrunner.source import dialect_of
 from batchrunner.transport import Transport
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
@@ -118,8 +119,10 @@ def check(settings: Settings) -> CheckReport:
     requests = problems = tokens = most = 0
     examples = [Problem(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}") for twin in standing.twins]
     origins = [way.base_url for way in doors(settings.service, os.environ)] if settings.service.base_url else []
-    for line, raw in read_lines(paths_of(settings).input, settings.intake.max_line):
-        item = parse(raw, line, origins, settings.service.model)
+    path = paths_of(settings).input
+    dialect = dialect_of(path, settings.intake)
+    for line, raw in read_lines(path, settings.intake.max_line):
+        item = parse(raw, line, origins, settings.service.model, dialect)
         requests += 1
         if isinstance(item, Request):
             tokens += int(item.prompt_tokens)

@@ -21,51 +21,32 @@ from msgspec import Raw, Struct
 
 from batchrunner.core.endpoints import fenced
 from batchrunner.core.model import Error, Kind, Request, Result, Route
+from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened, read_entries, write
 from batchrunner.lines import Oversized
-from batchrunner.shapes import explained, shape, word
-
-
-class _LineError(ValueError):
-    """Why a line cannot be sent, and what to do about it."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class _Line(Struct, gc=False):
-    """The envelope. Other keys are tolerated; null counts as absent."""
-
-    custom_id: str | None = None
-    method: str | None = None
-    url: str | None = None
-    body: Raw = Raw(b"")
-    headers: Raw = Raw(b"")
+from batchrunner.shapes import explained, word
 
 
 class _Named(Struct, gc=False):
     custom_id: str | None = None
 
 
-_read_line = msgspec.json.Decoder(_Line).decode
 _read_name = msgspec.json.Decoder(_Named).decode
-_read_entries = msgspec.json.Decoder(dict[str, Raw]).decode
-_write = msgspec.json.Encoder().encode
 
 
-def parse(raw: bytes | Oversized, line: int, origins: Collection[str] = (), model: str = "") -> Request | Result:
+def parse(
+    raw: bytes | Oversized, line: int, origins: Collection[str] = (), model: str = "", dialect: Dialect = OPENAI
+) -> Request | Result:
     """The request of one input line, given without its line ending.
 
     `line` is its number, from 1; `origins` are those an absolute url may name; `model` replaces the body's own.
-    Shapes: the input lines of the OpenAI Batch API (platform.openai.com/docs/guides/batch), with or without /v1 and with
-    Azure's paths, and plain HTTP lines `{"method", "url", "body", "headers"}`. Never raises.
+    `dialect` says which shape the line has (`dialects`). Never raises.
     """
     if isinstance(raw, Oversized):
         message = f"the line has {raw.size:,} bytes; at most {raw.limit:,} are accepted"
         return refuse(raw, line, message, "Raise --max-line, or cut the line.")
     try:
-        return _request(raw, line, origins if type(origins) is tuple else tuple(origins), model)
-    except _LineError as why:
+        return _request(raw, line, origins if type(origins) is tuple else tuple(origins), model, dialect)
+    except LineError as why:
         return refuse(raw, line, str(why), why.hint)
     except (ValueError, RecursionError) as why:
         return refuse(raw, line, *explained(raw, why))
@@ -111,17 +92,15 @@ def _deep_name(raw: bytes) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str) -> Request:
-    fields = _read_line(raw)
+def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str, dialect: Dialect) -> Request:
+    fields = opened(raw, dialect)
     if not raw.isascii():
         raw.decode()  # the decoder does not look into what it skips
-    body = _body(raw, fields)
-    if not fields.url:
-        raise _LineError(*shape(_read_entries(raw).keys()))
+    body, url = fields.body, fields.url or ""
     if fields.custom_id == "":
-        raise _LineError("custom_id is empty", "Give each line its own, or leave the key out: then one is made.")
-    place = _place if len(fields.url) < 1024 else _place.__wrapped__
-    path, route, choices = place(fields.url, origins)
+        raise LineError("custom_id is empty", "Give each line its own, or leave the key out: then one is made.")
+    place = _place if len(url) < 1024 else _place.__wrapped__
+    path, route, choices = place(url, origins)
     content = _content(body, route)
     method = _method(fields.method, route, content)
     known = content if isinstance(content, dict) else {}
@@ -144,34 +123,11 @@ def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str) -> Req
         stream=known.get("stream") is True,
         made_id=fields.custom_id is None,
         headers=_headers(bytes(fields.headers)) if fields.headers else (),
+        metadata=fields.metadata,
     )
 
 
 # -- the envelope
-
-
-def _body(raw: bytes, fields: _Line) -> bytes:
-    """The body's own bytes, after making sure that no key of the envelope stands twice.
-
-    The decoder lets the last one win. Every key costs two quotes and so does every string: when the quotes outside the
-    body are just those of the fields we hold, there is nothing else. Otherwise each entry is looked at.
-    """
-    body = bytes(fields.body)
-    strings = (fields.custom_id is not None) + (fields.method is not None) + (fields.url is not None)
-    rest = len(raw) - len(body) - 1
-    quotes = raw.count(b'"', 0, rest) if raw.startswith(body, rest) else raw.count(b'"') - body.count(b'"')
-    if quotes != 4 * strings + 2 * bool(body):
-        _entries(raw, "the line")
-    return b"" if body == b"null" else body
-
-
-def _entries(raw: bytes, where: str) -> dict[str, Raw]:
-    entries = _read_entries(raw)
-    quotes = sum(2 + key.count('"') + bytes(value).count(b'"') for key, value in entries.items())
-    if raw.count(b'"') > quotes:
-        raise _LineError(f"{where} has a key twice", "Which one counts is anybody's guess: keep one.")
-    return entries
-
 
 _LONG_ROUTES = {"chat/completions": Route.CHAT, "images/generations": Route.IMAGES}
 _SHORT_ROUTES = {
@@ -194,7 +150,7 @@ def _place(url: str, origins: tuple[str, ...]) -> tuple[str, Route, Callable[[Ma
         path = fenced(url, origins)
     except ValueError as why:
         hint = "Give a path such as /v1/chat/completions; the address of the server is --base-url."
-        raise _LineError(str(why), hint) from None
+        raise LineError(str(why), hint) from None
     plain = path.partition("?")[0]
     known = _LONG.fullmatch(plain) or _SHORT.fullmatch(plain)
     route = _ROUTES[known[1]] if known else Route.HTTP
@@ -208,13 +164,15 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 def _method(given: str | None, route: Route, content: object) -> str:
     method = given.upper() if given else "GET" if content is _ABSENT else "POST"
     if method in _REFUSED_METHODS or not (method == "POST" or _TOKEN.fullmatch(method)):
-        raise _LineError("method is not one that can be sent", "Use GET, POST, PUT, PATCH or DELETE.")
+        raise LineError("method is not one that can be sent", "Use GET, POST, PUT, PATCH or DELETE.")
     if route is not Route.HTTP and method != "POST":
-        raise _LineError("method is not POST, the only one this url takes here", 'Write "method": "POST".')
+        raise LineError("method is not POST, the only one this url takes here", 'Write "method": "POST".')
     return method
 
 
-_OPEN_HEADERS = frozenset({"accept", "accept-language", "content-type", "idempotency-key"})
+_OPEN_HEADERS = frozenset(
+    ["accept", "accept-language", "anthropic-beta", "anthropic-version", "content-type", "idempotency-key", "openai-beta"]
+)
 _TELLING = re.compile(
     "auth|key|token|secret|passw|credential|cookie|session|sign|forward|remote|real-ip|client-ip|"
     "original|rewrite|override|proxy|host|cluster|envoy|encoding|length"
@@ -229,19 +187,19 @@ def _headers(raw: bytes) -> tuple[tuple[str, str], ...]:
     headers = tuple((name.lower(), value) for name, value in _strings(raw).items())
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise _LineError("a header's name or value has characters that HTTP forbids", "Printable ASCII only.")
+            raise LineError("a header's name or value has characters that HTTP forbids", "Printable ASCII only.")
         if name not in _OPEN_HEADERS and (not name.startswith("x-") or _TELLING.search(name)):
-            raise _LineError(f"a line may not set the header {name[:40]}", "Use --header for what every request needs.")
+            raise LineError(f"a line may not set the header {name[:40]}", "Use --header for what every request needs.")
     if len(dict(headers)) != len(headers):
-        raise _LineError("headers has a name twice", "Names differ by more than case: keep one.")
+        raise LineError("headers has a name twice", "Names differ by more than case: keep one.")
     return headers
 
 
 def _strings(raw: bytes) -> dict[str, str]:
     try:
-        return {name: msgspec.json.decode(value, type=str) for name, value in _entries(raw, "headers").items()}
+        return {name: msgspec.json.decode(value, type=str) for name, value in entries(raw, "headers").items()}
     except msgspec.ValidationError:
-        raise _LineError("headers is not an object of strings", 'Write "headers": {"name": "value"}.') from None
+        raise LineError("headers is not an object of strings", 'Write "headers": {"name": "value"}.') from None
 
 
 # -- the body
@@ -258,14 +216,14 @@ def _content(body: bytes, route: Route) -> object:
         content = orjson.loads(_HUGE.sub(b"0", body))
     if route is not Route.HTTP and not isinstance(content, dict):
         found = "missing" if content is _ABSENT else f"{word(content)}, not an object"
-        raise _LineError(f"body is {found}", "This url takes a JSON object as its body.")
+        raise LineError(f"body is {found}", "This url takes a JSON object as its body.")
     return content
 
 
 def _remodelled(body: bytes, model: str) -> bytes:
-    entries = _read_entries(body)
-    entries["model"] = Raw(_write(model))
-    return _write(entries)
+    entries = read_entries(body)
+    entries["model"] = Raw(write(model))
+    return write(entries)
 
 
 def _max_tokens(body: Mapping[str, object]) -> int:

@@ -29,12 +29,12 @@ from batchrunner.core.model import Kind, Request, Result
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, StopError, UsageError
+from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import identify
 from batchrunner.journal import Journal
 from batchrunner.lines import Oversized, read_lines, spool
 from batchrunner.meter import Meter, Summary
 from batchrunner.paths import Paths
-from batchrunner.records import read_record, record
 from batchrunner.resume import Evidence, Output, survey, tidy
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Row, Source
@@ -107,6 +107,7 @@ class FileJob:
         await self._survey()
         refuse_duplicates(self._standing, self.name)
         self._refuse_edits()
+        self._refuse_mixture()
         standing = self._standing
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
@@ -117,10 +118,10 @@ class FileJob:
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
-        strict, redact, mark = self._settings.records.strict_openai, self.redact, self._standing.mark
+        write, mark = writer(self._settings, self.redact), self._standing.mark
         groups: dict[bool, list[bytes]] = {True: [], False: []}
         for result in results:
-            groups[result.ok].append(record(result, strict=strict, secrets=redact))
+            groups[result.ok].append(write(result))
         faults = [fault for ok, lines in groups.items() if lines and (fault := self._append(lines, ok))]
         if faults:
             raise faults[0]
@@ -172,6 +173,16 @@ class FileJob:
             "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
         )
 
+    def _refuse_mixture(self) -> None:
+        wanted = self._settings.records.output_format
+        for path in (self.paths.results, self.paths.errors):
+            with path.open("rb") as file:
+                first = file.readline()
+            found = dialect_of_record(first) if first else wanted
+            if WRITERS[found] is not WRITERS[wanted]:
+                hint = f"continue in it: --output-format {found}\nstart over:     --fresh"
+                raise UsageError("E003", f"{path} is in the dialect of {found}; this run would write {wanted}", hint)
+
     async def _save(self) -> None:
         await self._checkpoint.save(self._standing)
 
@@ -216,9 +227,9 @@ class PipeJob:
 
     async def put(self, results: Sequence[Result]) -> None:
         """One line each on stdout. StopError when nobody reads it any more."""
-        strict, redact = self._settings.records.strict_openai, self.redact
+        write = writer(self._settings, self.redact)
         try:
-            write_all(DISK, sys.stdout.fileno(), b"".join(record(result, strict=strict, secrets=redact) for result in results))
+            write_all(DISK, sys.stdout.fileno(), b"".join(map(write, results)))
         except OSError as error:
             raise StopError(
                 "E404", f"stdout cannot be written: {why(error)}", "-o FILE keeps results, and can be continued"
@@ -263,6 +274,12 @@ class MemoryJob:
 
     async def close(self, summary: Summary | None) -> None:
         """Nothing to close."""
+
+
+def writer(settings: Settings, redact: Redact | None) -> Callable[[Result], bytes]:
+    """What makes a line of a result, in the dialect that the user wants."""
+    wanted = settings.records
+    return partial(WRITERS[wanted.output_format], strict=wanted.strict_openai, secrets=redact)
 
 
 def failures(standing: Standing) -> dict[Kind, int]:

@@ -14,11 +14,14 @@ class Options(TypedDict, total=False):
     fresh: bool
     changed: Literal["refuse", "rerun", "keep"]
     limit: int
+    format: Literal["auto", "openai", "azure", "vllm", "http", "anthropic", "mistral", "cookbook"]
+    route: str
     max_line: Size
     sync: Literal["none", "interval", "always"]
     min_free: Size
     spill_dir: str
     strict_openai: bool
+    output_format: Literal["openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
     base_url: str | Sequence[str]
     provider: str
     api_key_env: str | Sequence[str]

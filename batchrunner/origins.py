@@ -240,6 +240,10 @@ def _assembled(path: str, told: Mapping[str, Any]) -> Settings:
 _CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     (lambda each: each.display.quiet and each.display.verbose, "quiet and verbose exclude each other."),
     (
+        lambda each: each.records.strict_openai and each.records.output_format == "cookbook",
+        "strict_openai leaves out what output_format cookbook needs to find a line again.",
+    ),
+    (
         lambda each: each.display.json and each.output == "-",
         "stdout can carry the results (output -) or the summary (json), not both.",
     ),

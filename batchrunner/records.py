@@ -40,7 +40,9 @@ class _Error(Struct, gc=False):
     message: str
 
 
-class _Facts(Struct, omit_defaults=True, gc=False):
+class Facts(Struct, omit_defaults=True, gc=False):
+    """What we know of a result besides the answer."""
+
     v: int
     line: int
     attempts: int
@@ -54,6 +56,8 @@ class _Facts(Struct, omit_defaults=True, gc=False):
     usage: Usage | None = None
     maybe_billed: int = 0
     partial: Raw | msgspec.UnsetType = msgspec.UNSET
+    metadata: Raw | msgspec.UnsetType = msgspec.UNSET
+    custom_id: str = ""  # where the envelope has no place for it
 
 
 class _Strict(Struct, gc=False):
@@ -64,7 +68,7 @@ class _Strict(Struct, gc=False):
 
 
 class _Full(_Strict, gc=False):
-    batchrunner: _Facts
+    batchrunner: Facts
 
 
 _write = msgspec.json.Encoder().encode
@@ -77,15 +81,19 @@ def record(result: Result, *, strict: bool = False, secrets: Callable[[bytes], b
     `strict` leaves our own key out. `secrets` takes the bytes behind `custom_id` and gives them back without keys; the id
     itself stays, for it names the input line. The line's own id comes from digest and number: the same after every resume.
     """
-    line = _strict(result) if strict else _full(result)
-    try:
-        written = _write(line)
-    except UnicodeEncodeError:  # a lone surrogate in a message
-        written = _write(_encodable(line))
+    written = written_out(_strict(result) if strict else _full(result))
     if secrets:
         head, mark, tail = written.partition(b',"response":')
         written = head + mark + secrets(tail)
     return written + b"\n"
+
+
+def written_out(line: Any) -> bytes:
+    """A struct or a list as JSON, whatever its strings hold."""
+    try:
+        return _write(line)
+    except UnicodeEncodeError:  # a lone surrogate in a message
+        return _write(_encodable(line))
 
 
 def _strict(result: Result) -> _Strict:
@@ -93,8 +101,13 @@ def _strict(result: Result) -> _Strict:
 
 
 def _full(result: Result) -> _Full:
+    return _Full(_batch_id(result.request), result.request.id, _response(result), _error(result), facts_of(result))
+
+
+def facts_of(result: Result) -> Facts:
+    """Those of this result."""
     request, error = result.request, result.error
-    facts = _Facts(
+    return Facts(
         1,
         request.line,
         result.attempts,
@@ -108,8 +121,8 @@ def _full(result: Result) -> _Full:
         result.usage,
         result.maybe_billed,
         Raw(result.partial) if result.partial else msgspec.UNSET,
+        Raw(request.metadata) if request.metadata else msgspec.UNSET,
     )
-    return _Full(_batch_id(request), request.id, _response(result), _error(result), facts)
 
 
 def _batch_id(request: Request) -> str:
@@ -135,6 +148,8 @@ def _encodable(value: Any) -> Any:
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, tuple):
         return tuple(map(_encodable, value))
+    if isinstance(value, dict):
+        return {name: _encodable(each) for name, each in value.items()}
     if isinstance(value, Struct):
         return type(value)(*(_encodable(getattr(value, name)) for name in value.__struct_fields__))
     return value
@@ -160,7 +175,8 @@ class _Read(Struct, gc=False):
 
 
 _read = msgspec.json.Decoder(_Read).decode
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+# Escape by escape, so that neither a whole pair nor a written-out backslash is taken for half a pair.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 def _read_any(raw: bytes) -> _Read:
@@ -168,9 +184,12 @@ def _read_any(raw: bytes) -> _Read:
     try:
         return _read(raw)
     except msgspec.DecodeError:
-        if not _SURROGATE.search(raw):
-            raise
-        return _read(_SURROGATE.sub(rb"\\ufffd", raw))
+        return _read(paired(raw))
+
+
+def paired(raw: bytes) -> bytes:
+    """The same JSON without halves of surrogate pairs."""
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], raw)
 
 
 def read_record(raw: bytes) -> Record:

@@ -24,7 +24,7 @@ from batchrunner.disk import BLOCK, Disk, Log, Unfit, blocks, last_line_end, lin
 from batchrunner.errors import BatchError, FileError, UsageError
 
 _DEVICE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
-_OURS = re.compile(rb"(?m)^[{\0]")  # some line that may be a record, or the zeros a power cut leaves
+_OURS = re.compile(rb"(?m)^[{\[\0]")  # some line that may be a record, or the zeros a power cut leaves
 _KINDS = {stat.S_IFREG: "", stat.S_IFLNK: "it is a symbolic link", stat.S_IFDIR: "it is a directory"}
 
 

@@ -22,6 +22,7 @@ from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
 from batchrunner.core.stopping import Stopping
 from batchrunner.core.streaming import Streaming
+from batchrunner.foreign import OutputFormat
 from batchrunner.journal import Durability
 from batchrunner.progress import Display
 from batchrunner.source import Intake
@@ -37,6 +38,15 @@ class Records(Struct, frozen=True, kw_only=True):
     """What a line of the output holds."""
 
     strict_openai: Annotated[bool, option("leave our own facts out of each result line", group="Input and output")] = False
+    output_format: Annotated[
+        OutputFormat,
+        option(
+            "dialect of result lines, whatever the input's: openai, azure, mistral, vllm, anthropic, cookbook",
+            group="Input and output",
+            metavar="NAME",
+            main=False,
+        ),
+    ] = "openai"
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -26,13 +26,14 @@ from msgspec import Struct
 
 from batchrunner.core.model import Request, Result
 from batchrunner.core.policy import option
+from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
-from batchrunner.lines import MAX_LINE, PUT_BACK, Oversized, read_lines, without_ending
+from batchrunner.lines import MAX_LINE, PUT_BACK, read_lines, without_ending
 
 Block = list[Request | Result]
 Row = Mapping[str, object] | Request | bytes
-Read = Callable[[bytes | Oversized, int], Request | Result]
+Read = Callable[..., Request | Result]
 
 BLOCK_LINES = 512
 BLOCK_BYTES = 256 * 1024
@@ -45,12 +46,34 @@ class Intake(Struct, frozen=True, kw_only=True):
     limit: Annotated[
         int, option("only the first N requests that are not done yet; 0 is all", group="Input and output", metavar="N", ge=0)
     ] = 0
+    format: Annotated[
+        Format,
+        option(
+            "shape of the input's lines; auto looks at the first: openai, azure, vllm, http, anthropic, mistral, cookbook",
+            group="Input and output",
+            metavar="auto|NAME",
+            main=False,
+        ),
+    ] = "auto"
+    route: Annotated[
+        str,
+        option("url of lines that give none, such as /v1/embeddings", group="Input and output", metavar="PATH", main=False),
+    ] = ""
     max_line: Annotated[
         int, option("longest input line to accept", group="Input and output", metavar="SIZE", unit="bytes", main=False, ge=1024)
     ] = MAX_LINE
 
 
 _ALL = Intake()
+PEEK = 20  # lines that are looked at for the dialect, until one tells
+
+
+def dialect_of(path: str | os.PathLike[str], intake: Intake) -> Dialect:
+    """How the lines of a file are read: as the user says, or else as the first readable one shows."""
+    if intake.format != "auto":
+        return Dialect(intake.format, intake.route)
+    lines = (raw for _, raw in islice(read_lines(path, intake.max_line), PEEK) if isinstance(raw, bytes))
+    return detected(next(filter(None, map(keys_of, lines)), ()), intake.route)
 
 
 def _open(_line: int) -> bool:
@@ -119,6 +142,7 @@ def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
 def _read(path: Path, intake: Intake, done: Callable[[int], bool], read: Read, closed: Event) -> Generator[Block, None, None]:
     """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
     start, block, size = _standing(path), [], 0
+    read = partial(read, dialect=dialect_of(path, intake))
     # once closed, the next line is let through, so that passing over a hundred million finished ones ends too
     asked = ((line, raw) for line, raw in read_lines(path, intake.max_line) if closed.is_set() or not done(line))
     for line, raw in islice(asked, intake.limit or None):
@@ -171,6 +195,8 @@ class IterableSource:
         self._line = 0
         self._origins = tuple(origins)
         self._model = model
+        self._intake = intake
+        self._dialect: Dialect | None = None  # that of the first row which tells
 
     def __aiter__(self) -> Self:
         return self
@@ -200,7 +226,15 @@ class IterableSource:
             raw = without_ending(row) if isinstance(row, bytes) else msgspec.json.encode(row)
         except (TypeError, ValueError, RecursionError) as why:
             return refuse(_named(row), self._line, f"the row cannot be written as JSON: {why}", "Use plain JSON values only.")
-        return parse(raw, self._line, self._origins, self._model) if raw and not raw.isspace() else None
+        if not raw or raw.isspace():
+            return None
+        return parse(raw, self._line, self._origins, self._model, self._dialect or self._settled(raw))
+
+    def _settled(self, raw: bytes) -> Dialect:
+        intake, keys = self._intake, keys_of(raw)
+        dialect = Dialect(intake.format, intake.route) if intake.format != "auto" else detected(keys, intake.route)
+        self._dialect = dialect if keys else None
+        return dialect
 
 
 def _named(row: Row) -> bytes:

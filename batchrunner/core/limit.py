@@ -80,7 +80,7 @@ class Limit:
         return self._objected(OVERLOAD, started, inflight, now)
 
     def crowded(self, started: float, inflight: int, now: float) -> bool:
-        """This machine could not open one more connection: even the user's own number yields. True: the limit was cut."""
+        """Not one more connection could be opened on this machine: even the user's own number yields. True: the limit was cut."""
         self._mark = -inf if self._mark == inf else self._mark
         return self._objected(PUSHBACK, started, inflight, now)
 

@@ -118,6 +118,7 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
     stream: bool = False  # the line itself asks for a stream
     made_id: bool = False  # the line had no custom_id; `id` was made from its number and digest
     headers: tuple[tuple[str, str], ...] = ()
+    metadata: bytes = b""  # of a cookbook line, as one JSON value: it stays here and returns with the result
 
     @property
     def prompt_tokens(self) -> float:
