@@ -20,6 +20,7 @@ usage: batchrunner [run] INPUT [options]
        batchrunner status INPUT    how the job stands
        batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
        batchrunner config show     settings in force; --origin says where each comes from
+       batchrunner explain CODE    what an error code or a kind of failure means, and what to do
 """
 _INTRODUCTION = """
 Run a file of requests to the end, resumable. The same command again continues.

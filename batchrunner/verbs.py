@@ -22,7 +22,7 @@ from batchrunner.core.model import Kind
 from batchrunner.errors import UsageError
 from batchrunner.report import text
 from batchrunner.settings import OPTIONS, Settings, masked, schema, values
-from batchrunner.terminal import say
+from batchrunner.terminal import say, width
 
 REPEATED = ("output", "base_url", "provider", "api_key_env", "auth", "model")
 """Options that the next command to type must say again; none of them holds a secret."""
@@ -163,6 +163,20 @@ def _show(call: Call) -> None:
     say("\n".join(line.rstrip() for line in lines))
 
 
+def _explain(call: Call) -> int:
+    from batchrunner.report import codes
+
+    wanted = call.words[0] if call.words else ""
+    said = codes.explained(wanted, min(width(), 96)) if wanted else codes.listing()
+    if not said:
+        near = origins.nearest(wanted, [*codes.CODES, *Kind])
+        raise UsageError(
+            "E002", f"{wanted!r} is neither a code nor a kind of failure.", near or "All of them: batchrunner explain"
+        )
+    say(said)
+    return 0
+
+
 def _with_input(call: Call) -> Settings:
     if not call.words:
         raise UsageError("E201", "no input file was named.", f"Try: batchrunner {call.verb} jobs/input.jsonl")
@@ -183,4 +197,5 @@ VERBS: Mapping[str, Verb] = {
     "status": Verb(_status),
     "simulate": Verb(_simulate, {"--port": {}, "--profile": {}, "--seed": {}}),
     "config": Verb(_config, {"--origin": {"action": "store_true"}}),
+    "explain": Verb(_explain),
 }

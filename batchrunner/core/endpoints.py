@@ -174,6 +174,8 @@ class Breaker:
             self._probes -= 1
 
 
+CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302", Kind.CONFIG: "E304"}
+"""What a refusal that stops an endpoint is called (`batchrunner explain`)."""
 RECHECK = 5.0  # seconds until an endpoint that has served is asked whether it really means its refusal
 
 
@@ -218,7 +220,7 @@ class Endpoint:
         elif health == "stop":
             self._refused(started, outcome, now)
         if not self.gate.throttled(outcome.wait, now):
-            self.stopped = self.stopped or f"{self.name} asks for a pause of {outcome.wait:.0f} s"
+            self.stopped = self.stopped or f"{self.name} asks for a pause of {outcome.wait:.0f} s [E305]"
 
     def _refused(self, started: float, outcome: Outcome, now: float) -> None:
         """A refusal stops the endpoint; one that has served is asked again first, for gateways err."""
@@ -226,7 +228,7 @@ class Endpoint:
             self._doubted = min(self._doubted, now)
             self.gate.throttled(RECHECK, now)
         else:
-            self.stopped = self.stopped or f"{self.name}: {outcome.message or outcome.kind}"
+            self.stopped = self.stopped or f"{self.name}: {outcome.message or outcome.kind} [{CODES[outcome.kind]}]"
 
 
 # What the routes are called below an API's base, which by custom holds the version: `.../v1` + `/chat/completions`.

@@ -75,12 +75,14 @@ def failure_cap(text: str) -> tuple[int | None, float | None]:
 def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: float) -> str:
     """Why the run must stop now, in words; "" to go on. Counts are of this run, `elapsed` its seconds so far."""
     if stopping.max_time and elapsed >= stopping.max_time:
-        return f"the time allowed is over (max_time {stopping.max_time:g} s)"
+        return f"the time allowed is over (max_time {stopping.max_time:g} s) [E303]"
     most, share = failure_cap(stopping.max_failures)
     finished = succeeded + failed
     too_many = most is not None and failed > most
     too_often = share is not None and finished >= ENOUGH and failed > share * finished
-    return f"{failed} of {finished} requests failed (max_failures {stopping.max_failures})" if too_many or too_often else ""
+    if not (too_many or too_often):
+        return ""
+    return f"{failed} of {finished} requests failed (max_failures {stopping.max_failures}) [E306]"
 
 
 class Silence:

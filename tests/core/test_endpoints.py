@@ -202,7 +202,7 @@ def test_a_wait_closes_the_gate_and_an_absurd_one_the_endpoint() -> None:
     assert lane.ready(1.0) == 20.0
     assert not lane.stopped
     lane.learn("up", 0.0, Outcome(Kind.RATE_LIMITED, 429, wait=86400.0), 1.0, 0.5)
-    assert lane.stopped == "a asks for a pause of 86400 s"
+    assert lane.stopped == "a asks for a pause of 86400 s [E305]"
 
 
 def test_an_endpoint_that_throttles_is_alive_and_one_that_loads_says_nothing() -> None:
@@ -220,7 +220,7 @@ def test_an_endpoint_that_throttles_is_alive_and_one_that_loads_says_nothing() -
 def test_a_refusal_stops_an_endpoint_that_has_never_served() -> None:
     lane = endpoint()
     lane.learn("stop", 0.0, Outcome(Kind.DENIED, 401, message="bad key"), 1.0, 0.5)
-    assert lane.stopped == "a: bad key"
+    assert lane.stopped == "a: bad key [E301]"
 
 
 def test_one_that_has_served_is_asked_again() -> None:
@@ -233,7 +233,7 @@ def test_one_that_has_served_is_asked_again() -> None:
     assert not lane.stopped, "all of these were sent before the doubt arose"
     assert lane.ready(3.0) == 5.0
     lane.learn("stop", 8.0, denied, 8.5, 0.5)
-    assert lane.stopped == "a: denied"
+    assert lane.stopped == "a: denied [E301]"
 
 
 def test_an_answer_after_the_doubt_dispels_it() -> None:

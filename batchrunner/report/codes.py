@@ -1,0 +1,257 @@
+"""What each code means, why it comes, and what to do: the long answer behind `batchrunner explain CODE`.
+
+Rules:
+
+1. Every code that the package uses stands here, and none that it does not. A code keeps its meaning for ever.
+2. `steps` are things to type or to look at, the likeliest first; an option named here exists.
+3. A kind of failure, as in an error record, is explained from the tables that decide about it (`core.classify`).
+"""
+
+import textwrap
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from batchrunner.core.classify import TREATMENT, Treatment
+from batchrunner.core.model import Kind
+from batchrunner.report.text import WORDS
+
+
+class Code(Struct, frozen=True):
+    """One code: its meaning in a few words, the reason behind it, and what to do."""
+
+    means: str
+    why: str
+    steps: tuple[str, ...]
+
+
+CODES: Mapping[str, Code] = {
+    "E001": Code(
+        "an option or command that does not exist",
+        "A name on the command line, in a configuration file or in the library call is unknown. Unknown names are refused, "
+        "for a typo that is silently ignored costs a whole run.",
+        ("batchrunner --help lists every option", "the message names the nearest one, if there is one"),
+    ),
+    "E002": Code(
+        "an option with a value that does not fit",
+        "The value has another type, unit or range than the option takes. Times are written 30s, 2m, 1h30m, 500ms; sizes 64MiB; "
+        "counts 40k; plain numbers are seconds, bytes and pieces.",
+        ("batchrunner config show --origin says which value comes from where", "the message gives examples of what fits"),
+    ),
+    "E003": Code(
+        "options that contradict one another",
+        "Two things were asked for that cannot both be done, perhaps one of them by an environment variable or a file.",
+        ("batchrunner config show --origin says where each comes from", "take one of the two away"),
+    ),
+    "E101": Code(
+        "nowhere to send the requests, or no key for it",
+        "No --base-url was given and no provider's key is set, or the endpoint wants a key whose variable is empty. "
+        "Nothing is ever sent to an endpoint that nobody named.",
+        (
+            "a server of your own:  batchrunner INPUT --base-url http://localhost:8000/v1",
+            "OpenAI:  export OPENAI_API_KEY=…",
+            'a key in another variable:  --api-key-env NAME; a server without keys:  --api-key-env ""',
+            "only a rehearsal:  --base-url simulated",
+        ),
+    ),
+    "E102": Code(
+        "a base URL that is none",
+        "The address has no scheme or host, holds a user name or password, or names a simulated endpoint that does not exist.",
+        ("write it like https://api.example.com/v1 or http://localhost:8000/v1", "put keys into a variable: --api-key-env NAME"),
+    ),
+    "E103": Code(
+        "a secret that would travel in clear",
+        "The address is plain http and leads to another machine: everybody on the way could read the key.",
+        (
+            "use https",
+            'send no key:  --api-key-env ""',
+            "accept it, for example inside a cluster:  --allow-insecure",
+        ),
+    ),
+    "E201": Code(
+        "an input that cannot be read",
+        "No input was named, the file does not exist, may not be read, or stdin is closed.",
+        ("check the path: relative ones start at the current directory", "ls -l INPUT shows who may read it"),
+    ),
+    "E202": Code(
+        "an input that is no file",
+        "A directory, a device or a named pipe was given. The input is read again when a run is continued, so it must be a file.",
+        ("name one file of requests", "pipe anything else in:  … | batchrunner - -o FILE"),
+    ),
+    "E203": Code(
+        "a line that is no request",
+        "A line of the input is not JSON, lacks its url or body, or is a row of another program's format. "
+        "The run goes on without it; the line is recorded in the errors file.",
+        (
+            "batchrunner check INPUT lists every such line with its number",
+            'each line looks like {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": {…}}',
+            "correct the lines and run the same command again: only they are sent",
+        ),
+    ),
+    "E204": Code(
+        "a file of another type",
+        "The input is UTF-16, Parquet, a zip archive or another binary format. Lines of JSON in UTF-8 are read, "
+        "plain or packed with gzip or zstd.",
+        ("convert it: iconv -f UTF-16 -t UTF-8, unzip -p, or a line of Python", "head -c 200 INPUT shows what it is"),
+    ),
+    "E205": Code(
+        "two lines with the same custom_id",
+        "A result is found by its custom_id, so that each may stand on one line only. Nothing was sent.",
+        ("batchrunner check INPUT names the lines", "number them anew, or leave custom_id out: then one is made for each line"),
+    ),
+    "E206": Code(
+        "something that needs an extra",
+        "A feature was asked for whose library is not installed, because most people do not need it.",
+        ("pip install 'batchrunner[NAME]' with the name that the message gives",),
+    ),
+    "E301": Code(
+        "the endpoint refused the key",
+        "It answered 401 or 403: the key is wrong, expired, of another project or region, or may not use this model. "
+        "The run stopped at once, since every further request would have met the same; none of them counts as failed.",
+        (
+            "check the variable that holds the key: batchrunner config show --origin, option api_key_env",
+            "try the key with one request: batchrunner INPUT --limit 1",
+            "then the same command continues",
+        ),
+    ),
+    "E302": Code(
+        "the account has no money or quota left",
+        "The endpoint said so. Sending more would only be refused; what was not answered stays pending.",
+        ("top up the account, or raise its limit with the provider", "then the same command continues"),
+    ),
+    "E303": Code(
+        "your own cap was reached",
+        "A limit that you set for the whole run, of time, money or tokens, is used up. Requests in flight were let finish.",
+        (
+            "raise the cap, or run the same command again: caps count anew for each run",
+            "batchrunner status INPUT shows what is left",
+        ),
+    ),
+    "E304": Code(
+        "the endpoint does not know the model, route or address",
+        "It answered that what was asked for does not exist there, and it would say so to every other line as well.",
+        (
+            "compare --base-url with the provider's page: it ends before /chat/completions",
+            "compare the model's name; --model NAME sets it for every line",
+            "then the same command continues",
+        ),
+    ),
+    "E305": Code(
+        "no endpoint is in reach",
+        "Nobody has answered anything for --max-outage (one minute if nobody ever has), or an endpoint asked for a longer pause "
+        "than a run waits. What was not answered stays pending.",
+        (
+            "the message says what each endpoint had to say: connection refused, unknown name, …",
+            "check with curl -i URL from this machine; look at proxies and VPN",
+            "a second --base-url takes over when the first is down",
+            "then the same command continues",
+        ),
+    ),
+    "E306": Code(
+        "too many requests failed",
+        "More failed for good than --max-failures allows, so that the run stopped before spending more.",
+        ("look at the errors file: each line says why and what to do", "correct the cause, then batchrunner retry INPUT"),
+    ),
+    "E401": Code(
+        "a place where the output cannot be written",
+        "The path of the results is a directory, a symbolic link, the input itself, or not allowed to be written. "
+        "Links are refused, for a file that somebody else placed there must not decide where your answers go.",
+        ("choose another place:  -o FILE", "ls -ld on the folder shows who may write"),
+    ),
+    "E402": Code(
+        "finished lines have another text now",
+        "The input was edited since the last run, and lines that have a result already are no longer what was asked. "
+        "New, removed or moved lines are fine; only changed ones need your word.",
+        ("ask them again:  --changed rerun", "keep their results:  --changed keep", "start over:  --fresh"),
+    ),
+    "E403": Code(
+        "another run is writing there",
+        "One output has one writer. The message says which process on which machine, and since when; a killed run holds no lock.",
+        ("wait for it, or stop it", "or write elsewhere:  -o FILE"),
+    ),
+    "E404": Code(
+        "writing failed",
+        "The disk is full or broken, a quota is reached, or whoever read stdout has gone. Everything acknowledged is safe; "
+        "what was in hand was saved in the run folder if at all possible, and is taken back by the next run.",
+        (
+            "make room, or mend the disk",
+            "run the same command again: it continues",
+            "--min-free SIZE says when to stop in good time",
+        ),
+    ),
+    "E405": Code(
+        "the output is damaged",
+        "Many lines in the middle of the results or errors are no records: a disk fault, or an editor that saved something else. "
+        "A torn last line is no damage; it is repaired in silence.",
+        (
+            "copies of the damaged lines are in the run folder, under torn/",
+            "restore the file, or delete those lines, and run again",
+        ),
+    ),
+    "E406": Code(
+        "the input vanished or changed while it was read",
+        "The file was replaced, cut or removed under a running job, or the stream broke off.",
+        ("put the whole file back", "run the same command again: it continues"),
+    ),
+    "E501": Code(
+        "a function of yours raised an exception",
+        "A hook (prepare, validate, classify) failed on one line; the record names the exception. Only that line fails.",
+        ("correct the function", "batchrunner retry INPUT --kind hook, or call the runner again"),
+    ),
+    "E901": Code(
+        "a fault of batchrunner itself",
+        "This should not happen. Results so far are safe, and the same command continues.",
+        ("BATCHRUNNER_DEBUG=1 shows where it happened", "please report it with that output; it holds no key"),
+    ),
+}
+
+
+def listing() -> str:
+    """Every code and kind, one a line."""
+    codes = (f"  {code:<20} {each.means}" for code, each in CODES.items())
+    kinds = (f"  {kind:<20} {WORDS[kind]}" for kind in Kind if kind is not Kind.OK)
+    return "\n".join(["codes", *codes, "", "kinds of failure, as in error records", *kinds])
+
+
+def explained(word: str, width: int = 96) -> str:
+    """The long answer to a code or a kind; "" for neither."""
+    code = CODES.get(word.upper())
+    if code:
+        return "\n".join([f"{word.upper()}  {code.means}", "", *_block(code.why, width), "", *_steps(code.steps, width)])
+    if word.lower() in list(Kind):
+        return _kind(Kind(word.lower()), width)
+    return ""
+
+
+def _kind(kind: Kind, width: int) -> str:
+    treatment = TREATMENT[kind]
+    facts = [f"{name:<22}{said}" for name, said in _facts(treatment)]
+    hint = _block(treatment.hint, width)
+    return "\n".join([f"{kind}  {WORDS[kind]}", "", *hint, "", *(f"  {fact}" for fact in facts)])
+
+
+def _facts(treatment: Treatment) -> list[tuple[str, str]]:
+    """What the table of treatments says, in words."""
+    often = f", at most {treatment.cap} times" if treatment.cap else ""
+    stops = treatment.health == "stop"
+    again = "by another endpoint, or by the next run" if stops else f"yes{often}" if treatment.again else "no"
+    effect = {
+        "stop": "out of use for the rest of the run",
+        "down": "after several in a row it rests",
+        "pause": "pauses if it asks to",
+    }
+    limit = {"pushback": "lowers it", "crowded": "lowers it", "success": "may raise it"}
+    return [
+        ("sent again", again),
+        ("uses up an attempt", "yes" if treatment.spends else "no"),
+        ("the endpoint", effect.get(treatment.health, "counts as alive" if treatment.health == "up" else "hears nothing of it")),
+        ("the concurrency limit", limit.get(treatment.limit, "hears nothing of it")),
+    ]
+
+
+def _block(said: str, width: int) -> list[str]:
+    return textwrap.wrap(said, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def _steps(steps: tuple[str, ...], width: int) -> list[str]:
+    return [line for step in steps for line in textwrap.wrap(step, width, initial_indent="  → ", subsequent_indent="    ")]
