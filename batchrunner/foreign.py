@@ -236,7 +236,7 @@ def dialect_of_record(raw: bytes) -> OutputFormat:
     if raw.startswith(b"["):
         return "cookbook"
     try:
-        _read_ended(raw)
+        _read_ended(paired(raw))
     except (ValueError, RecursionError):
         return "vllm" if raw.startswith(b'{"id":"vllm-') else "openai"
     return "anthropic"
