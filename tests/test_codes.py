@@ -37,7 +37,7 @@ def test_each_explanation_says_what_why_and_what_to_do(code: str) -> None:
 
 
 def test_what_is_to_be_typed_exists() -> None:
-    said = "\n".join(map(explained, CODES))
+    said = "\n".join(step for code in CODES.values() for step in (code.why, *code.steps))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", said))
     assert named
     assert named <= FLAGS
