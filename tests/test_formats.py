@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchrunner import formats
@@ -521,13 +521,13 @@ def agrees(raw: bytes) -> None:
 @given(st.binary(max_size=200))
 @example(b"\xef\xbb\xbf{}")
 @example(b'{"custom_id":"\xed\xa0\x80","url":"/x"}')
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_bytes_become_something_with_one_identity(raw: bytes) -> None:
     agrees(raw)
 
 
 @given(ROWS, st.booleans(), st.integers(0, 400), st.binary(max_size=3))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 def test_any_row_cut_or_damaged_anywhere_too(row: dict[str, object], ascii_only: bool, at: int, damage: bytes) -> None:
     raw = json.dumps(row, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     agrees(raw)
@@ -539,7 +539,7 @@ def test_any_row_cut_or_damaged_anywhere_too(row: dict[str, object], ascii_only:
 @given(
     SOUND, st.text(min_size=1, max_size=20), st.dictionaries(st.text(max_size=6), SOUND, max_size=2), st.permutations(range(4))
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_a_sound_line_in_any_order_is_read_and_its_body_untouched(
     body: object, name: str, extra: dict[str, object], order: list[int]
 ) -> None:
@@ -554,7 +554,7 @@ def test_a_sound_line_in_any_order_is_read_and_its_body_untouched(
 
 
 @given(st.sampled_from(["custom_id", "method", "url", "body", "note"]), SOUND, SOUND)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_a_second_key_is_seen_wherever_it_stands(key: str, body: object, first: object) -> None:
     fields = {"custom_id": "r-1", "method": "PUT", "url": "/x", "body": body, "note": 1}
     twice = f"{{{json.dumps(key)}: {json.dumps(first)}, {json.dumps(fields)[1:]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrunner.errors import FileError, UsageError
@@ -294,7 +294,7 @@ class Dripping(io.RawIOBase):
 
 
 @given(st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"a", b"{}", b" ", b"xyz" * 9, b"\xff"]), max_size=30), st.integers(1, 9))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_chunking_gives_the_same_lines(parts: list[bytes], step: int) -> None:
     content = b"first\n" + b"".join(parts)
     pieces = [content[at : at + step] for at in range(0, len(content), step)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Error, Kind, Request, Result, Route, Usage
@@ -227,7 +227,7 @@ RESULTS = st.builds(
 
 
 @given(RESULTS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_result_comes_back(result: Result) -> None:
     raw = record(result)
     request = result.request
@@ -240,7 +240,7 @@ def test_any_result_comes_back(result: Result) -> None:
 
 
 @given(RESULTS)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_a_strict_line_never_says_success_of_a_failure(result: Result) -> None:
     read = read_record(record(result, strict=True))
     assert read.id == result.id
@@ -250,7 +250,7 @@ def test_a_strict_line_never_says_success_of_a_failure(result: Result) -> None:
 
 @given(st.binary(max_size=100), st.integers(0, 400))
 @example(b"\xff", 0)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_lines_are_read_or_refused_and_nothing_else(damage: bytes, at: int) -> None:
     whole = record(GOOD)
     for raw in (damage, whole[:at], whole[:at] + damage + whole[at:], whole[at:]):
@@ -265,3 +265,8 @@ def test_an_answer_with_half_an_emoji_is_still_a_record() -> None:
     request = Request(line=3, id="r-3", digest="d" * 16, route=Route.CHAT, path="/v1/chat/completions")
     read = read_record(record(Result(request=request, kind=Kind.OK, status=200, body=body)))
     assert (read.id, read.line, read.digest, read.ok) == ("r-3", 3, "d" * 16, True)
+
+
+def test_half_an_emoji_in_the_answer_leaves_a_whole_one_in_the_id() -> None:
+    raw = rb'{"custom_id":"\ud83d\ude00 \\\ud83d\ude00","response":{"status_code":200,"body":{"a":"\ud83d \ude00 \ud83d\ud83d"}}}'
+    assert read_record(raw) == Record("😀 \\😀", 0, "", True, "ok")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind, Request, Result, Route
@@ -416,7 +416,7 @@ async def test_rows_of_an_async_generator_are_passed_on_as_they_come() -> None:
 
 
 @given(st.lists(st.integers(0, 2000), max_size=40), st.integers(0, 30), st.sets(st.integers(1, 40)))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_every_open_line_is_given_out_once_in_order(
     tmp_path_factory: Any, sizes: list[int], limit: int, finished: set[int]
 ) -> None:
@@ -429,13 +429,22 @@ def test_every_open_line_is_given_out_once_in_order(
 # -- the samples in jobs/
 
 
-@pytest.mark.parametrize("path", sorted(JOBS.glob("*.jsonl")), ids=lambda path: path.name)
-async def test_the_samples_are_what_they_say(path: Path) -> None:
-    taken = await items(Source(path))
+SAMPLES = {  # by name: a run leaves its results in the same folder
+    "input": {Route.CHAT},
+    "messy": {Route.CHAT},
+    "responses": {Route.RESPONSES},
+    "completions": {Route.COMPLETIONS},
+    "embeddings": {Route.EMBEDDINGS},
+    "moderations": {Route.MODERATIONS},
+    "images": {Route.IMAGES},
+    "http": {Route.HTTP},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+async def test_the_samples_are_what_they_say(name: str) -> None:
+    taken = await items(Source(JOBS / f"{name}.jsonl"))
     refused = [item for item in taken if isinstance(item, Result)]
-    assert len(refused) == (1 if path.name == "messy.jsonl" else 0)
+    assert len(refused) == (1 if name == "messy" else 0)
     assert len({item.id for item in taken}) == len(taken) > 1
-    routes = {item.route for item in taken if isinstance(item, Request)}
-    assert routes == {"input": {Route.CHAT}, "messy": {Route.CHAT}}.get(
-        path.stem, {Route(path.stem)} if path.stem in set(Route) else routes
-    )
+    assert {item.route for item in taken if isinstance(item, Request)} == SAMPLES[name]
