@@ -19,6 +19,7 @@ from typing import Protocol
 from msgspec import structs
 
 from batchrunner import simulator
+from batchrunner.core.cost import Budget, Prices, price_table
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Event, Request
@@ -29,44 +30,20 @@ from batchrunner.formats import parse
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
 from batchrunner.lines import read_lines
-from batchrunner.meter import CheckReport, Gauges, Meter, Problem, Report, Snapshot, summarise
+from batchrunner.listed import price_of
+from batchrunner.meter import CheckReport, Meter, Problem, Report, summarise
 from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
-from batchrunner.outbox import Deliver, Listener
+from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
 from batchrunner.source import dialect_of
 from batchrunner.transport import Transport
+from batchrunner.view import Run as Run
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
 EXAMPLES = 20  # problems that `check` shows
 LISTEN_EVERY = 1.0
-
-
-class Run:
-    """A run under way: what may be seen of it, and how it is stopped."""
-
-    def __init__(
-        self, job: Job, meter: Meter, engine: Engine, endpoints: Sequence[Endpoint], simulated: bool, note: str = ""
-    ) -> None:
-        self.job = job
-        self.meter = meter
-        self.engine = engine
-        self.simulated = simulated
-        self.note = note  # what the user should know before it starts; empty for nothing
-        self.signal = 0  # the one that stopped it
-        self._endpoints = endpoints
-
-    def snapshot(self) -> Snapshot:
-        """All figures of this moment."""
-        scheduler = self.engine.scheduler
-        gauges = Gauges(
-            in_flight=scheduler.in_flight,
-            limit=sum(endpoint.limit.size for endpoint in self._endpoints if not endpoint.stopped),
-            retrying=scheduler.retrying,
-            timeout=scheduler.deadline,
-        )
-        return self.meter.snapshot(asyncio.get_running_loop().time(), gauges)
 
 
 class Watch(Protocol):
@@ -86,11 +63,13 @@ async def run(
     deliver: Deliver | None = None,
     watch: Watch = lambda run: (),
     environ: Mapping[str, str] = os.environ,
+    origins: Mapping[str, str] = {},
 ) -> Report:
     """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
     job = job or job_for(settings, reopen)
     meter = Meter(asyncio.get_running_loop().time())
     ending: Report | None = None
+    view: Run | None = None
     try:
         async with AsyncExitStack() as stack:
             await job.open(meter)
@@ -102,13 +81,16 @@ async def run(
                 [*chain.from_iterable(way.secrets for way in ways), *chain.from_iterable(map(proxy_secrets, proxies))]
             )
             endpoints, transports = await _open_endpoints(ways, proxies, settings, job.redact, stack)
-            engine = _engine(settings, job, meter, endpoints, transports, hooks, listeners, deliver)
-            view = Run(job, meter, engine, endpoints, any(way.simulated for way in ways), note)
-            await engine.run(
-                [*job.chores(), *_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *watch(view)]
-            )
+            view = Run(job, meter, endpoints, settings, _prices(settings, ways), any(way.simulated for way in ways), note)
+            trail = view.leave_trail(origins)
+            sink = trail.vitals.clocked(job)
+            engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, [trail, *listeners], deliver, sink)
+            caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
+            await engine.run([*job.chores(), *trail.chores(), *caps, *watch(view)])
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
+        if view:
+            view.trail.close(ending.summary if ending else None, ending.findings if ending else ())
         await job.close(ending.summary if ending else None)
     return ending
 
@@ -183,6 +165,7 @@ def _engine(
     hooks: Hooks,
     listeners: Sequence[Listener],
     deliver: Deliver | None,
+    sink: Sink | None = None,
 ) -> Engine:
     slots = sum(endpoint.limit.most for endpoint in endpoints)
     most_open = max(LEAST_OPEN, OPEN_PER_SLOT * slots)
@@ -191,7 +174,7 @@ def _engine(
         source=job.source([endpoint.base_url for endpoint in endpoints], settings.service.model),
         scheduler=scheduler,
         transports=transports,
-        sink=job,
+        sink=sink or job,
         deliver=deliver,
         listeners=[meter, *listeners],
         hooks=hooks,
@@ -229,11 +212,34 @@ def _outage(stopping: Stopping, engine: Engine) -> list[Chore]:
     return [Chore(LISTEN_EVERY, judge)]
 
 
+def _prices(settings: Settings, ways: Sequence[Door]) -> Prices:
+    """What tokens cost: by the user's own table, else by the list prices of whoever answers at an endpoint."""
+    urls = {way.name: way.base_url for way in ways}
+    return Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(urls[endpoint], model))
+
+
+def _budget(settings: Settings, view: Run) -> list[Chore]:
+    """The user's cap on money and tokens, judged with every answer."""
+    spending = settings.spending
+    if not (spending.max_cost or spending.max_tokens_total):
+        return []
+    budget = Budget(spending, view.prices, lambda: view.engine.scheduler.in_flight)
+
+    def judge(event: Event) -> None:
+        budget(event)
+        view.engine.drain_if(budget.over)
+
+    view.engine.outbox.listeners.append(judge)
+    return []
+
+
 def _ending(view: Run) -> Report:
     """The end in figures. A run whose last request ended while it was being stopped has simply ended."""
     job, stopped = view.job, view.engine.stopping
     if not view.engine.scheduler.open and view.engine.fed:
         view.meter.total, stopped = view.meter.total or view.snapshot().done, ""
     exit_code = 128 + view.signal if stopped and view.signal else 0
+    view.trail.take()
     snapshot = view.snapshot()
-    return Report(summarise(snapshot, job.name, stopped, exit_code), snapshot, job.results, job.errors)
+    summary = summarise(snapshot, job.name, stopped, exit_code)
+    return Report(summary, snapshot, job.results, job.errors, tuple(view.diagnose()))

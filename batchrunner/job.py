@@ -55,6 +55,7 @@ class Job(Protocol):
     results: str  # where they go, for people; "" for nowhere
     errors: str
     redact: Redact | None  # takes keys out of what is written
+    folder: Path | None  # where a run keeps what it writes about itself; None for nowhere
 
     async def open(self, meter: Meter) -> None:
         """Get ready, and tell the meter what there is and what is done."""
@@ -86,6 +87,7 @@ class FileJob:
         self.paths = paths_of(settings)
         self.name = settings.input if rows is None else "requests"
         self.results, self.errors = str(self.paths.results), str(self.paths.errors)
+        self.folder: Path | None = self.paths.folder
         self._stack = ExitStack()
         self._standing: Standing
         self._tidy_at_end = False
@@ -201,6 +203,7 @@ class PipeJob:
 
     def __init__(self, settings: Settings) -> None:
         self.redact: Redact | None = None
+        self.folder: Path | None = None
         self.name = settings.input
         self.results, self.errors = "", ""
         self._settings = settings
@@ -249,6 +252,7 @@ class MemoryJob:
 
     def __init__(self, requests: str | os.PathLike[str] | Rows, settings: Settings) -> None:
         self.redact: Redact | None = None
+        self.folder: Path | None = None
         self.name = str(requests) if isinstance(requests, str | os.PathLike) else "requests"
         self.results, self.errors = "", ""
         self._requests = requests
@@ -407,8 +411,8 @@ async def retire(paths: Paths, settings: Settings) -> None:
     with Journal.open(paths, settings.durability) as journal:
         await journal.sync()  # after this, closing has no reason to look for the files under their old names
         shelf: Path | None = None
-        for path in (paths.results, paths.errors):
-            if path.stat().st_size:
+        for path in (paths.results, paths.errors, paths.events, paths.attempts):
+            if path.exists() and path.stat().st_size:
                 shelf = shelf or new_shelf(paths.folder / "earlier")
                 path.rename(shelf / path.name)
         paths.checkpoint.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from batchrunner.core.histogram import MINUTE, Histogram, LastMinute
 from batchrunner.core.model import Event, Kind
+from batchrunner.core.trail import Finding
 
 TIMEOUTS = (Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL)
 
@@ -28,6 +29,7 @@ class Gauges(Struct, frozen=True, kw_only=True):
     limit: int = 0  # how many may be in flight; 0: not said
     retrying: int = 0  # requests that wait to be sent again
     timeout: float = 0.0  # the longest deadline for a whole attempt now in force, seconds; 0: not said
+    cost: float | None = None  # of this run so far; None: not known
 
 
 class Lane(Struct, frozen=True, kw_only=True):
@@ -67,6 +69,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     failures: Mapping[Kind, int] = {}  # requests that failed for good
     lanes: tuple[Lane, ...] = ()
     gauges: Gauges = Gauges()
+
+    @property
+    def cost_expected(self) -> float | None:
+        """What this run will have cost at its end, if it goes on like this; None while that cannot be told."""
+        fresh, cost = self.done - self.resumed, self.gauges.cost
+        return cost * (fresh + self.pending) / fresh if cost is not None and fresh and self.total is not None else None
 
     @property
     def done(self) -> int:
@@ -142,6 +150,7 @@ class Report(Struct, frozen=True):
     snapshot: Snapshot = Snapshot()
     results: str = ""  # where the results are
     errors: str = ""
+    findings: tuple[Finding, ...] = ()  # what the diagnosis says of this run
 
     @property
     def ok(self) -> bool:
@@ -357,6 +366,7 @@ def summarise(snapshot: Snapshot, input: str, stopped: str = "", exit_code: int 
         duplicates=snapshot.duplicates,
         seconds=round(snapshot.seconds, 3),
         tokens=Tokens(snapshot.tokens_in, snapshot.tokens_out),
+        cost=None if snapshot.gauges.cost is None else round(snapshot.gauges.cost, 6),
         stopped=stopped or None,
         exit_code=exit_code or (3 if stopped else int(snapshot.failed + snapshot.invalid > 0)),
     )

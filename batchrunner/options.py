@@ -47,6 +47,11 @@ class Options(TypedDict, total=False):
     max_time: Duration
     max_failures: int | str
     max_outage: Duration
+    max_cost: float | str
+    max_tokens_total: int
+    price: str | Sequence[str]
+    log_attempts: Literal["failed", "sample", "all"]
+    log_size: Size
     grace: Duration
     display: Literal["auto", "full", "plain", "log", "none"]
     quiet: bool

@@ -20,9 +20,10 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.core import units
+from batchrunner.core.cost import price_table
 from batchrunner.core.stopping import failure_cap
 from batchrunner.errors import UsageError
-from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, Settings
+from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, PriceRow, Settings
 
 COMMAND_LINE = "command line"
 ARGUMENT = "argument"
@@ -61,6 +62,7 @@ _EXAMPLES = {
     int: "8, 40k",
     "max_failures": "200, 5%",
     "header": "X-Team=research",
+    "price": "gpt-x-mini=0.15/0.60",
 }
 
 
@@ -71,7 +73,11 @@ def _check_header(items: tuple[str, ...]) -> None:
             raise ValueError("is not NAME=VALUE")
 
 
-_CHECKS: Mapping[str, Callable[[Any], object]] = {"header": _check_header, "max_failures": failure_cap}
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "header": _check_header,
+    "max_failures": failure_cap,
+    "price": price_table,
+}
 """What a type cannot say of a value."""
 
 
@@ -155,11 +161,25 @@ def _items(text: str, variable: str) -> list[str]:
 
 def _file(path: Path | None, kind: str = "file", table: tuple[str, ...] = ()) -> dict[str, Given]:
     """What a TOML file, or a table in it, says. Raises UsageError for a name that is no setting."""
-    content = _toml(path, table) if path else {}
+    content = _priced(_toml(path, table), path) if path else {}
     for name in content:
         if name not in OPTIONS:
             raise UsageError("E001", f"{path}: {name}: no such setting.", nearest(name, OPTIONS))
     return {name: Given(value, f"{kind} {path}", f"{name} in {path}") for name, value in content.items()}
+
+
+def _priced(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The table `prices` as the items of the option `price` that it stands for."""
+    if "prices" not in content:
+        return content
+    try:
+        rows = msgspec.convert(content.pop("prices"), dict[str, PriceRow])
+    except msgspec.ValidationError as error:
+        hint = '[prices."MODEL"]\ninput = 0.15\noutput = 0.60'
+        raise UsageError("E002", f"{path}: prices: {str(error)[:1].lower()}{str(error)[1:]}.", hint) from None
+    items = [f"{model}={row.input!r}/{row.output!r}" for model, row in rows.items()]
+    more = content.get("price", [])
+    return {**content, "price": [*([more] if isinstance(more, str) else more), *items]}
 
 
 def _toml(path: Path, table: tuple[str, ...]) -> dict[str, Any]:

@@ -55,6 +55,16 @@ class Paths(Struct, frozen=True):
         return self.folder / "torn"
 
     @property
+    def events(self) -> Path:
+        """What every run says of itself, moment by moment."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def attempts(self) -> Path:
+        """Attempts that failed, and some that did not."""
+        return self.folder / "attempts.jsonl"
+
+    @property
     def summary(self) -> Path:
         """The counts of the last run."""
         return self.folder / "summary.json"

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from batchrunner.attempts import Keeping
+from batchrunner.core.cost import Spending
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Connection, Service
 from batchrunner.core.limit import Concurrency
@@ -49,6 +51,13 @@ class Records(Struct, frozen=True, kw_only=True):
     ] = "openai"
 
 
+class PriceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[prices."MODEL"]` in a file: another way to write `price`."""
+
+    input: Annotated[float, Meta(description="price of a million tokens of the prompt", ge=0)]
+    output: Annotated[float, Meta(description="price of a million tokens of the answer", ge=0)] = 0.0
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything a run is told. `input` and `output` are paths; an empty `output` stands beside the input."""
 
@@ -75,6 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     intake: Intake = Intake()
     durability: Durability = Durability()
     records: Records = Records()
+    spending: Spending = Spending()
+    keeping: Keeping = Keeping()
     display: Display = Display()
 
     def __repr__(self) -> str:
@@ -167,7 +178,8 @@ def _masked_url(url: str) -> str:
 def schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors."""
     fields = [(name, Annotated[_toml_type(each), Meta(description=each.help)], each.default) for name, each in OPTIONS.items()]
-    whole = msgspec.json.schema(msgspec.defstruct("batchrunner", fields, forbid_unknown_fields=True))
+    tables: list[Any] = [("prices", Annotated[dict[str, PriceRow], Meta(description="prices of models per million tokens")], {})]
+    whole = msgspec.json.schema(msgspec.defstruct("batchrunner", [*fields, *tables], forbid_unknown_fields=True))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
 
 

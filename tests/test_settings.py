@@ -132,7 +132,7 @@ def test_every_setting_is_described_once_and_reached_by_its_name() -> None:
 
 
 def test_no_option_for_what_does_not_exist_yet() -> None:
-    assert not {"rpm", "tpm", "max_cost", "report", "ordered", "api_key", "key"} & set(OPTIONS)
+    assert not {"rpm", "tpm", "report", "ordered", "api_key", "key"} & set(OPTIONS)
 
 
 def test_defaults_pass_their_own_checks(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_defaults_pass_their_own_checks(tmp_path: Path) -> None:
 def test_schema_knows_every_setting_and_refuses_others() -> None:
     described = schema()
     body = described["$defs"]["batchrunner"]
-    assert set(body["properties"]) == set(OPTIONS)
+    assert set(body["properties"]) == {*OPTIONS, "prices"}
     assert body["additionalProperties"] is False
     assert all(entry["description"] for entry in body["properties"].values())
     assert {"type": "string"} in body["properties"]["timeout"]["anyOf"]

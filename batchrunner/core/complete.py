@@ -11,9 +11,10 @@ Rules:
 """
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
-from msgspec import DecodeError, Raw, Struct
+from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 
 from batchrunner.core.body import ANY
@@ -79,6 +80,13 @@ class _Tokens(Struct, gc=False):
     output_tokens: int | None = 0
     cache_creation_input_tokens: int | None = 0
     cache_read_input_tokens: int | None = 0
+    cost: Any = None
+
+
+def _price(cost: Any) -> float | UnsetType:
+    """What an answer says it costs: a number (OpenRouter, LiteLLM), or a table with the total (Perplexity)."""
+    total = cost.get("total_cost") if isinstance(cost, dict) else cost
+    return float(total) if isinstance(total, int | float) and 0 <= total < inf else UNSET
 
 
 _TOKENS: Decoder[_Tokens | None] = Decoder(_Tokens | None)
@@ -112,6 +120,7 @@ class Answer(Struct, gc=False):
         return Usage(
             (count.prompt_tokens or 0) + (count.input_tokens or 0) + cached,
             (count.completion_tokens or 0) + (count.output_tokens or 0),
+            _price(count.cost),
         )
 
     def verdict(self, request: Request) -> Verdict:

@@ -158,6 +158,13 @@ class Patience:
         first = self._first.allowed(1.0, kills) if self._first.fixed else total
         return Deadlines(self._connect, first, idle, total, self._why)
 
+    def in_force(self, request: Request, stream: bool) -> tuple[float, float, str]:
+        """Seconds that the first attempt at `request` may wait for its first byte, and may take as a whole, and why."""
+        if stream:
+            return self._first.allowed(_prompt_size(request), 0), self._end, self._why_stream
+        total = self._total.allowed(_size(request), 0)
+        return min(self._first.allowed(1.0, 0), total) if self._first.fixed else total, total, self._why
+
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.
 

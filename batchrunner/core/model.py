@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 
 class Route(StrEnum):
@@ -150,6 +150,7 @@ class Attempt(Struct, frozen=True, gc=False):
     usage: bool = False  # and for its tokens, which most servers count in a stream only when asked
     unmarked: Literal["", "counted", "any"] = ""  # whole answers without a finish reason that are taken: `core.streaming`
     plain: bool = False  # ask for an unencoded body: compression has just failed this request
+    queued: float = 0.0  # seconds it waited for a place after it was due again
 
 
 class Timing(Struct, frozen=True, gc=False):
@@ -201,6 +202,7 @@ class Usage(Struct, frozen=True, gc=False):
 
     input: int = 0
     output: int = 0
+    cost: float | UnsetType = UNSET  # what the provider says it costs, in its own currency; most say nothing
 
 
 class Outcome(Struct, frozen=True, gc=False):

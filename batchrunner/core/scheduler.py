@@ -29,12 +29,13 @@ from batchrunner.core.streaming import Manner, Streaming
 class _Open:
     """A request between its offer and its result."""
 
-    __slots__ = ("began", "billed", "fresh", "partial", "plain", "repeats", "request", "spent", "whole")
+    __slots__ = ("began", "billed", "due", "fresh", "partial", "plain", "repeats", "request", "spent", "whole")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.spent = Spent()
         self.began = -1.0
+        self.due = 0.0  # of a retry
         self.billed = 0
         self.fresh = False
         self.plain = False
@@ -80,7 +81,6 @@ class Scheduler:
         self._in_flight: dict[int, _Open] = {}
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._sequence = 0
-        self.deadline = 0.0  # for a whole attempt, as given to the last one sent
         self.notice = ""  # what the last settling taught about an endpoint, for people
 
     def __repr__(self) -> str:
@@ -148,6 +148,10 @@ class Scheduler:
             lane.limit.overload(attempt.started, lane.inflight - 1, now)
         return more
 
+    def in_force(self, attempt: Attempt) -> tuple[float, float, str]:
+        """Seconds that a first attempt like this one may now wait for its first byte, and may take as a whole, and why."""
+        return self._patience_for(attempt.endpoint, attempt.request, attempt.stream).in_force(attempt.request, attempt.stream)
+
     def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result:
         """End an attempt: its request is sent again, or this is its result. Once per attempt, else KeyError."""
         entry = self._in_flight.pop(attempt.request.line)
@@ -211,6 +215,7 @@ class Scheduler:
             form.usage,
             form.unmarked,
             entry.plain,
+            now - entry.due if entry.due else 0.0,
         )
 
     def _patience_for(self, endpoint: str, request: Request, stream: bool) -> Patience:
@@ -258,7 +263,8 @@ class Scheduler:
             entry.partial = outcome.partial or entry.partial
         delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
         self._sequence += 1
-        heappush(self._waiting, (now + delay, self._sequence, entry))
+        entry.due = now + delay
+        heappush(self._waiting, (entry.due, self._sequence, entry))
         return Again(now + delay, outcome.kind)
 
     def _finish(

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil, exp, log
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 VERSION = 1
 LEAST = 1e-4
@@ -100,8 +101,8 @@ class AttemptLine(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="at
     seconds: float  # from its start to its end, the queue not counted
     stream: bool = False
     reused: bool = False  # on a connection that an earlier request had made
-    deadline: float | None = None  # the one in force: for a timeout the age at which it struck, else that for the whole attempt
-    why: str = ""  # where that deadline came from
+    deadline: float | None = None  # of a timeout: the age at which our own deadline struck
+    why: str = ""  # and where that deadline came from
     wait: float | None = None  # the pause that the server asked for
     again: bool = False  # the request is sent again
     request_id: str = ""
@@ -144,9 +145,9 @@ class LaneMoment(Struct, frozen=True, kw_only=True):
     pushed_back: int = 0  # attempts answered by rate limited or overloaded
     in_flight: int = 0
     limit: int = 0  # how many may be in flight, as found so far
-    state: str = "up"  # up, paused (it asked for a pause), resting or probing (after failures in a row), stopped
+    state: str = "up"  # up, paused (it asked for a pause), resting (after failures in a row), stopped
     stopped: str = ""  # why it is out of use
-    deadline: float = 0.0  # for a whole attempt, as given to the last one sent
+    deadline: float = 0.0  # for a whole first attempt like the last one settled, seconds; 0: none yet
     first_byte_deadline: float = 0.0
     why: str = ""  # where these came from
     phases: dict[str, Buckets] = {}  # good answers: connect, first_byte, body, total. At high rates of a sample
@@ -228,6 +229,34 @@ class Moment(Struct, frozen=True, kw_only=True, tag="moment", tag_field="event")
     prompts: list[Size] = []
     answers: list[Size] = []
     judged: Judged = Judged()
+
+
+def joined(first: Moment, second: Moment) -> Moment:
+    """Two moments in a row as one."""
+    before = {lane.name: lane for lane in first.lanes}
+    us = replace(
+        second.us,
+        lag=max(first.us.lag, second.us.lag),
+        cpu=_mean(first, second, first.us.cpu, second.us.cpu),
+        disk=_mean(first, second, first.us.disk, second.us.disk),
+    )
+    lanes = [_joined_lane(before[lane.name], lane) if lane.name in before else lane for lane in second.lanes]
+    return replace(second, span=first.span + second.span, lanes=lanes, us=us)
+
+
+def _mean(first: Moment, second: Moment, one: float, other: float) -> float:
+    span = first.span + second.span
+    return round((one * first.span + other * second.span) / span, 3) if span else other
+
+
+def _joined_lane(first: LaneMoment, second: LaneMoment) -> LaneMoment:
+    names = [*first.phases, *(name for name in second.phases if name not in first.phases)]
+    return replace(
+        second,
+        phases={name: merged((first.phases.get(name, {}), second.phases.get(name, {}))) for name in names},
+        deaths=merged((first.deaths, second.deaths)),
+        kills=merged((first.kills, second.kills)),
+    )
 
 
 class Finding(Struct, frozen=True, kw_only=True):

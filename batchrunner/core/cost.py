@@ -1,0 +1,162 @@
+"""What a run costs: sums of tokens per endpoint and model, times a price.
+
+Rules:
+
+1. A price comes from the user's own table; else the provider's own figure in its answers counts; else from whoever knows
+   the list prices. Where none of them says anything the cost is unknown, and unknown is None, never 0.
+2. Prices are per million tokens. Sums are multiplied, never rows.
+3. A cap counts what is in flight as well, at the mean of what has been answered. It stops softly: what is in flight ends.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated
+
+from msgspec import UNSET, Struct
+
+from batchrunner.core.model import Event
+from batchrunner.core.policy import option
+from batchrunner.core.trail import Spend
+
+ANY = "*"
+MILLION = 1_000_000
+
+
+class Spending(Struct, frozen=True, kw_only=True):
+    """What tokens cost, and how much may be spent."""
+
+    price: Annotated[
+        tuple[str, ...],
+        option(
+            "price of a model per million tokens, input and output; in a file: the table prices",
+            group="Stop",
+            metavar="MODEL=IN/OUT",
+            main=False,
+        ),
+    ] = ()
+    max_cost: Annotated[float, option("stop when this run has cost so much; 0 is never", group="Stop", metavar="X", ge=0)] = 0.0
+    max_tokens_total: Annotated[
+        int,
+        option(
+            "stop when this run has used so many tokens, in and out; 0 is never",
+            group="Stop",
+            metavar="N",
+            unit="count",
+            main=False,
+            ge=0,
+        ),
+    ] = 0
+
+
+class Price(Struct, frozen=True):
+    """Of a million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, tokens_in: float, tokens_out: float) -> float:
+        """What these tokens cost."""
+        return (tokens_in * self.input + tokens_out * self.output) / MILLION
+
+
+PriceOf = Callable[[str, str], Price | None]
+"""(endpoint, model) → its price; None: not known."""
+
+
+def price_table(items: Iterable[str]) -> dict[str, Price]:
+    """`MODEL=IN/OUT` settings as prices by model. `*` is every other model. Raises ValueError with the end of a sentence."""
+    table = {}
+    for item in items:
+        model, equals, told = item.rpartition("=")
+        first, slash, second = told.partition("/")
+        try:
+            price = Price(float(first), float(second))
+        except ValueError:
+            raise ValueError("is not MODEL=IN/OUT, two prices per million tokens") from None
+        if not (equals and slash and model.strip()) or not (0 <= price.input < MILLION and 0 <= price.output < MILLION):
+            raise ValueError("is not MODEL=IN/OUT, two prices per million tokens")
+        table[model.strip()] = price
+    return table
+
+
+class Prices:
+    """The user's table first, then `listed`; asked once for each endpoint and model."""
+
+    def __init__(self, table: Mapping[str, Price], listed: PriceOf = lambda endpoint, model: None) -> None:
+        self._table = table
+        self._listed = listed
+        self._known: dict[tuple[str, str], Price | None] = {}
+
+    def own(self, model: str) -> Price | None:
+        """What the user's table says."""
+        return self._table.get(model) or self._table.get(ANY)
+
+    def listing(self, endpoint: str, model: str) -> Price | None:
+        """What the list prices say."""
+        key = (endpoint, model)
+        if key not in self._known:
+            self._known[key] = self._listed(endpoint, model)
+        return self._known[key]
+
+    def cost(self, spend: Iterable[Spend]) -> float | None:
+        """What all of this costs; None when some of it is not known, or nothing has been used."""
+        costs = [self._of(each) for each in spend if each.requests]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if costs and len(known) == len(costs) else None
+
+    def _of(self, spend: Spend) -> float | None:
+        price = self.own(spend.model)
+        if price is None and spend.told is not None:
+            return spend.told
+        price = price or self.listing(spend.endpoint, spend.model)
+        return price.of(spend.input, spend.output) if price else None
+
+
+class Budget:
+    """Listens to a run; `over` says in words why it must stop, "" to go on. `in_flight` says how many are under way."""
+
+    def __init__(self, spending: Spending, prices: Prices, in_flight: Callable[[], int]) -> None:
+        self._spending = spending
+        self._prices = prices
+        self._in_flight = in_flight
+        self._spent = 0.0
+        self._tokens = 0
+        self._answers = 0
+        self.over = ""
+
+    def __call__(self, event: Event) -> None:
+        """Count one attempt."""
+        attempt, outcome = event.attempt, event.outcome
+        if attempt is None or outcome is None or outcome.usage is None or self.over:
+            return
+        usage = outcome.usage
+        self._answers += 1
+        self._tokens += usage.input + usage.output
+        if self._spending.max_cost:
+            told = None if usage.cost is UNSET else usage.cost
+            spend = Spend(
+                endpoint=attempt.endpoint,
+                model=attempt.request.model,
+                requests=1,
+                input=usage.input,
+                output=usage.output,
+                told=told,
+            )
+            cost = self._prices.cost([spend])
+            if cost is None:
+                self.over = (
+                    f"the price of {attempt.request.model or 'the model'} is not known, so --max-cost cannot be kept [E303]"
+                )
+                return
+            self._spent += cost
+        self._judge()
+
+    def _judge(self) -> None:
+        share = 1.0 + self._in_flight() / self._answers
+        most, most_tokens = self._spending.max_cost, self._spending.max_tokens_total
+        if most and self._spent * share >= most:
+            self.over = (
+                f"{self._spent:.4g} spent, with what is in flight about {self._spent * share:.4g} (max_cost {most:g}) [E303]"
+            )
+        elif most_tokens and self._tokens * share >= most_tokens:
+            counted = f"{self._tokens:,} tokens used, with what is in flight about {self._tokens * share:,.0f}"
+            self.over = f"{counted} (max_tokens_total {most_tokens:,}) [E303]"

@@ -1,0 +1,290 @@
+"""Why is it slow, why does it fail: eight questions of the field, answered from the evidence of a session.
+
+Rules:
+
+1. Pure: moments in, findings out, always in the same order and one for each question.
+2. `yes` needs a number that stands out by itself; whatever a healthy run shows as well is `no`, with its number.
+   Where there is too little to tell the answer is `unknown`.
+3. Each symptom has one cause: what a proxy cut at a constant age is not blamed on the network as well.
+4. A remedy names an option or a command that exists.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from batchrunner.core.evidence import Evidence, crowding, growth
+from batchrunner.core.model import Kind
+from batchrunner.core.trail import Finding, Moment, quantile
+from batchrunner.core.wording import mean, part, plural, stretch, time_of, tokens
+
+FEW = 20  # attempts below which hardly anything can be told
+RARE = 3  # single mishaps prove nothing
+NETWORK_SHARE = 0.01
+SLOW_CONNECT = 0.5  # seconds, median
+KILLED_SHARE = 0.1  # of the attempts of one size
+ILL_SHARE = 0.02  # errors of the server
+UNANSWERED_SHARE = 0.01
+PUSHBACK_SHARE = 0.05
+GREW = 3.0  # times as long to the first byte as in better times
+QUEUED = 2.0  # the same, while we asked for as many times more at once
+SPIKE_SHARE = 0.6  # of the lost attempts, at one age
+SLOWER_SHARE = 0.02  # good answers that outlive that age
+LATE = 0.5  # seconds that our loop may be late
+BUSY = 0.95  # of a core
+DISK_SHARE = 0.5
+FALSE_SHARE = 0.005
+CROWDED = 0.6  # good answers' p90 as a share of the deadline that kills: the tail is cut off
+HELD_SHARE = 0.2
+DEAD = 4.0  # times p99 that a killed attempt was waited for
+
+_DOCTOR = "batchrunner diagnose --base-url URL"
+
+
+class Answer(Struct, frozen=True):
+    """A verdict with its sentence."""
+
+    verdict: str
+    said: str
+    remedy: str = ""
+
+
+def diagnose(moments: Sequence[Moment]) -> list[Finding]:
+    """All questions answered from the moments of one session, in order of time."""
+    if not moments:
+        return [_finding(code, Answer("unknown", "nothing has been sent")) for code in QUESTIONS]
+    evidence = Evidence(moments)
+    return [_finding(code, ask(evidence)) for code, ask in _ASK.items()]
+
+
+def causes(findings: Sequence[Finding]) -> list[Finding]:
+    """Those that are the matter."""
+    return [finding for finding in findings if finding.verdict == "yes"]
+
+
+def _finding(code: str, answer: Answer) -> Finding:
+    return Finding(code=code, question=QUESTIONS[code], verdict=answer.verdict, said=answer.said, remedy=answer.remedy)
+
+
+def _no(evidence: Evidence, said: str) -> Answer:
+    """A no, if there is enough to say so."""
+    if evidence.attempts < FEW:
+        return Answer("unknown", f"only {plural(evidence.attempts, 'attempt')} so far")
+    return Answer("no", said)
+
+
+# ---- the questions ----
+
+QUESTIONS: Mapping[str, str] = {
+    "network": "Is it the network?",
+    "request": "Are requests too long or too heavy?",
+    "service": "Is the model or service slow or ill?",
+    "server": "Is the server the bottleneck?",
+    "proxy": "Does a proxy cut connections?",
+    "us": "Is it this machine?",
+    "timeouts_short": "Are timeouts too short?",
+    "timeouts_long": "Are timeouts too long?",
+}
+
+_WIRE = (Kind.CONNECT, Kind.NETWORK, Kind.TLS, Kind.TIMEOUT_CONNECT)
+_WIRE_CAUSES: Mapping[str, tuple[str, str]] = {
+    "dns": ("name not found", f"check the name in the address: {_DOCTOR}"),
+    "refused": ("refused or unreachable", f"see whether the server is up and the port is right: {_DOCTOR}"),
+    "certificate": ("certificate not trusted", "name the authority: --ca-bundle FILE"),
+    "tls": ("no TLS", f"check https against http in the address: {_DOCTOR}"),
+    "proxy": ("proxy failed", "check --proxy, or go without it: --proxy none"),
+    "reset": ("connection lost", "the way to the server is bad, or the server drops connections under load: --max-concurrency N"),
+    "disconnected": ("closed before an answer", "the server drops connections, perhaps under load: --max-concurrency N"),
+    "timeout": ("connecting took too long", f"look at the way there: {_DOCTOR}; or allow more: --connect-timeout T"),
+}
+
+
+def _network(evidence: Evidence) -> Answer:
+    cut = evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
+    lost = max(0, evidence.kinds(*_WIRE) - min(cut, evidence.kinds(Kind.NETWORK)))
+    slow = quantile(evidence.connect, 0.5)
+    made = sum(evidence.connect.values())
+    if lost >= RARE and evidence.share(lost) >= NETWORK_SHARE:
+        told = {cause: count for cause, count in evidence.last.causes.items() if cause in _WIRE_CAUSES}
+        if not evidence.kinds(Kind.TIMEOUT_CONNECT):
+            told.pop("timeout", None)
+        worst = sorted(told, key=lambda cause: -told[cause])
+        words = ", ".join(f"{_WIRE_CAUSES[cause][0]} {told[cause]}" for cause in worst[:3])
+        said = f"{part(lost, evidence.attempts)} found no connection or lost it{f': {words}' if words else ''}"
+        return Answer("yes", said, _WIRE_CAUSES[worst[0]][1] if worst else _DOCTOR)
+    if slow >= SLOW_CONNECT and made >= FEW:
+        return Answer("yes", f"connecting takes {time_of(slow)} (median of {made})", f"look at each step: {_DOCTOR}")
+    spent = f"connecting takes {time_of(slow)}" if made else "no new connection"
+    return _no(evidence, f"{spent}; {part(lost, evidence.attempts)} lost")
+
+
+def _request(evidence: Evidence) -> Answer:
+    long = evidence.kinds(Kind.CONTEXT, Kind.TOO_LARGE)
+    if long:
+        return Answer("yes", f"{part(long, evidence.attempts)} refused as too long for the model", "shorten these prompts")
+    heavy = _heaviest(evidence)
+    if heavy:
+        return heavy
+    sizes = [size for size in evidence.last.answers if size.good >= FEW]
+    if len(sizes) > 1:
+        small, large = sizes[0], sizes[-1]
+        times = f"{time_of(large.seconds / large.good)} against {time_of(small.seconds / small.good)}"
+        return _no(evidence, f"answers of {tokens(large.tokens)} tokens and more take {times} of the smallest")
+    return _no(evidence, "no request was refused for its length, and size makes no difference")
+
+
+def _heaviest(evidence: Evidence) -> Answer | None:
+    """Prompts of one size and more that we give up far more often than smaller ones."""
+    sizes = evidence.last.prompts
+    for place in range(1, len(sizes)):
+        small, large = sizes[:place], sizes[place:]
+        killed, rest = sum(size.killed for size in large), sum(size.killed for size in small)
+        tried, others = (sum(size.killed + size.good for size in part) for part in (large, small))
+        if killed >= FEW // 4 and others >= FEW and killed / tried >= max(KILLED_SHARE, 5 * rest / others):
+            said = f"of prompts of {tokens(large[0].tokens)} tokens and more {part(killed, tried)} timed out"
+            return Answer(
+                "yes", f"{said}, of shorter ones {part(rest, others)}", "split or shorten them, or allow more: --max-timeout T"
+            )
+    return None
+
+
+def _service(evidence: Evidence) -> Answer:
+    ill = evidence.kinds(Kind.SERVER_ERROR, Kind.GARBLED, Kind.PROTOCOL) + evidence.kinds(Kind.GATEWAY)
+    ill -= evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
+    if ill >= FEW // 4 and evidence.share(ill) >= ILL_SHARE:
+        return Answer(
+            "yes",
+            f"{part(ill, evidence.attempts)} answered by an error of the server",
+            "ask whoever runs it; a second --base-url takes over",
+        )
+    worst = max(evidence.grown, key=lambda pair: pair[1].first_byte / pair[0].first_byte, default=None)
+    if worst and growth(worst) >= max(GREW, 2.0 * crowding(worst)):
+        good, bad = worst
+        flat = f" while connecting stayed at {time_of(bad.connect)}" if 0 < bad.connect < 2 * max(good.connect, 0.01) else ""
+        slower = f"first byte after {time_of(bad.first_byte)} instead of {time_of(good.first_byte)}{flat}"
+        said = f"{stretch(bad.begin, bad.end)}: {slower}"
+        return Answer(
+            "yes",
+            f"{said}, with {bad.in_flight:.0f} in flight against {good.in_flight:.0f}",
+            "a second --base-url takes over; or wait",
+        )
+    judged = evidence.last.judged
+    if judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE and judged.right > judged.wrong:
+        said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
+        return Answer("yes", said, "nothing to do: they are asked again; tell whoever runs it")
+    return _no(evidence, f"first byte after {time_of(quantile(evidence.first_byte, 0.5))} (median), all the time about the same")
+
+
+def _server(evidence: Evidence) -> Answer:
+    busy, refused = evidence.kinds(Kind.OVERLOADED), evidence.kinds(Kind.RATE_LIMITED)
+    if busy + refused >= FEW // 2 and evidence.share(busy + refused) >= PUSHBACK_SHARE:
+        limit = max(1, round(sum(moment.in_flight for moment in evidence.moments) / len(evidence.moments) / 2))
+        said = f"{part(busy + refused, evidence.attempts)} turned away ({refused} by a rate limit, {busy} overloaded)"
+        return Answer("yes", said, f"ask for less at once: --max-concurrency {limit}; or for a higher limit")
+    worst = max(evidence.grown, key=crowding, default=None)
+    if (
+        worst
+        and crowding(worst) >= QUEUED
+        and QUEUED <= growth(worst) < 2.0 * crowding(worst)
+        and growth(worst) >= crowding(worst) / 2
+    ):
+        good, bad = worst
+        said = (
+            f"{stretch(bad.begin, bad.end)}: {bad.in_flight:.0f} in flight instead of {good.in_flight:.0f},"
+            f" first byte after {time_of(bad.first_byte)} instead of {time_of(good.first_byte)},"
+            f" and {bad.rate:.3g} answers a second instead of {good.rate:.3g}"
+        )
+        return Answer("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(good.in_flight))}")
+    return _no(evidence, f"{part(busy + refused, evidence.attempts)} turned away, and answers do not wait for one another")
+
+
+def _proxy(evidence: Evidence) -> Answer:
+    spike = evidence.spike
+    if spike and _is_cut(evidence):
+        lost = f"{spike.count} of {spike.of} lost answers ended {time_of(spike.age)} after the start"
+        said = f"{lost}; {100 * spike.slower:.2g} % of the good ones take longer"
+        remedy = "answer in a stream: --stream on; or raise the proxy's limit (nginx: proxy_read_timeout)"
+        return Answer("yes", said, remedy)
+    return _no(evidence, "no age at which answers break off")
+
+
+def _is_cut(evidence: Evidence) -> bool:
+    spike = evidence.spike
+    return bool(spike and spike.count >= FEW // 4 and spike.count >= SPIKE_SHARE * spike.of and spike.slower <= SLOWER_SHARE)
+
+
+def _us(evidence: Evidence) -> Answer:
+    us = [moment.us for moment in evidence.moments]
+    late, busy = sorted(each.lag for each in us), [each for each in us if each.cpu >= BUSY]
+    local, fds = evidence.kinds(Kind.LOCAL), max((each.fds / each.most_fds for each in us if each.most_fds), default=0.0)
+    disk = mean([each.disk for each in us])
+    if local >= RARE or fds >= 0.9:
+        said = f"{plural(local, 'attempt')} found no descriptor, port or buffer here; {100 * fds:.0f} % of the descriptors in use"
+        return Answer("yes", said, "allow more: ulimit -n 65536; or ask for less: --max-concurrency N")
+    if disk >= DISK_SHARE and late:
+        return Answer(
+            "yes",
+            f"results waited for the disk {100 * disk:.0f} % of the time",
+            "write elsewhere: -o FILE; or sync less: --sync interval",
+        )
+    typical = late[len(late) // 2] if late else 0.0
+    if typical >= LATE or (len(busy) > len(us) / 2 and typical >= LATE / 5):
+        cpu = mean([each.cpu for each in us])
+        said = f"our own loop is {time_of(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
+        return Answer("yes", said, "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N")
+    worst = late[-1] if late else 0.0
+    return _no(
+        evidence,
+        f"loop at most {time_of(worst)} late, {100 * fds:.0f} % of the descriptors in use, disk {100 * disk:.0f} % of the time",
+    )
+
+
+def _short(evidence: Evidence) -> Answer:
+    judged, deadline = evidence.last.judged, quantile(evidence.kills, 0.5)
+    if judged.wrong >= RARE and evidence.share(judged.wrong) >= FALSE_SHARE:
+        said = (
+            f"{part(judged.wrong, evidence.attempts)} given up after {time_of(deadline)} would have been answered a little later"
+        )
+        return Answer("yes", said, _longer(evidence))
+    killed, p90 = sum(evidence.kills.values()), quantile(evidence.total, 0.9)
+    if killed >= FEW // 4 and evidence.share(killed) >= UNANSWERED_SHARE and p90 >= CROWDED * quantile(evidence.kills, 0.1):
+        given_up = f"{part(killed, evidence.attempts)} given up after {time_of(deadline)}"
+        said = f"{given_up}, and one good answer in ten takes {time_of(p90)}"
+        return Answer("yes", said, _longer(evidence))
+    if killed >= FEW // 4 and not evidence.good:
+        return Answer(
+            "unknown", f"all was given up after {time_of(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
+        )
+    return _no(evidence, f"{plural(judged.wrong, 'attempt')} of {evidence.attempts:,} given up too early, as far as one can tell")
+
+
+def _longer(evidence: Evidence) -> str:
+    return "let it be learned: --timeout auto" if _fixed(evidence) else "give more time: --timeout T, --first-byte-timeout T"
+
+
+def _fixed(evidence: Evidence) -> bool:
+    return any("set by" in lane.why for lane in evidence.last.lanes)
+
+
+def _long(evidence: Evidence) -> Answer:
+    judged, killed = evidence.last.judged, sum(evidence.kills.values())
+    held = judged.held / (judged.held + judged.worked) if killed else 0.0
+    age, p99 = quantile(evidence.kills, 0.5), quantile(evidence.total, 0.99)
+    if killed >= RARE and evidence.good >= FEW and held >= HELD_SHARE and age >= DEAD * p99 and judged.right > judged.wrong:
+        spent = f"{part(killed, evidence.attempts)} held their place for {time_of(age)}, {100 * held:.0f} % of all the time"
+        said = f"{spent}, and were not answered; 99 % of the answers come within {time_of(p99)}"
+        tighter = "let it be learned: --timeout auto" if _fixed(evidence) else f"wait less: --timeout {max(1, round(3 * p99))}s"
+        return Answer("yes", said, tighter)
+    return _no(evidence, f"{plural(killed, 'attempt')} given up, {100 * held:.0f} % of the time held by them")
+
+
+_ASK: Mapping[str, Callable[[Evidence], Answer]] = {
+    "network": _network,
+    "request": _request,
+    "service": _service,
+    "server": _server,
+    "proxy": _proxy,
+    "us": _us,
+    "timeouts_short": _short,
+    "timeouts_long": _long,
+}

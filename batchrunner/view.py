@@ -1,0 +1,129 @@
+"""A run under way, as those who look on see it.
+
+Rules:
+
+1. Whatever is shown of a run is asked for here; nothing here changes how it goes.
+2. What the tally, the meter and the endpoints know separately is put together only when somebody asks.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from batchrunner import __version__
+from batchrunner.core.cost import Prices
+from batchrunner.core.diagnosis import diagnose
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.model import Event
+from batchrunner.core.trail import Finding, LaneMoment, Moment
+from batchrunner.engine import Engine
+from batchrunner.job import Job
+from batchrunner.meter import Gauges, Meter, Snapshot
+from batchrunner.settings import Settings, masked, values
+from batchrunner.trail import Opening, Sight, Trail
+
+
+class Run:
+    """What may be seen of a run, and through `engine` how it is stopped."""
+
+    engine: Engine
+    trail: Trail
+
+    def __init__(
+        self,
+        job: Job,
+        meter: Meter,
+        endpoints: Sequence[Endpoint],
+        settings: Settings,
+        prices: Prices,
+        simulated: bool,
+        note: str = "",
+    ) -> None:
+        self.job = job
+        self.meter = meter
+        self.prices = prices
+        self.simulated = simulated
+        self.note = note  # what the user should know before it starts; empty for nothing
+        self.signal = 0  # the one that stopped it
+        self._settings = settings
+        self._endpoints = endpoints
+
+    def snapshot(self) -> Snapshot:
+        """All figures of this moment."""
+        scheduler = self.engine.scheduler
+        deadlines = [scheduler.in_force(lane.last)[1] for lane in self.trail.tally.lanes.values() if lane.last]
+        gauges = Gauges(
+            in_flight=scheduler.in_flight,
+            limit=sum(endpoint.limit.size for endpoint in self._endpoints if not endpoint.stopped),
+            retrying=scheduler.retrying,
+            timeout=max(deadlines, default=0.0),
+            cost=self.prices.cost(self.trail.tally.spend()),
+        )
+        return self.meter.snapshot(_now(), gauges)
+
+    def moments(self) -> list[Moment]:
+        """The moments of this run so far; in a long one several have become one."""
+        return list(self.trail.recent)
+
+    def diagnose(self) -> list[Finding]:
+        """What the diagnosis says by now."""
+        return diagnose(self.moments())
+
+    def leave_trail(self, origins: Mapping[str, str]) -> Trail:
+        """Begin the trail of this run."""
+        shown = {name: masked(name, value) for name, value in values(self._settings).items()}
+        opening = Opening(
+            version=__version__,
+            input=self.job.name,
+            total=self.meter.total,
+            resumed=self.meter.snapshot(_now()).resumed,
+            endpoints=[endpoint.name for endpoint in self._endpoints],
+            simulated=self.simulated,
+            settings=shown,
+            origins=origins,
+        )
+        self.trail = Trail(self.job.folder, opening, self._sight, self._say, self._settings.keeping)
+        return self.trail
+
+    def _say(self, line: str) -> None:
+        """A line for people: with the events once the run is under way, before that with its opening."""
+        if hasattr(self, "engine"):
+            self.engine.outbox.post(Event(_now(), None, None, None, line))
+        else:
+            self.note = f"{self.note}\n{line}".strip()
+
+    def _sight(self) -> Sight:
+        snapshot = self.snapshot()
+        oldest = self.engine.scheduler.oldest()
+        return Sight(
+            snapshot=snapshot,
+            lanes=[self._lane(endpoint) for endpoint in self._endpoints],
+            oldest=0.0 if oldest is None else _now() - oldest,
+            cost=snapshot.gauges.cost,
+        )
+
+    def _lane(self, endpoint: Endpoint) -> LaneMoment:
+        counted = self.trail.tally.lanes.get(endpoint.name)
+        last = counted.last if counted else None
+        first_byte, whole, why = self.engine.scheduler.in_force(last) if last else (0.0, 0.0, "")
+        return LaneMoment(
+            name=endpoint.name,
+            in_flight=endpoint.inflight,
+            limit=endpoint.limit.size,
+            state=_state(endpoint),
+            stopped=endpoint.stopped,
+            deadline=round(whole, 3),
+            first_byte_deadline=round(first_byte, 3),
+            why=why,
+        )
+
+
+def _state(endpoint: Endpoint) -> str:
+    if endpoint.stopped:
+        return "stopped"
+    if endpoint.breaker.open:
+        return "resting"
+    return "paused" if endpoint.gate.until > _now() else "up"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
