@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -32,13 +32,16 @@ T = TypeVar("T")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-def execute(settings: Settings, *, reopen: Reopen | None = None) -> Report:
-    """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
+def execute(settings: Settings, *, reopen: Reopen | None = None, origins: Mapping[str, str] = {}) -> Report:
+    """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number.
+
+    `origins` tells where each setting comes from; it is written down with the settings.
+    """
     gc.freeze()  # what is imported stays; a request leaves next to nothing to the collector, so it may come rarely
     gc.set_threshold(20_000, 50, 100)
     raise_descriptors()
     with _killable():
-        return run_loop(present(settings, reopen=reopen, signals=True))
+        return run_loop(present(settings, reopen=reopen, signals=True, origins=origins))
 
 
 @contextmanager
@@ -106,6 +109,7 @@ async def present(
     hooks: Hooks = Hooks(),
     deliver: Deliver | None = None,
     signals: bool = False,
+    origins: Mapping[str, str] = {},
 ) -> Report:
     """Run a job and show it as `settings.display` says; with `signals` obey those of the process."""
     progress = Progress(settings.display, settings.input)
@@ -123,6 +127,8 @@ async def present(
         return [Chore(PERIOD, draw)]
 
     try:
-        return await batch.run(settings, job, reopen=reopen, hooks=hooks, listeners=[progress], deliver=deliver, watch=watch)
+        return await batch.run(
+            settings, job, reopen=reopen, hooks=hooks, listeners=[progress], deliver=deliver, watch=watch, origins=origins
+        )
     finally:
         progress.close()

@@ -20,7 +20,7 @@ from msgspec import Struct
 from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
 from batchrunner.meter import Snapshot
-from batchrunner.report.text import WORDS, amount, clock, rate, seconds, visible
+from batchrunner.report.text import WORDS, amount, clock, money, rate, seconds, visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -170,6 +170,7 @@ def key_values(snapshot: Snapshot) -> str:
         "p95": f"{snapshot.p95:.2f}s" if snapshot.p95 else "",
         "timeout": f"{gauges.timeout:.1f}s" if gauges.timeout else "",
         "tok_s": f"{snapshot.token_rate:.0f}",
+        "cost": "" if gauges.cost is None else f"{gauges.cost:.4g}",
     }
     return " ".join(f"{name}={value}" for name, value in pairs.items() if value != "")
 
@@ -191,7 +192,15 @@ def _status(snapshot: Snapshot) -> tuple[str, str]:
     second = "  ".join(f"{name} {seconds(value)}" for name, value in times if value)
     tokens = f"   {amount(snapshot.token_rate)} tok/s" if snapshot.token_rate else ""
     lanes = " · ".join(f"{visible(lane.name)} {seconds(lane.p50)}" for lane in snapshot.lanes if lane.p50)
-    return f"  {first}", f"  {second}{tokens}{'   ' + lanes if len(snapshot.lanes) > 1 else ''}"
+    return f"  {first}", f"  {second}{tokens}{_cost(snapshot)}{'   ' + lanes if len(snapshot.lanes) > 1 else ''}"
+
+
+def _cost(snapshot: Snapshot) -> str:
+    """What it costs so far and is expected to cost; nothing while that is not known."""
+    cost, whole = snapshot.gauges.cost, snapshot.cost_expected
+    if cost is None:
+        return ""
+    return f"   {money(cost)}{f' of ≈ {whole:.3g}' if whole else ''}"
 
 
 def _pace(snapshot: Snapshot) -> str:

@@ -29,11 +29,6 @@ class Scroll:
         self._log: Log | None = None
         self._safely(self._open)
 
-    @property
-    def older(self) -> Path:
-        """Where the older half is."""
-        return self.path.with_name(f"{self.path.stem}.1{self.path.suffix}")
-
     def last(self) -> bytes:
         """The last whole line of the file as it was found; empty when there is none."""
         log = self._log
@@ -80,7 +75,7 @@ class Scroll:
     def _turn(self) -> None:
         assert self._log is not None
         self._log.close()
-        self._disk.rename(self.path, self.older)
+        self._disk.rename(self.path, older(self.path))
         self._log = Log(self._disk, self.path, os.O_EXCL)
 
     def _safely(self, act: Callable[[], None]) -> None:
@@ -90,3 +85,8 @@ class Scroll:
             self.silent = True
             self._buffer.clear()
             self._note(f"{self.path.name} is not written any more: {why(error)}; the results are not affected")
+
+
+def older(path: Path) -> Path:
+    """Where the older half of a scroll is."""
+    return path.with_name(f"{path.stem}.1{path.suffix}")

@@ -84,10 +84,11 @@ def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
 
 
 def _executed(call: Call, reopen: Callable[[str], bool] | None) -> int:
-    settings = _with_input(call)
+    resolved = _resolved(call)
+    settings = resolved.settings
     from batchrunner import foreground
 
-    ending = foreground.execute(settings, reopen=reopen)
+    ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins)
     said = ending.summary.to_json().decode() if settings.display.json else text.final(ending, call.job(), settings.display.quiet)
     say(said, sys.stderr if settings.output == "-" else sys.stdout)
     return ending.exit_code
@@ -163,6 +164,33 @@ def _show(call: Call) -> None:
     say("\n".join(line.rstrip() for line in lines))
 
 
+def _diagnose(call: Call) -> int:
+    if not call.words and "base_url" in call.typed:
+        return _visited(call)
+    settings = _with_input(call)
+    from batchrunner.core.diagnosis import diagnose
+    from batchrunner.job import paths_of
+    from batchrunner.reading import last_moments
+
+    paths = paths_of(settings)
+    moments = last_moments(paths)
+    if not moments:
+        hint = "Run the job first, or examine an endpoint: batchrunner diagnose --base-url URL"
+        raise UsageError("E201", f"{paths.events}: no run of this job has left a trail.", hint)
+    findings = diagnose(moments)
+    say(msgspec.json.encode(findings).decode() if settings.display.json else text.diagnosis(findings, call.job()))
+    return int(any(finding.verdict == "yes" for finding in findings))
+
+
+def _visited(call: Call) -> int:
+    settings = call.resolved().settings
+    from batchrunner import doctor, foreground
+
+    reports = foreground.run_loop(doctor.examine(settings, os.environ))
+    say(msgspec.json.encode(reports).decode() if settings.display.json else doctor.told(reports))
+    return max((report.exit_code for report in reports), default=0)
+
+
 def _explain(call: Call) -> int:
     from batchrunner.report import codes
 
@@ -178,9 +206,13 @@ def _explain(call: Call) -> int:
 
 
 def _with_input(call: Call) -> Settings:
+    return _resolved(call).settings
+
+
+def _resolved(call: Call) -> origins.Resolved:
     if not call.words:
         raise UsageError("E201", "no input file was named.", f"Try: batchrunner {call.verb} jobs/input.jsonl")
-    return call.resolved().settings
+    return call.resolved()
 
 
 class Verb(Struct, frozen=True):
@@ -198,4 +230,5 @@ VERBS: Mapping[str, Verb] = {
     "simulate": Verb(_simulate, {"--port": {}, "--profile": {}, "--seed": {}}),
     "config": Verb(_config, {"--origin": {"action": "store_true"}}),
     "explain": Verb(_explain),
+    "diagnose": Verb(_diagnose),
 }

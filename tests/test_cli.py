@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ class Batch(types.ModuleType):
         self.snapshot = Snapshot(total=2, succeeded=2, seconds=1.0)
         self.error: BaseException | None = None
 
-    def execute(self, settings: Settings, *, reopen: Callable[[str], bool] | None = None) -> Report:
+    def execute(
+        self, settings: Settings, *, reopen: Callable[[str], bool] | None = None, origins: Mapping[str, str] = {}
+    ) -> Report:
         self.settings, self.reopen = settings, reopen
         if self.error:
             raise self.error

@@ -99,16 +99,18 @@ class Prices:
 
     def cost(self, spend: Iterable[Spend]) -> float | None:
         """What all of this costs; None when some of it is not known, or nothing has been used."""
-        costs = [self._of(each) for each in spend if each.requests]
+        costs = [self.priced(each)[0] for each in spend if each.requests]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if costs and len(known) == len(costs) else None
 
-    def _of(self, spend: Spend) -> float | None:
+    def priced(self, spend: Spend) -> tuple[float | None, str]:
+        """What these tokens cost, None when that is not known, and who says so."""
         price = self.own(spend.model)
         if price is None and spend.told is not None:
-            return spend.told
+            return spend.told, "the provider"
+        source = "your table" if price else "list price"
         price = price or self.listing(spend.endpoint, spend.model)
-        return price.of(spend.input, spend.output) if price else None
+        return (price.of(spend.input, spend.output), source) if price else (None, "")
 
 
 class Budget:

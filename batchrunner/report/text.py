@@ -9,14 +9,17 @@ Rules:
 
 import shlex
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from batchrunner.core.model import Kind
+from batchrunner.core.trail import Finding
 from batchrunner.meter import TIMEOUTS, CheckReport, Report, Snapshot, Summary
 
 WIDTH = 96
+CAUSES = 3  # that the end of a run names
+RETRIED = 0.05  # share of attempts that were repetitions: beyond, something went wrong although all may have succeeded
 WORDS: Mapping[Kind, str] = {
     Kind.OK: "good",
     Kind.RATE_LIMITED: "rate limited",
@@ -130,6 +133,11 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part // whole if whole else 100} %"
 
 
+def money(value: float) -> str:
+    """$ 14.07, $ 0.0123."""
+    return f"$ {value:,.2f}" if value >= 0.995 or not value else f"$ {value:.3g}"
+
+
 def plural(count: int, word: str) -> str:
     """1 request, 2 requests."""
     return f"{number(count)} {word}{'' if count == 1 else 's'}"
@@ -215,14 +223,16 @@ def _facts(ending: Report, job: Job) -> list[tuple[str, str]]:
     summary, snapshot = ending.summary, ending.snapshot
     used = summary.tokens
     tokens = f"{amount(used.input)} in · {amount(used.output)} out" if used.input or used.output else ""
+    cost = f"cost {money(summary.cost)}" if summary.cost is not None else ""
     waiting = f"  (waiting for the first byte: {100 * snapshot.first_byte_share:.0f} %)"
     spread = " · ".join(f"{name} {seconds(value)}" for name, value in _quantiles(snapshot))
     billed = f"{plural(summary.maybe_billed, 'failed attempt')} may be billed" if summary.maybe_billed else ""
     return [
-        ("tokens", "   ".join(part for part in (tokens, billed) if part)),
+        ("tokens", "   ".join(part for part in (tokens, cost, billed) if part)),
         ("latency", spread + waiting if snapshot.p50 else ""),
         ("trouble", _trouble(snapshot)),
         *_failure_facts(snapshot),
+        *_cause_facts(ending),
         *([] if _is_open(summary) else _ways_on(summary, snapshot, job)),
         ("files", f"{_files(ending)}     exit {summary.exit_code}".strip()),
     ]
@@ -241,6 +251,28 @@ def _trouble(snapshot: Snapshot) -> str:
 def _failure_facts(snapshot: Snapshot) -> list[tuple[str, str]]:
     worst = sorted(snapshot.failures.items(), key=lambda each: -each[1])
     return [("failed", " · ".join(f"{number(count)} {WORDS[kind]}" for kind, count in worst))]
+
+
+def _cause_facts(ending: Report) -> list[tuple[str, str]]:
+    """What the diagnosis blames, where something went wrong."""
+    summary = ending.summary
+    wrong = summary.failed or summary.stopped or summary.retries > RETRIED * summary.attempts
+    found = [finding for finding in ending.findings if finding.verdict == "yes"] if wrong else []
+    lines = [(f"{finding.said}", f"→ {finding.remedy}" if finding.remedy else "") for finding in found[:CAUSES]]
+    said = [visible(line) for pair in lines for line in pair if line]
+    return [("cause" if place == 0 else "", line) for place, line in enumerate(said)]
+
+
+def diagnosis(findings: Sequence[Finding], job: Job) -> str:
+    """Every question with its answer."""
+    guilty = sum(finding.verdict == "yes" for finding in findings)
+    head = f"{visible(job.input)}  {plural(guilty, 'cause') if guilty else 'nothing is the matter, as far as one can tell'}"
+    lines = [head]
+    for finding in findings:
+        lines.append(f"  {finding.verdict:<8} {finding.question}")
+        lines.append(f"           {visible(finding.said)}")
+        lines += [f"           → {visible(finding.remedy)}"] if finding.remedy else []
+    return "\n".join(lines)
 
 
 def _ways_on(summary: Summary, snapshot: Snapshot, job: Job) -> list[tuple[str, str]]:

@@ -1,0 +1,54 @@
+"""A trail read back: the lines of events.jsonl and attempts.jsonl, the older halves first.
+
+Rules:
+
+1. Reading never fails for what is in a file: a line that is torn, foreign or of a later version is left out.
+2. Line by line: memory does not grow with the files.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from batchrunner.core.trail import AttemptLine, Line, Moment, SessionLine
+from batchrunner.paths import Paths
+from batchrunner.scroll import older
+
+T = TypeVar("T")
+_EVENT: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_ATTEMPT: msgspec.json.Decoder[SessionLine | AttemptLine] = msgspec.json.Decoder(SessionLine | AttemptLine)
+
+
+def events(paths: Paths) -> Iterator[Line]:
+    """What every run of this job has said of itself, in order."""
+    return _read(paths.events, _EVENT)
+
+
+def attempts(paths: Paths) -> Iterator[AttemptLine]:
+    """The attempts that were written down, in order."""
+    return (line for line in _read(paths.attempts, _ATTEMPT) if isinstance(line, AttemptLine))
+
+
+def last_moments(paths: Paths) -> Sequence[Moment]:
+    """The moments of the last session that sent something; empty when there is none."""
+    found: dict[int, list[Moment]] = {}
+    for line in events(paths):
+        if isinstance(line, Moment):
+            found.setdefault(line.session, []).append(line)
+    busy = [moments for _, moments in sorted(found.items()) if moments[-1].attempts]
+    return busy[-1] if busy else []
+
+
+def _read(path: Path, decoder: "msgspec.json.Decoder[T]") -> Iterator[T]:
+    for part in (older(path), path):
+        try:
+            with part.open("rb") as file:
+                for raw in file:
+                    try:
+                        yield decoder.decode(raw)
+                    except (msgspec.MsgspecError, RecursionError):
+                        continue
+        except OSError:
+            continue
