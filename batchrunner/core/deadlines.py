@@ -34,7 +34,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
         float, option("DNS, TCP, TLS and proxy together", group="Patience", metavar="T", unit="seconds")
     ] = 10.0
     first_byte_timeout: Annotated[
-        float | Auto, option("from the request sent to the reply's head", group="Patience", metavar="auto|T", unit="seconds")
+        float | Auto,
+        option("from the request to the reply's head, or a stream's word", group="Patience", metavar="auto|T", unit="seconds"),
     ] = "auto"
     idle_timeout: Annotated[
         float | Auto, option("silence inside an answer", group="Patience", metavar="auto|T", unit="seconds")

@@ -28,7 +28,7 @@ class Streaming(Struct, frozen=True, kw_only=True):
     stream: Annotated[
         Literal["auto", "on", "off"],
         option(
-            "stream answers on the wire; auto does where calls are long or silence kills them",
+            "stream answers on the wire; auto: where calls are long",
             group="Patience",
             metavar="auto|on|off",
         ),
