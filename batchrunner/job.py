@@ -171,7 +171,7 @@ class FileJob:
         shown = ", ".join(f"{name!r} on line {line}" for name, line in standing.edits[:3])
         raise UsageError(
             "E402",
-            f"{self.name} changed since the last run: {standing.changed} finished lines have another text now ({shown})",
+            f"{self.name} changed since the last run: {_lines(standing.changed)} a result for another text ({shown})",
             "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
         )
 
@@ -396,13 +396,17 @@ def check_input(path: Path) -> None:
     next(read_lines(path, 1 << 20), None)
 
 
+def _lines(count: int) -> str:
+    return f"{count} lines have" if count > 1 else "1 line has"
+
+
 def refuse_duplicates(standing: Standing, name: str) -> None:
     """E205 when two lines have one id."""
     if not standing.duplicates:
         return
     shown = "\n".join(f"line {twin.line}: {twin.id!r} is already on line {twin.first}" for twin in standing.twins[:5])
     raise UsageError(
-        "E205", f"{name}: {standing.duplicates} lines have a custom_id that an earlier line has", f"{shown}\nnothing was sent"
+        "E205", f"{name}: {_lines(standing.duplicates)} a custom_id that an earlier line has", f"{shown}\nnothing was sent"
     )
 
 
