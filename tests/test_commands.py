@@ -295,7 +295,7 @@ def test_an_edited_line_that_is_done_is_refused_until_somebody_decides(run: Comm
     code, _, err = run()
     assert (code, sim.stats()["requests"]) == (2, 5)
     assert "[E402]" in err
-    assert "5 finished lines have another text now" in err
+    assert "5 lines have a result for another text" in err
     assert "--changed rerun" in err
     assert run("a.jsonl", "--changed", "keep").code == 0
     assert sim.stats()["requests"] == 5
