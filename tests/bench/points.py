@@ -24,11 +24,11 @@ class Point(Struct):
 POINTS: Mapping[str, Point] = {
     "hangs": Point(6_000, scenarios.hangs, 90),
     "slowdown": Point(6_000, scenarios.slowdown, 90),
-    "sizes": Point(1_500, scenarios.sizes, 90),
+    "sizes": Point(1_500, scenarios.sizes, 75),
     "rate-window": Point(12_000, scenarios.rate_window, 60),
     "change-window": Point(20_000, scenarios.change_window, 90),
     "plateau": Point(1_500, scenarios.saturated, 90),
     "outage": Point(6_000, partial(scenarios.outage, out=4.0, back=34.0), 90),
-    "two": Point(3_000, scenarios.two_slow, 90),
+    "two": Point(3_000, scenarios.two_slow, 60),
     "fixed": Point(20_000, scenarios.fixed, 30, alone=True),
 }

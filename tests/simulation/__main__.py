@@ -1,7 +1,7 @@
 """`python -m tests.simulation [SCENARIO ...] [--seeds N] [--rows N] [--set OPTION=VALUE] [--contenders] [--markdown]`.
 
 The figures of the proof points on virtual time. One line per figure: worst of the seeds, its bound, and each seed; exit
-code 1 when a bound is not kept. With `--contenders` a table of the defaults beside fixed timeouts and fixed concurrency.
+code 1 when a bound is not kept. With `--contenders` tables of the defaults beside fixed timeouts and fixed concurrency.
 """
 
 import argparse
@@ -54,15 +54,13 @@ def show(name: str, given: argparse.Namespace) -> bool:
     return good
 
 
-def compare(names: list[str], given: argparse.Namespace) -> Table:
-    """Each scenario under each contender: means over the seeds."""
+def compare(name: str, given: argparse.Namespace) -> Table:
+    """A scenario under each contender: means over the seeds."""
     rows: list[list[str | float]] = []
-    for name in names:
-        for contender, options in CONTENDERS.items():
-            runs = runs_of(name, given, options)
-            figures = [fmean(measure(each) for each in runs) for measure in COLUMNS.values()]
-            rows.append([f"{name}, {contender}", *figures])
-    return Table(f"virtual time, means of {given.seeds} seeds", ["", *COLUMNS], rows)
+    for contender, options in CONTENDERS.items():
+        runs = runs_of(name, given, options)
+        rows.append([f"{name}, {contender}", *(fmean(map(measure, runs)) for measure in COLUMNS.values())])
+    return Table(f"{name}: {SCENARIOS[name].about}", ["", *COLUMNS], rows)
 
 
 def main() -> int:
@@ -71,15 +69,16 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=0, help="instead of the scenario's own number")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of batchrunner's own")
-    parser.add_argument("--contenders", action="store_true", help="a table beside fixed timeouts and fixed concurrency")
-    parser.add_argument("--markdown", action="store_true", help="that table in Markdown")
+    parser.add_argument("--contenders", action="store_true", help="tables beside fixed timeouts and fixed concurrency")
+    parser.add_argument("--markdown", action="store_true", help="those tables in Markdown")
     given = parser.parse_args()
     if unknown := set(given.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     names = given.scenarios or list(SCENARIOS)
     if given.contenders:
-        table = compare(names, given)
-        print(table.markdown() if given.markdown else table)
+        for name in names:
+            table = compare(name, given)
+            print(table.markdown() if given.markdown else table, flush=True)
         return 0
     return int(not all([show(name, given) for name in names]))  # noqa: C419 - every one is shown
 

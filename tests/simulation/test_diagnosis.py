@@ -1,0 +1,173 @@
+"""The diagnosis finds what was planted, and finds nothing where nothing is."""
+
+import re
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from batchrunner.core.diagnosis import QUESTIONS, diagnose
+from batchrunner.core.model import Cause, Phase
+from batchrunner.core.trail import Ourselves
+from batchrunner.settings import OPTIONS
+from tests.simulation.illness import Course, Fate, Present, Seen, examined, rows
+
+
+def well(present: Present) -> Fate:
+    return Fate(present.usual)
+
+
+def nearly(present: Present) -> Fate:
+    """What every long run meets: a few resets, rate limits and errors."""
+    u = present.chance.random()
+    if u < 0.002:
+        return Fate(0.1, cause=Cause.RESET)
+    return Fate(0.05, 429) if u < 0.006 else Fate(present.usual / 2, 500) if u < 0.008 else Fate(present.usual)
+
+
+def resetting(present: Present) -> Fate:
+    if present.chance.random() < 0.04:
+        return Fate(present.usual * present.chance.random(), cause=Cause.RESET)
+    return Fate(present.usual)
+
+
+def unreachable(cause: Cause) -> Course:
+    def course(present: Present) -> Fate:
+        return Fate(0.01, cause=cause, phase=Phase.CONNECT) if present.chance.random() < 0.04 else Fate(present.usual)
+
+    return course
+
+
+def heavy(present: Present) -> Fate:
+    """Long prompts are answered every other time."""
+    long = len(present.attempt.request.body) > 10_000
+    return Fate(inf) if long and present.chance.random() < 0.5 else Fate(present.usual)
+
+
+def slower(present: Present) -> Fate:
+    return Fate(present.usual * (6 if 40 < present.now < 80 else 1))
+
+
+def hanging(present: Present) -> Fate:
+    return Fate(inf) if present.attempt.number == 1 and present.chance.random() < 0.03 else Fate(present.usual)
+
+
+def failing(present: Present) -> Fate:
+    return Fate(present.usual, 500) if present.chance.random() < 0.06 else Fate(present.usual)
+
+
+def queueing(present: Present) -> Fate:
+    return Fate(present.usual * max(1.0, present.load / 16))
+
+
+def full(present: Present) -> Fate:
+    return Fate(0.02, 503) if present.load > 24 else Fate(present.usual)
+
+
+def throttling(present: Present) -> Fate:
+    return Fate(0.02, 429) if present.chance.random() < 0.1 else Fate(present.usual)
+
+
+def cutting(present: Present) -> Fate:
+    """A proxy that lets no answer take longer than ten seconds. It is asked again until it works."""
+    if present.usual >= 10 and present.attempt.number == 1:
+        return Fate(10.0, cause=Cause.DISCONNECTED)
+    return Fate(min(present.usual, 9.0))
+
+
+def drowsy(present: Present) -> Fate:
+    """Every answer that would take more than the two seconds allowed comes soon after them."""
+    return Fate(present.usual if present.attempt.number == 1 else min(present.usual, 1.8))
+
+
+PLANTED: Mapping[str, tuple[Course, str, Mapping[str, Any]]] = {
+    "resets": (resetting, "network", {}),
+    "refused": (unreachable(Cause.REFUSED), "network", {}),
+    "dns": (unreachable(Cause.DNS), "network", {}),
+    "heavy prompts": (heavy, "request", {"requests": rows(1500, lambda line: 400 if line % 10 else 40_000)}),
+    "slow for a while": (slower, "service", {"concurrency": 24}),
+    "never answered": (hanging, "service", {}),
+    "errors": (failing, "service", {}),
+    "queue": (queueing, "server", {}),
+    "full": (full, "server", {}),
+    "rate limit": (throttling, "server", {}),
+    "proxy": (cutting, "proxy", {"median": 5.0, "sigma": 0.6, "concurrency": 64}),
+    "short timeout": (drowsy, "timeouts_short", {"timeout": "2s", "median": 1.2}),
+    "long timeout": (hanging, "timeouts_long", {"timeout": "120s"}),
+}
+BESIDES = {"long timeout": {"service"}}  # the hanging itself is the service's
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_was_planted_is_found_and_nothing_else(name: str, seed: int) -> None:
+    course, code, options = PLANTED[name]
+    seen = examined(course, seed, **options)
+    assert code in seen.guilty, told(seen)
+    assert seen.guilty <= {code} | BESIDES.get(name, set()), told(seen)
+    finding = seen.of(code)
+    assert re.search(r"\d", finding.said)
+    assert finding.remedy
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("course", "options"),
+    [
+        (well, {}),
+        (well, {"concurrency": 8}),
+        (well, {"concurrency": 100, "sigma": 1.0}),
+        (well, {"median": 0.05}),
+        (well, {"median": 20.0, "sigma": 0.8}),
+        (nearly, {}),
+    ],
+)
+def test_nothing_is_found_in_a_healthy_run(course: Course, options: Mapping[str, Any], seed: int) -> None:
+    seen = examined(course, 100 + seed, **options)
+    assert not seen.guilty, told(seen)
+    assert {finding.verdict for finding in seen.findings} == {"no"}
+
+
+def test_the_proxys_age_is_told_as_people_set_it() -> None:
+    assert "10 s after the start" in examined(cutting, 1, median=5.0, sigma=0.6, concurrency=64).of("proxy").said
+
+
+def test_little_evidence_is_no_verdict() -> None:
+    assert {finding.verdict for finding in diagnose([])} == {"unknown"}
+    seen = examined(well, 1, rows(5))
+    assert {finding.verdict for finding in seen.findings} == {"unknown"}
+    assert [finding.code for finding in seen.findings] == list(QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("us", "word"),
+    [
+        (Ourselves(lag=0.8, cpu=0.99, fds=10, most_fds=1000), "late"),
+        (Ourselves(lag=0.001, fds=990, most_fds=1000), "descriptor"),
+        (Ourselves(lag=0.001, disk=0.9, fds=10, most_fds=1000), "disk"),
+    ],
+)
+def test_our_own_machine(us: Ourselves, word: str) -> None:
+    seen = examined(well, 1)
+    found = diagnose([structs.replace(moment, us=us) for moment in seen.moments])
+    assert {finding.code for finding in found if finding.verdict == "yes"} == {"us"}
+    assert word in next(finding.said for finding in found if finding.code == "us")
+
+
+def test_a_busy_loop_that_keeps_up_is_healthy() -> None:
+    seen = examined(well, 1)
+    busy = Ourselves(lag=0.02, cpu=1.0, fds=300, most_fds=20_000)
+    assert not [f for f in diagnose([structs.replace(moment, us=busy) for moment in seen.moments]) if f.verdict == "yes"]
+
+
+def test_remedies_name_options_that_exist() -> None:
+    flags = {flag for each in OPTIONS.values() for flag in each.flags}
+    for course, code, options in PLANTED.values():
+        remedy = examined(course, 1, **options).of(code).remedy
+        assert set(re.findall(r"--[a-z-]+", remedy)) <= flags, remedy
+
+
+def told(seen: Seen) -> str:
+    return "\n".join(f"{finding.verdict} {finding.code}: {finding.said}" for finding in seen.findings)
