@@ -25,9 +25,8 @@ SLOW_CONNECT = 0.5  # seconds, median
 KILLED_SHARE = 0.1  # of the attempts of one size
 ILL_SHARE = 0.02  # errors of the server
 UNANSWERED_SHARE = 0.01
-PUSHBACK_SHARE = 0.05
+PUSHBACK_SHARE = 0.02
 GREW = 3.0  # times as long to the first byte as in better times
-QUEUED = 2.0  # the same, while we asked for as many times more at once
 SPIKE_SHARE = 0.6  # of the lost attempts, at one age
 SLOWER_SHARE = 0.02  # good answers that outlive that age
 LATE = 0.5  # seconds that our loop may be late
@@ -86,7 +85,6 @@ QUESTIONS: Mapping[str, str] = {
     "timeouts_long": "Are timeouts too long?",
 }
 
-_WIRE = (Kind.CONNECT, Kind.NETWORK, Kind.TLS, Kind.TIMEOUT_CONNECT)
 _WIRE_CAUSES: Mapping[str, tuple[str, str]] = {
     "dns": ("name not found", f"check the name in the address: {_DOCTOR}"),
     "refused": ("refused or unreachable", f"see whether the server is up and the port is right: {_DOCTOR}"),
@@ -100,16 +98,15 @@ _WIRE_CAUSES: Mapping[str, tuple[str, str]] = {
 
 
 def _network(evidence: Evidence) -> Answer:
+    told = {cause: count for cause, count in evidence.last.causes.items() if cause in _WIRE_CAUSES and cause != "timeout"}
+    told["timeout"] = evidence.kinds(Kind.TIMEOUT_CONNECT)
     cut = evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
-    lost = max(0, evidence.kinds(*_WIRE) - min(cut, evidence.kinds(Kind.NETWORK)))
+    lost = sum(told.values()) - min(cut, evidence.kinds(Kind.NETWORK))
     slow = quantile(evidence.connect, 0.5)
     made = sum(evidence.connect.values())
     if lost >= RARE and evidence.share(lost) >= NETWORK_SHARE:
-        told = {cause: count for cause, count in evidence.last.causes.items() if cause in _WIRE_CAUSES}
-        if not evidence.kinds(Kind.TIMEOUT_CONNECT):
-            told.pop("timeout", None)
         worst = sorted(told, key=lambda cause: -told[cause])
-        words = ", ".join(f"{_WIRE_CAUSES[cause][0]} {told[cause]}" for cause in worst[:3])
+        words = ", ".join(f"{_WIRE_CAUSES[cause][0]} {told[cause]}" for cause in worst[:3] if told[cause])
         said = f"{part(lost, evidence.attempts)} found no connection or lost it{f': {words}' if words else ''}"
         return Answer("yes", said, _WIRE_CAUSES[worst[0]][1] if worst else _DOCTOR)
     if slow >= SLOW_CONNECT and made >= FEW:
@@ -122,8 +119,7 @@ def _request(evidence: Evidence) -> Answer:
     long = evidence.kinds(Kind.CONTEXT, Kind.TOO_LARGE)
     if long:
         return Answer("yes", f"{part(long, evidence.attempts)} refused as too long for the model", "shorten these prompts")
-    heavy = _heaviest(evidence)
-    if heavy:
+    if heavy := _heaviest(evidence):
         return heavy
     sizes = [size for size in evidence.last.answers if size.good >= FEW]
     if len(sizes) > 1:
@@ -149,12 +145,12 @@ def _heaviest(evidence: Evidence) -> Answer | None:
 
 
 def _service(evidence: Evidence) -> Answer:
-    ill = evidence.kinds(Kind.SERVER_ERROR, Kind.GARBLED, Kind.PROTOCOL) + evidence.kinds(Kind.GATEWAY)
+    ill = evidence.kinds(Kind.SERVER_ERROR, Kind.GARBLED, Kind.PROTOCOL, Kind.GATEWAY, Kind.TRUNCATED)
     ill -= evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
     if ill >= FEW // 4 and evidence.share(ill) >= ILL_SHARE:
         return Answer(
             "yes",
-            f"{part(ill, evidence.attempts)} answered by an error of the server",
+            f"{part(ill, evidence.attempts)} answered by an error, cut short or garbled",
             "ask whoever runs it; a second --base-url takes over",
         )
     worst = max(evidence.grown, key=lambda pair: pair[1].first_byte / pair[0].first_byte, default=None)
@@ -169,7 +165,8 @@ def _service(evidence: Evidence) -> Answer:
             "a second --base-url takes over; or wait",
         )
     judged = evidence.last.judged
-    if judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE and judged.right > judged.wrong:
+    alike = judged.right > judged.wrong and not _heaviest(evidence) and not _crowded(evidence)
+    if alike and judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE:
         said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
         return Answer("yes", said, "nothing to do: they are asked again; tell whoever runs it")
     return _no(evidence, f"first byte after {time_of(quantile(evidence.first_byte, 0.5))} (median), all the time about the same")
@@ -178,23 +175,18 @@ def _service(evidence: Evidence) -> Answer:
 def _server(evidence: Evidence) -> Answer:
     busy, refused = evidence.kinds(Kind.OVERLOADED), evidence.kinds(Kind.RATE_LIMITED)
     if busy + refused >= FEW // 2 and evidence.share(busy + refused) >= PUSHBACK_SHARE:
-        limit = max(1, round(sum(moment.in_flight for moment in evidence.moments) / len(evidence.moments) / 2))
-        said = f"{part(busy + refused, evidence.attempts)} turned away ({refused} by a rate limit, {busy} overloaded)"
-        return Answer("yes", said, f"ask for less at once: --max-concurrency {limit}; or for a higher limit")
-    worst = max(evidence.grown, key=crowding, default=None)
-    if (
-        worst
-        and crowding(worst) >= QUEUED
-        and QUEUED <= growth(worst) < 2.0 * crowding(worst)
-        and growth(worst) >= crowding(worst) / 2
-    ):
-        good, bad = worst
+        flight = max(1, round(0.8 * mean([moment.in_flight for moment in evidence.moments])))
+        said = f"{part(busy + refused, evidence.attempts)} turned away ({refused:,} by a rate limit, {busy:,} overloaded)"
+        return Answer("yes", said, f"ask for less at once: --max-concurrency {flight}; or for a higher limit")
+    worst = max(evidence.saturated, key=crowding, default=None)
+    if worst:
+        less, more = worst
         said = (
-            f"{stretch(bad.begin, bad.end)}: {bad.in_flight:.0f} in flight instead of {good.in_flight:.0f},"
-            f" first byte after {time_of(bad.first_byte)} instead of {time_of(good.first_byte)},"
-            f" and {bad.rate:.3g} answers a second instead of {good.rate:.3g}"
+            f"{more.in_flight:.0f} in flight instead of {less.in_flight:.0f}"
+            f" brought {more.rate:.3g} answers a second instead of {less.rate:.3g},"
+            f" and the first byte after {time_of(more.first_byte)} instead of {time_of(less.first_byte)}"
         )
-        return Answer("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(good.in_flight))}")
+        return Answer("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(less.in_flight))}")
     return _no(evidence, f"{part(busy + refused, evidence.attempts)} turned away, and answers do not wait for one another")
 
 
@@ -246,16 +238,23 @@ def _short(evidence: Evidence) -> Answer:
             f"{part(judged.wrong, evidence.attempts)} given up after {time_of(deadline)} would have been answered a little later"
         )
         return Answer("yes", said, _longer(evidence))
-    killed, p90 = sum(evidence.kills.values()), quantile(evidence.total, 0.9)
-    if killed >= FEW // 4 and evidence.share(killed) >= UNANSWERED_SHARE and p90 >= CROWDED * quantile(evidence.kills, 0.1):
+    killed = sum(evidence.kills.values())
+    if _crowded(evidence):
         given_up = f"{part(killed, evidence.attempts)} given up after {time_of(deadline)}"
-        said = f"{given_up}, and one good answer in ten takes {time_of(p90)}"
+        said = f"{given_up}, and one good answer in ten takes {time_of(quantile(evidence.total, 0.9))}"
         return Answer("yes", said, _longer(evidence))
     if killed >= FEW // 4 and not evidence.good:
         return Answer(
             "unknown", f"all was given up after {time_of(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
         )
     return _no(evidence, f"{plural(judged.wrong, 'attempt')} of {evidence.attempts:,} given up too early, as far as one can tell")
+
+
+def _crowded(evidence: Evidence) -> bool:
+    """Whether good answers reach up to the deadline that ends others, so that it cuts off their tail."""
+    killed, deadline = sum(evidence.kills.values()), quantile(evidence.kills, 0.1)
+    many = killed >= FEW // 4 and evidence.share(killed) >= UNANSWERED_SHARE
+    return many and quantile(evidence.total, 0.9) >= CROWDED * deadline
 
 
 def _longer(evidence: Evidence) -> str:
@@ -270,7 +269,8 @@ def _long(evidence: Evidence) -> Answer:
     judged, killed = evidence.last.judged, sum(evidence.kills.values())
     held = judged.held / (judged.held + judged.worked) if killed else 0.0
     age, p99 = quantile(evidence.kills, 0.5), quantile(evidence.total, 0.99)
-    if killed >= RARE and evidence.good >= FEW and held >= HELD_SHARE and age >= DEAD * p99 and judged.right > judged.wrong:
+    alike = judged.right > judged.wrong and not _heaviest(evidence)
+    if alike and killed >= RARE and evidence.good >= FEW and held >= HELD_SHARE and age >= DEAD * p99:
         spent = f"{part(killed, evidence.attempts)} held their place for {time_of(age)}, {100 * held:.0f} % of all the time"
         said = f"{spent}, and were not answered; 99 % of the answers come within {time_of(p99)}"
         tighter = "let it be learned: --timeout auto" if _fixed(evidence) else f"wait less: --timeout {max(1, round(3 * p99))}s"

@@ -3,8 +3,8 @@
 Rules:
 
 1. Pure arithmetic on records of `core.trail`; moments may be few, joined, or of a run still under way.
-2. Two times of one endpoint are compared only between windows with enough good answers, and neither the start (the first
-   answers are the quick ones) nor the end (the last are the slow ones) is such a window.
+2. Two times of one endpoint are compared only between windows with enough good answers. The end is none, for its last
+   answers are the slow ones; nor is the start, for its first answers are the quick ones, unless what counts is throughput.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,49 @@ from functools import cached_property
 from msgspec import Struct
 
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import Buckets, LaneMoment, Moment, merged, middle, quantile
+from batchrunner.core.trail import Buckets, LaneMoment, Moment, bucket, merged, middle, quantile
 
 ENOUGH = 30  # good answers of a window
 WINDOWS = 24  # at most about so many
+CROWDED = 2.0  # times as much in flight
+FEWEST = 2.0  # in flight, for there to be a queue at all
+HARDLY = 1.25  # times as many answers a second
+SLOWER = 0.6  # of the growth of what is in flight
 NOTICEABLE = 0.2  # seconds of growth below which nobody cares
-SETTLED = 3.0  # times p90: so long the quick answers are in the majority
+SETTLED = 3.0  # times the median: before that age of a run mostly quick answers have come
+ROUND = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    8,
+    10,
+    12,
+    15,
+    20,
+    25,
+    30,
+    40,
+    45,
+    50,
+    55,
+    60,
+    75,
+    90,
+    100,
+    110,
+    120,
+    150,
+    180,
+    230,
+    240,
+    300,
+    600,
+    900,
+)
+"""Seconds that people write into the settings of a proxy."""
 
 
 class Window(Struct, frozen=True):
@@ -88,9 +125,10 @@ class Evidence:
             return None
         most = max(aged, key=lambda number: aged[number] + aged.get(number + 1, 0))
         count = aged[most] + aged.get(most + 1, 0)
-        weight = sum(middle(number) * aged.get(number, 0) for number in (most, most + 1))
+        told = [seconds for seconds in ROUND if most <= bucket(seconds) <= most + 1]
+        mean = sum(middle(number) * aged.get(number, 0) for number in (most, most + 1)) / count
         slower = sum(n for number, n in self.total.items() if number >= most)
-        return Spike(weight / count, count, sum(aged.values()), slower / max(1, sum(self.total.values())))
+        return Spike(told[-1] if told else mean, count, sum(aged.values()), slower / max(1, sum(self.total.values())))
 
     @cached_property
     def windows(self) -> dict[str, list[Window]]:
@@ -99,12 +137,29 @@ class Evidence:
 
     @cached_property
     def grown(self) -> list[Pair]:
-        """Of each endpoint the best window, with each that was noticeably slower."""
+        """Of each endpoint the quickest window, with each that was noticeably slower."""
         pairs: list[Pair] = []
         for windows in self.windows.values():
-            good = min(windows, key=lambda window: window.first_byte, default=None)
-            pairs += [(good, bad) for bad in windows if good and bad.first_byte - good.first_byte >= NOTICEABLE]
+            settled = [window for window in windows if window.begin >= SETTLED * window.first_byte]
+            good = min(settled, key=lambda window: window.first_byte, default=None)
+            pairs += [(good, bad) for bad in settled if good and bad.first_byte - good.first_byte >= NOTICEABLE]
         return pairs
+
+    @cached_property
+    def saturated(self) -> list[Pair]:
+        """Pairs of windows of one endpoint: in the second more was in flight, answers came later, and hardly more of them."""
+        return [
+            (less, more)
+            for windows in self.windows.values()
+            for less in windows
+            for more in windows
+            if less.begin >= less.first_byte
+            and less.in_flight >= FEWEST
+            and more.first_byte - less.first_byte >= NOTICEABLE
+            and more.in_flight >= CROWDED * less.in_flight
+            and more.rate <= HARDLY * less.rate
+            and SLOWER * crowding((less, more)) <= growth((less, more)) <= crowding((less, more)) / SLOWER
+        ]
 
     def _lanes(self) -> Iterable[LaneMoment]:
         return (lane for moment in self.moments for lane in moment.lanes)
@@ -112,13 +167,8 @@ class Evidence:
     def _phase(self, name: str) -> Buckets:
         return merged(lane.phases.get(name, {}) for lane in self._lanes())
 
-    def _steady(self) -> list[Moment]:
-        """The moments between the start and the end of the work."""
-        settled = SETTLED * quantile(self.total, 0.9)
-        return [moment for moment in self.moments if moment.at - moment.span >= settled and not _ending(moment)]
-
     def _windows(self, place: int) -> list[Window]:
-        steady = [(moment, moment.lanes[place]) for moment in self._steady() if place < len(moment.lanes)]
+        steady = [(each, each.lanes[place]) for each in self.moments if place < len(each.lanes) and not _ending(each)]
         wanted = max(ENOUGH, sum(_count(lane) for _, lane in steady) // WINDOWS)
         groups: list[list[tuple[Moment, LaneMoment]]] = [[]]
         for pair in steady:

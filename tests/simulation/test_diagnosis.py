@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from math import inf
 from typing import Any
 
@@ -100,11 +101,16 @@ PLANTED: Mapping[str, tuple[Course, str, Mapping[str, Any]]] = {
 BESIDES = {"long timeout": {"service"}}  # the hanging itself is the service's
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@cache
+def planted(name: str, seed: int) -> Seen:
+    course, _, options = PLANTED[name]
+    return examined(course, seed, **options)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_was_planted_is_found_and_nothing_else(name: str, seed: int) -> None:
-    course, code, options = PLANTED[name]
-    seen = examined(course, seed, **options)
+    code, seen = PLANTED[name][1], planted(name, seed)
     assert code in seen.guilty, told(seen)
     assert seen.guilty <= {code} | BESIDES.get(name, set()), told(seen)
     finding = seen.of(code)
@@ -112,7 +118,7 @@ def test_what_was_planted_is_found_and_nothing_else(name: str, seed: int) -> Non
     assert finding.remedy
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("course", "options"),
     [
@@ -131,7 +137,7 @@ def test_nothing_is_found_in_a_healthy_run(course: Course, options: Mapping[str,
 
 
 def test_the_proxys_age_is_told_as_people_set_it() -> None:
-    assert "10 s after the start" in examined(cutting, 1, median=5.0, sigma=0.6, concurrency=64).of("proxy").said
+    assert "10 s after the start" in planted("proxy", 1).of("proxy").said
 
 
 def test_little_evidence_is_no_verdict() -> None:
@@ -164,8 +170,8 @@ def test_a_busy_loop_that_keeps_up_is_healthy() -> None:
 
 def test_remedies_name_options_that_exist() -> None:
     flags = {flag for each in OPTIONS.values() for flag in each.flags}
-    for course, code, options in PLANTED.values():
-        remedy = examined(course, 1, **options).of(code).remedy
+    for name, (_, code, _) in PLANTED.items():
+        remedy = planted(name, 1).of(code).remedy
         assert set(re.findall(r"--[a-z-]+", remedy)) <= flags, remedy
 
 
