@@ -90,7 +90,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Listen to a run: say what was learned of an endpoint, and which attempts failed, if that is wanted."""
         if event.notice:
-            self.note(event.notice)
+            self.note(visible(event.notice))
         if self._display.verbose and event.outcome is not None and event.outcome.kind is not Kind.OK:
             self.note(f"{self._clock():%H:%M:%S} {_failed(event)}")
 
@@ -266,5 +266,7 @@ def _failed(event: Event) -> str:
     what = f"{WORDS[outcome.kind]}{status}"
     then = "failed for good" if event.result is not None else "to be sent again"
     return (
-        f"{attempt.request.id} attempt {attempt.number} at {attempt.endpoint}: {what}, {then}" if attempt else f"{what}, {then}"
+        f"{visible(attempt.request.id)} attempt {attempt.number} at {attempt.endpoint}: {what}, {then}"
+        if attempt
+        else f"{what}, {then}"
     )

@@ -163,7 +163,7 @@ def values(settings: Settings) -> dict[str, Any]:
 
 
 def masked(name: str, value: Any) -> Any:
-    """A value fit to be shown: header values, passwords and queries of addresses are left out."""
+    """A value fit to be shown: header values, passwords and queries of addresses are left out, but for Azure's version."""
     if name == "header":
         return tuple(f"{item.partition('=')[0]}=…" for item in value)
     if name == "base_url":
@@ -172,7 +172,7 @@ def masked(name: str, value: Any) -> Any:
 
 
 def _masked_url(url: str) -> str:
-    return re.sub(r"([?&][^=&]*=)[^&]*", r"\1…", re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", url))
+    return re.sub(r"([?&](?!api-version=)[^=&]*=)[^&]*", r"\1…", re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", url))
 
 
 def schema() -> dict[str, Any]:

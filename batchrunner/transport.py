@@ -28,6 +28,7 @@ from msgspec import structs
 from multidict import CIMultiDict, istr
 from yarl import URL
 
+from batchrunner.core.classify import named
 from batchrunner.core.endpoints import Connection as Connection
 from batchrunner.core.endpoints import address
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
@@ -172,15 +173,10 @@ class Transport:
             if self._redact is None:
                 return answer
             body, partial = self._redact(answer.body), self._redact(answer.partial)
-            unchanged = body is answer.body and partial is answer.partial
-            return answer if unchanged else structs.replace(answer, body=body, partial=partial)
-        headers = {**answer.headers, OURS[0].lower(): sent.get(OURS[0], "")}
-        if self._redact:
-            headers = {name: self._redact(value) for name, value in headers.items()}
-        redact: Redact = self._redact or _as_it_is
-        if isinstance(answer, Fault):
-            return structs.replace(answer, headers=headers, detail=redact(answer.detail), partial=redact(answer.partial))
-        return structs.replace(answer, headers=headers, body=redact(answer.body))
+            name = named(answer.headers)
+            if body is answer.body and partial is answer.partial and self._redact(name) is name:
+                return answer
+        return _redacted(answer, self._redact or _as_it_is, {OURS[0].lower(): sent.get(OURS[0], "")})
 
     def _dress(self, attempt: Attempt) -> "CIMultiDict[str]":
         """The headers of this attempt: one of four ready sets, an id of its own, and what the line itself asks for."""
@@ -207,6 +203,14 @@ class Transport:
 
 def _as_it_is(text: Text) -> Text:
     return text
+
+
+def _redacted(answer: Reply | Fault, redact: Redact, more: Mapping[str, str]) -> Reply | Fault:
+    """The answer with `more` headers, and all its texts cleared."""
+    headers = {name.lower(): redact(value) for name, value in (*answer.headers.items(), *more.items())}
+    if isinstance(answer, Fault):
+        return structs.replace(answer, headers=headers, detail=redact(answer.detail), partial=redact(answer.partial))
+    return structs.replace(answer, headers=headers, body=redact(answer.body), partial=redact(answer.partial))
 
 
 def _flaw(header: tuple[str, str]) -> str:

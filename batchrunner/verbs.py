@@ -25,7 +25,7 @@ from batchrunner.settings import OPTIONS, Settings, masked, schema, values
 from batchrunner.terminal import say, width
 
 REPEATED = ("output", "base_url", "provider", "api_key_env", "auth", "model")
-"""Options that the next command to type must say again; none of them holds a secret."""
+"""Options that the next command to type must say again; a key in an address is left out."""
 
 
 class Call(Struct, frozen=True):
@@ -49,7 +49,10 @@ class Call(Struct, frozen=True):
         return text.Job(input=self.words[0], program=program, options=tuple(part for pair in said for part in pair))
 
     def _repeated(self) -> list[tuple[str, Any]]:
-        kept = [(OPTIONS[name].flags[0], self.typed[name]) for name in REPEATED if name in self.typed]
+        kept: list[tuple[str, Any]] = []
+        for name in filter(self.typed.__contains__, REPEATED):
+            shown = masked(name, self.typed[name])
+            kept.append((OPTIONS[name].flags[0], list(shown) if isinstance(shown, tuple) else shown))
         return [*kept, ("--config", self.typed["config"])] if "config" in self.typed else kept
 
 

@@ -419,10 +419,17 @@ def _total(fault: Fault) -> bool:
 
 def _request_id(headers: Mapping[str, str], inside: object = None) -> str:
     """The first id that a header gives, or else the one in the body, or else our own."""
+    if found := named(headers):
+        return found if found.isascii() and found.isprintable() and len(found) <= 200 else printable(found, 200)
+    return printable(inside, 200) if isinstance(inside, str) else printable(headers.get(OWN_ID, ""), 200)
+
+
+def named(headers: Mapping[str, str]) -> str:
+    """The request's id as the headers give it; empty: they give none."""
     for name in REQUEST_IDS:
         if found := headers.get(name):
-            return found if found.isascii() and found.isprintable() and len(found) <= 200 else printable(found, 200)
-    return printable(inside, 200) if isinstance(inside, str) else printable(headers.get(OWN_ID, ""), 200)
+            return found
+    return ""
 
 
 _TOLD_ID = re.compile(r"\(request id: ([\w.-]{8,100})\)")
