@@ -1,6 +1,7 @@
 """Input lines of every dialect: what they become, how a file's dialect is found, and that identity never depends on it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrunner.cli import main
 from batchrunner.core.model import Request, Result, Route
 from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import UsageError
+from batchrunner.foreign import read_record
 from batchrunner.formats import identify, parse
 from batchrunner.source import Intake, IterableSource, Source, dialect_of
+from tests.crash import served
+from tests.server import FaultServer, Peer, chat, json_reply
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 FORMATS = [name for name in get_args(Format) if name != "auto"]
@@ -179,3 +184,87 @@ def test_a_format_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError) as refused:
         resolve({"format": "csv"}, {}, Path("/nowhere"))
     assert "cookbook" in str(refused.value)
+
+
+# The whole command: read, written, interrupted, continued and retried in every dialect.
+
+
+def rows_of(dialect: str) -> list[dict[str, Any]]:
+    """Seven lines, the fifth of which the server refuses."""
+    bodies = [CHAT | {"messages": [{"role": "user", "content": str(n)}]} for n in range(7)]
+    made: dict[str, Callable[[int, Any], dict[str, Any]]] = {
+        "anthropic": lambda n, body: {"custom_id": f"r-{n}", "params": body},
+        "mistral": lambda n, body: {"custom_id": f"r-{n}", "body": body},
+        "cookbook": lambda n, body: body | {"metadata": {"row": n}},
+        "vllm": lambda n, body: {"custom_id": f"r-{n}", "method": "POST", "url": "/v1/chat/completions", "body": body},
+    }
+    return [made[dialect](n, body) for n, body in enumerate(bodies)]
+
+
+MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn", "usage": {}}
+
+
+async def answering_most(peer: Peer) -> None:
+    while True:
+        seen = await peer.request()
+        assert "metadata" not in seen.json()
+        if seen.json()["messages"][0]["content"] == "4":
+            await peer.send(json_reply(400, {"error": {"message": "no", "type": "invalid_request_error"}}))
+        else:
+            await peer.send(json_reply(200, MESSAGE if seen.path == "/v1/messages" else chat()))
+
+
+@pytest.mark.parametrize("strict", [[], ["--strict-openai"]], ids=["facts", "strict"])
+@pytest.mark.parametrize("dialect", ["anthropic", "mistral", "cookbook", "vllm"])
+def test_a_job_in_any_dialect_is_interrupted_continued_and_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], dialect: str, strict: list[str]
+) -> None:
+    if dialect == "cookbook" and strict:
+        pytest.skip("refused: a line could not be found again")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file_of(tmp_path, *rows_of(dialect))
+    with served(FaultServer(answering_most)) as server:
+        words = ["in.jsonl", "--base-url", server.url, "--output-format", dialect, "--stream", "off", *strict]
+        assert main([*words, "--limit", "3"]) == 0
+        first = Path("in.results.jsonl").read_bytes()
+        assert main(words) == 1
+        assert len(server.requests) == 7
+        assert main(words) == 1
+        assert len(server.requests) == 7, "everything is known by its record"
+        assert Path("in.results.jsonl").read_bytes().startswith(first)
+        assert main(["retry", *words, "--all"]) == 1
+        assert len(server.requests) == 8
+        assert len(Path("in.errors.jsonl").read_bytes().splitlines()) == 1
+        for path in Path("in.run").glob("checkpoint"):
+            path.unlink()
+        assert main(words) == 1
+        assert len(server.requests) == 8, "the files alone tell"
+    found = [read_record(raw) for path in ("in.results.jsonl", "in.errors.jsonl") for raw in Path(path).read_bytes().splitlines()]
+    assert sorted(record.ok for record in found) == [False] + [True] * 6
+    assert len({record.id for record in found}) == 7
+
+
+def test_one_file_holds_one_dialect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file_of(tmp_path, *rows_of("anthropic"))
+    with served(FaultServer(answering_most)) as server:
+        words = ["in.jsonl", "--base-url", server.url, "--stream", "off"]
+        assert main([*words, "--output-format", "anthropic"]) == 1
+        asked = len(server.requests)
+        capfd.readouterr()
+        assert main(words) == 2
+        assert "--output-format anthropic" in capfd.readouterr().err
+        assert main([*words, "--fresh"]) == 1
+        assert len(server.requests) == 2 * asked
+
+
+def test_check_reads_every_dialect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for dialect in ("anthropic", "mistral", "cookbook", "vllm"):
+        file_of(tmp_path, *rows_of(dialect))
+        assert main(["check", "in.jsonl"]) == 0
+    assert main(["check", "in.jsonl", "--format", "anthropic"]) == 2
+    assert "params is missing" in capfd.readouterr().out

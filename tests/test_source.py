@@ -438,6 +438,10 @@ SAMPLES = {  # by name: a run leaves its results in the same folder
     "moderations": {Route.MODERATIONS},
     "images": {Route.IMAGES},
     "http": {Route.HTTP},
+    "anthropic": {Route.MESSAGES},
+    "mistral": {Route.CHAT},
+    "vllm": {Route.CHAT},
+    "cookbook": {Route.CHAT},
 }
 
 
