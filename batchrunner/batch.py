@@ -42,7 +42,6 @@ from batchrunner.view import Run as Run
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
-EXAMPLES = 20  # problems that `check` shows
 LISTEN_EVERY = 1.0
 
 
@@ -93,35 +92,6 @@ async def run(
             view.trail.close(ending.summary if ending else None, ending.findings if ending else ())
         await job.close(ending.summary if ending else None)
     return ending
-
-
-def check(settings: Settings) -> CheckReport:
-    """Read every line as a run would, and send nothing. UsageError E2xx."""
-    standing = standing_of(settings)
-    requests = problems = tokens = most = 0
-    examples = [Problem(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}") for twin in standing.twins]
-    origins = [way.base_url for way in doors(settings.service, os.environ)] if settings.service.base_url else []
-    path = paths_of(settings).input
-    dialect = dialect_of(path, settings.intake)
-    for line, raw in read_lines(path, settings.intake.max_line):
-        item = parse(raw, line, origins, settings.service.model, dialect)
-        requests += 1
-        if isinstance(item, Request):
-            tokens += int(item.prompt_tokens)
-            most += item.max_tokens * max(1, item.choices)
-            continue
-        problems += 1
-        if len(examples) < EXAMPLES and item.error:
-            examples.append(Problem(line, item.error.message, item.error.hint))
-    return CheckReport(
-        input=settings.input,
-        requests=requests,
-        problems=problems + standing.duplicates,
-        examples=tuple(sorted(examples, key=lambda problem: problem.line)),
-        tokens_in=tokens,
-        tokens_out_most=most,
-        done=standing.succeeded + standing.failed + standing.invalid,
-    )
 
 
 def status(settings: Settings) -> Report:
@@ -202,7 +172,7 @@ def _outage(stopping: Stopping, engine: Engine) -> list[Chore]:
     silence = Silence()
 
     async def judge() -> None:
-        if not engine.scheduler.in_flight:
+        if not (engine.scheduler.in_flight or engine.scheduler.paused):
             silent = silence.seconds(asyncio.get_running_loop().time())
             engine.drain_if(outage(stopping, silent, silence.ever, silence.said))
 

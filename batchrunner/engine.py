@@ -114,6 +114,17 @@ class Engine:
         if self.failure:
             raise self.failure
 
+    def pause(self, paused: bool) -> None:
+        """Send nothing new until told to go on; attempts under way end as usual."""
+        self.scheduler.paused = paused
+        self._wake_lanes()
+
+    def refit(self, slots: int) -> None:
+        """Let so many be in flight at each endpoint from now on, whatever has been found out."""
+        for endpoint in self.scheduler.endpoints:
+            endpoint.limit.fix(slots)
+        self._wake_lanes()
+
     def drain(self, reason: str) -> None:
         """Send nothing new; attempts under way may end within the grace."""
         if self.stopping:
@@ -140,7 +151,9 @@ class Engine:
         except BatchError as error:
             self._fail(error)
         except Exception as bug:  # noqa: BLE001 - the last one to hear of it
-            failure = BatchError("E901", f"internal error: {type(bug).__name__}", "please report it with BATCHRUNNER_DEBUG=1; nothing is lost")
+            failure = BatchError(
+                "E901", f"internal error: {type(bug).__name__}", "please report it with BATCHRUNNER_DEBUG=1; nothing is lost"
+            )
             failure.__cause__ = bug
             self._fail(failure)
 

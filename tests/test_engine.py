@@ -41,6 +41,40 @@ def test_every_request_gets_its_result_within_the_limit() -> None:
     run_virtual(main)
 
 
+def test_a_pause_sends_nothing_new_and_loses_nothing() -> None:
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(1, 31)], prompt, concurrency=10)
+        transport, loop = engine._transports["a"], asyncio.get_running_loop()
+        sent: list[int] = []
+
+        async def look() -> None:
+            sent.append(engine.scheduler.in_flight)
+
+        loop.call_later(0.5, engine.pause, True)
+        loop.call_later(5.5, engine.pause, False)
+        began = loop.time()
+        await engine.run([Chore(1.2, look)])
+        assert sent[:4] == [0, 0, 0, 0], "what was in flight has ended, and nothing followed it"
+        assert lines(results_of(engine)) == list(range(1, 31))
+        assert loop.time() - began == pytest.approx(5.5 + 2.0)
+        assert transport.most == 10  # type: ignore[attr-defined]
+
+    run_virtual(main)
+
+
+def test_the_user_may_set_the_concurrency_of_a_run_under_way() -> None:
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(1, 71)], prompt, concurrency=10)
+        transport, loop = engine._transports["a"], asyncio.get_running_loop()
+        loop.call_later(0.5, engine.refit, 20)
+        began = loop.time()
+        await engine.run()
+        assert transport.most == 20  # type: ignore[attr-defined]
+        assert loop.time() - began < 5.0, "7 rounds of ten would be 7 s"
+
+    run_virtual(main)
+
+
 def test_an_empty_source_ends_at_once() -> None:
     async def main() -> None:
         engine = engine_for([], prompt)

@@ -58,6 +58,12 @@ class Limit:
         """What `size` never passes."""
         return int(self._most)
 
+    def fix(self, size: int) -> None:
+        """The user's word while the run goes on: a constant from now on."""
+        self._float = self._most = float(size)
+        self._mark = inf
+        self.size = size
+
     def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None) -> None:
         """A complete answer came. `unit_latency` is seconds / (1 + output tokens / 100), when the tokens are known."""
         if unit_latency is not None and started > self._mark and self._braked(unit_latency, inflight, now):

@@ -81,6 +81,7 @@ class Scheduler:
         self._in_flight: dict[int, _Open] = {}
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._sequence = 0
+        self.paused = False  # nothing new is sent; what is in flight ends as usual
         self.notice = ""  # what the last settling taught about an endpoint, for people
 
     def __repr__(self) -> str:
@@ -109,6 +110,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """In order of preference."""
+        return self._preference
+
+    @property
     def stopped(self) -> str:
         """Why no endpoint will ever serve again in this run; empty while one may."""
         reasons = [endpoint.stopped for endpoint in self._preference]
@@ -129,7 +135,7 @@ class Scheduler:
         """The attempt this endpoint should send now, or how long there is none."""
         lane = self._endpoints[endpoint]
         pause = lane.ready(now)
-        if pause is None:
+        if pause is None or self.paused:
             return Wait()
         if pause > 0.0:
             return Wait(now + pause)

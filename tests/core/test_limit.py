@@ -155,3 +155,12 @@ def test_f8_what_this_machine_cannot_hold_yields_even_if_it_is_fixed(slots: int)
     for at in range(3, 3000):
         limit.success(float(at), limit.size - 1, at + 0.5)
     assert limit.size == slots, "it grows back to what the user said, and no further"
+
+
+def test_a_limit_that_the_user_sets_on_the_way_is_a_constant() -> None:
+    limit = Limit(Concurrency())
+    limit.fix(3)
+    assert (limit.size, limit.most) == (3, 3)
+    limit.pushback(1.0, 3, 2.0)
+    limit.success(3.0, 3, 4.0)
+    assert limit.size == 3
