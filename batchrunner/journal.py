@@ -145,9 +145,8 @@ class Journal:
         """
         goal = self.appended
         while self._forced < goal:
-            if self._round is None:
+            if self._round is None or self._round.done():
                 self._round = asyncio.get_running_loop().run_in_executor(self._pool, self._force)
-                self._round.add_done_callback(self._end_round)
             error = await asyncio.shield(self._round)
             self._notice()
             if error is not None and self.fault is not None:
@@ -180,9 +179,6 @@ class Journal:
                 failed = failed or error
         self._forced = max(self._forced, goal)
         return failed
-
-    def _end_round(self, _done: object) -> None:
-        self._round = None
 
     # -- faults
 

@@ -655,3 +655,24 @@ def test_a_compaction_that_fails_changes_nothing(paths: Paths, policy: Durabilit
         journal.append(line(2), False)
     assert numbers(paths.errors) == [1, 2]
     assert not list(paths.errors.parent.glob("*.partial"))
+
+
+async def test_a_sync_between_the_end_of_a_round_and_the_news_of_it_starts_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round covered the first record only. Waiting for it again would return at once, for ever."""
+    (tmp_path / "in.jsonl").write_text("")
+    with Journal.open(Paths.of(tmp_path / "in.jsonl"), Durability()) as journal:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        journal.append(b"{}\n", True)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "run_in_executor", lambda _pool, _work: ended)
+            first = asyncio.ensure_future(journal.sync())
+            await asyncio.sleep(0)
+        journal._force()
+        journal.append(b"{}\n", True)
+        ended.set_result(None)
+        await asyncio.wait_for(journal.sync(), 10)
+        await first
+        assert journal._forced == 2
