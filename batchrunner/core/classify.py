@@ -318,7 +318,19 @@ def _refused(attempt: Attempt, reply: Reply) -> Outcome:
     """Any other status, with whatever its body says about it."""
     line, _, flags = read(reply.body, ANY)
     told = (line and complaint(value_of(line))) or Complaint(message=_page_text(reply.body, line))
+    if hint := _misled(reply, told.message):
+        told = structs.replace(told, message=f"{told.message[: MESSAGE // 2] or f'HTTP {reply.status}'}; {hint}")
     return _complained(attempt, reply, told, reply.status, line, flags)
+
+
+def _misled(reply: Reply, message: str) -> str:
+    """What is wrong with the address itself, when the answer shows it; empty when it does not."""
+    if 300 <= reply.status < 400 and (place := reply.headers.get("location")):
+        place = printable(place.partition("?")[0], 200)
+        return f"redirects are not followed: if {place} is the right address, give it with --base-url"
+    if any(phrase in message[:MESSAGE].lower() for phrase in verdicts.WANTS_TLS):
+        return "the address of a server with TLS begins with https://"
+    return ""
 
 
 def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, line: bytes, flags: tuple[str, ...]) -> Outcome:

@@ -84,6 +84,12 @@ CODES: Mapping[Kind, frozenset[str]] = {
         }
     ),
 }
+# nginx, Apache and Go's own server to a request in clear at a port with TLS.
+WANTS_TLS = (
+    "plain http request was sent to https port",
+    "speaking plain http to an ssl-enabled server port",
+    "sent an http request to an https server",
+)
 PHRASES: Mapping[Kind, tuple[str, ...]] = {
     Kind.QUOTA: (
         "exceeded your current quota",
@@ -102,7 +108,7 @@ PHRASES: Mapping[Kind, tuple[str, ...]] = {
         "该令牌无权使用模型",
         "用户已被封禁",
     ),
-    Kind.CONFIG: ("try pulling it first",),
+    Kind.CONFIG: ("try pulling it first", *WANTS_TLS),
     Kind.CONTEXT: (
         "maximum context length",
         "exceeds the maximum number of tokens",

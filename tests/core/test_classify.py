@@ -372,6 +372,29 @@ def test_request_ids_in_order_and_in_the_body() -> None:
     assert classify(attempt(), Fault(Cause.TRUNCATED, BODY, "x", status=200, headers={"x-request-id": "f"})).request_id == "f"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<html><head><title>400 Bad Request: you're speaking plain HTTP to an SSL-enabled server port.</title></head></html>",
+    ],
+)
+def test_a8_a_server_with_tls_that_is_spoken_to_in_clear(body: bytes) -> None:
+    got = classify(attempt(), Reply(400, {}, body))
+    assert got.kind is K.CONFIG
+    assert got.message.endswith("begins with https://")
+
+
+def test_a_redirect_says_where_it_leads() -> None:
+    got = outcome(301, b"", {"location": "https://h.example/v1/chat/completions?key=x"})
+    assert got.kind is K.CONFIG
+    assert "https://h.example/v1/chat/completions is the right address" in got.message
+    assert "key=x" not in got.message
+    assert "\x1b" not in outcome(308, b"", {"location": "\x1b[2J"}).message
+    assert outcome(304, b"").message == "HTTP 304"
+
+
 def test_request_ids_that_only_a_body_or_we_know() -> None:
     assert outcome(200, CHAT | {"x_groq": {"id": "req_01"}}).request_id == "req_01"
     assert outcome(200, CHAT | {"x_groq": None}).request_id == "chatcmpl-1"
