@@ -111,7 +111,7 @@ class Gate:
 
 FAILURES_IN_A_ROW = 10  # or a quarter of the limit, if that is more
 FIRST_REST = 2.0  # seconds; doubles with every opening
-LONGEST_REST = 30.0
+LONGEST_REST = 4.0  # a probe costs next to nothing, and every second of rest after the outage is lost
 GOOD_PROBES = 8
 
 

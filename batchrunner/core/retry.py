@@ -5,7 +5,7 @@ Rules:
 1. The pause before the next sending is drawn from the whole of its range (full jitter), so that failures which came together
    do not return together. What a server asks for is the least, never the most.
 2. What a request has spent is counted in three ways, each with its own end: failures that speak against it, attempts that
-   our own deadline ended, and sendings of every kind.
+   our own deadline ended, and sendings that came to nothing. A rate limit or an outage, however long, spends nothing.
 3. There is no retry budget over all requests: a retry takes the slot of a fresh request and adds no load.
 """
 
@@ -28,7 +28,7 @@ class Retries(Struct, frozen=True, kw_only=True):
 FIRST_PAUSE = 1.0  # seconds; the range doubles with every failure
 LONGEST_PAUSE = 60.0
 MOST_KILLS = 4  # the deadline has doubled each time: what then still does not answer will not
-SENDINGS = 3  # times max_attempts: the end even for what is never counted as a failure
+TURNS = 3  # times max_attempts: the end even for what is never counted as a failure
 
 
 def backoff(failures: int, u: float, wait: float | None = None) -> float:
@@ -43,6 +43,7 @@ class Spent(Struct, gc=False):
 
     failures: int = 0  # failures that count: no wait for a rate limit, and none while the endpoint's breaker is open
     kills: int = 0
+    turns: int = 0  # sendings that came to nothing, for whatever reason but those that are the endpoint's own affair
     sendings: int = 0
 
     def over(self, policy: Retries) -> str:
@@ -51,6 +52,6 @@ class Spent(Struct, gc=False):
             return f"{self.failures} failed attempts"
         if self.kills >= MOST_KILLS:
             return f"{self.kills} attempts without an answer in time, each given longer than the one before"
-        if self.sendings >= SENDINGS * policy.max_attempts:
-            return f"{self.sendings} sendings"
+        if self.turns >= TURNS * policy.max_attempts:
+            return f"{self.turns} sendings"
         return ""

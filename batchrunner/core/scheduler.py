@@ -81,6 +81,7 @@ class Scheduler:
         self._in_flight: dict[int, _Open] = {}
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._sequence = 0
+        self.sent = 0  # attempts so far
         self.paused = False  # nothing new is sent; what is in flight ends as usual
         self.notice = ""  # what the last settling taught about an endpoint, for people
 
@@ -204,6 +205,7 @@ class Scheduler:
         if entry.began < 0.0:
             entry.began = now
         self._in_flight[request.line] = entry
+        self.sent += 1
         lane.inflight += 1
         lane.breaker.sent(now)
         manner = self._manners[lane.name]
@@ -257,8 +259,10 @@ class Scheduler:
         if treatment.cap and not free:
             return f"{treatment.cap + 1} times"
         spent = entry.spent
-        spent.kills += outcome.kind in KILLS
+        spent.kills += counted and outcome.kind in KILLS
         spent.failures += counted
+        # A pause that the endpoint asks for, and an outage, are not the request's affair, however long they take.
+        spent.turns += treatment.health != "pause" and not lane.breaker.open
         return spent.over(self._retries_policy) or None
 
     def _again(self, entry: _Open, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:

@@ -36,12 +36,12 @@ def test_no_wait_asked_for_means_our_own_pause(wait: float | None) -> None:
     ("spent", "most", "words"),
     [
         (Spent(), 1, ""),
-        (Spent(failures=7, kills=3, sendings=23), 8, ""),
+        (Spent(failures=7, kills=3, turns=23, sendings=99), 8, ""),
         (Spent(failures=8), 8, "8 failed attempts"),
         (Spent(failures=1), 1, "1 failed attempt"),
         (Spent(kills=4), 8, "4 attempts without an answer in time"),
-        (Spent(sendings=24), 8, "24 sendings"),
-        (Spent(sendings=3), 1, "3 sendings"),
+        (Spent(turns=24), 8, "24 sendings"),
+        (Spent(turns=3), 1, "3 sendings"),
     ],
 )
 def test_a_request_ends_by_failures_by_kills_or_by_sendings(spent: Spent, most: int, words: str) -> None:

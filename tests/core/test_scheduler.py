@@ -91,7 +91,7 @@ def test_a_rate_limit_pauses_the_endpoint_and_costs_no_attempt() -> None:
     for n in (1, 2):
         room.offer(request(n))
     now = 0.0
-    for _ in range(5):
+    for _ in range(50):
         verdict = room.settle(send(room, now), Outcome(Kind.RATE_LIMITED, 429, wait=7.0), now, 0.0)
         assert isinstance(verdict, Again)
         assert verdict.at == now + 7.0
@@ -174,9 +174,9 @@ def test_maybe_billed_attempts_are_counted() -> None:
     assert (result.attempts, result.maybe_billed) == (3, 1)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.CANCELLED])
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in {Kind.CANCELLED, Kind.RATE_LIMITED, Kind.LOADING}])
 def test_every_kind_ends_in_the_end(kind: Kind) -> None:
-    """However often it is repeated, a kind leads to a result or stops the endpoint."""
+    """However often it is repeated, a kind leads to a result or stops the endpoint. Waits that it asks for never do."""
     room = scheduler(max_attempts=3)
     room.offer(request(1))
     now = 0.0
@@ -229,3 +229,19 @@ def test_any_history_gives_each_line_exactly_one_result(data: st.DataObject) -> 
                 results[verdict.request.line] = verdict
     assert sorted(results) == list(range(total))
     assert room.open == 0
+
+
+def test_an_outage_of_any_length_loses_no_request() -> None:
+    room = scheduler(endpoint(concurrency=20), max_open=50, max_attempts=3)
+    for n in range(50):
+        room.offer(request(n))
+    now = 0.0
+    while now < 7200.0:
+        step = room.next("a", now)
+        if isinstance(step, Wait):
+            assert step.until is not None
+            now = max(now + 0.01, step.until)
+            continue
+        assert isinstance(room.settle(step, Outcome(Kind.TIMEOUT_FIRST_BYTE if step.number % 2 else Kind.CONNECT), now, 0.5), Again)
+        now += 0.01
+    assert room.open == 50

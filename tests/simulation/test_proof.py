@@ -28,7 +28,6 @@ BEYOND: Mapping[tuple[str, str], str] = {
     ("change-window", "share of the attainable"): "0.842: the limit saws at a rate instead of pacing to it",
     ("cap-change", "share of the attainable"): "0.886: recovers slowly from 50 to 100 slots",
     ("plateau", "p50 / p50 at the knee"): "3.97: grows to 256 in flight, although 64 deliver as much",
-    ("outage", "recovery, seconds"): "35.9: the breaker rests up to 37 s, and lost connections cut the limit to a few",
     ("two", "share of the attainable"): "0.082: a later endpoint is used only when no earlier one serves",
 }
 
