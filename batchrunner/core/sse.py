@@ -20,7 +20,7 @@ _LF = 10
 _BOM = b"\xef\xbb\xbf"
 # Every match takes whole lines, two or three of them; so as many line ends as the matches take mean that nothing was left out.
 _PLAIN = re.compile(rb"(?m)^data: ?(.*)\n\n").findall
-_NAMED = re.compile(rb"(?m)^event: ?(.+)\ndata: ?(.*)\n\n").findall
+_NAMED = re.compile(rb"(?m)^event: ?+(.+)\ndata: ?(.*)\n\n").findall
 
 
 class EventTooLarge(ValueError):  # noqa: N818 - it names the fact, as the wire does

@@ -120,6 +120,7 @@ PIECES = st.sampled_from(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES, max_size=14).map(b"".join), st.lists(st.integers(0, 10**6), max_size=8))
 @example(b"data: a\r\n\r\n", [8, 9])
+@example(b"event: \ndata: \n\n", [])
 def test_any_cut_of_any_text_gives_what_the_standard_says(text: bytes, places: list[int]) -> None:
     assert decode(cut(text, places)) == shortly(cut(text, places)) == slowly(text)
     assert shortly(re.split(rb"(?<=\n\n)", text)) == slowly(text)
