@@ -22,21 +22,18 @@ from batchrunner import simulator
 from batchrunner.core.cost import Budget, Prices, price_table
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
-from batchrunner.core.model import Event, Request
+from batchrunner.core.model import Event
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.stopping import Silence, Stopping, outage, reason_to_stop
 from batchrunner.engine import Chore, Engine, Hooks
-from batchrunner.formats import parse
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
-from batchrunner.lines import read_lines
 from batchrunner.listed import price_of
-from batchrunner.meter import CheckReport, Meter, Problem, Report, summarise
+from batchrunner.meter import Meter, Report, summarise
 from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
 from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
-from batchrunner.source import dialect_of
 from batchrunner.transport import Transport
 from batchrunner.view import Run as Run
 
@@ -193,7 +190,7 @@ def _budget(settings: Settings, view: Run) -> list[Chore]:
     spending = settings.spending
     if not (spending.max_cost or spending.max_tokens_total):
         return []
-    budget = Budget(spending, view.prices, lambda: view.engine.scheduler.in_flight)
+    budget = Budget(spending, view.prices, lambda: view.engine.scheduler.sent)
 
     def judge(event: Event) -> None:
         budget(event)

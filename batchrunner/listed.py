@@ -13,13 +13,6 @@ from typing import Any
 from batchrunner.core.cost import MILLION, Price
 
 
-def installed() -> bool:
-    """Whether there are list prices at all."""
-    from importlib.util import find_spec
-
-    return find_spec("genai_prices") is not None
-
-
 def price_of(base_url: str, model: str) -> Price | None:
     """The list price of a model at this address, of a million tokens in US dollars; None when it is not known."""
     found = _looked_up(base_url, model)

@@ -183,6 +183,18 @@ class Problem(Struct, frozen=True):
     line: int
     message: str
     hint: str = ""
+    count: int = 1  # lines with this problem
+    lines: str = ""  # all of them: "3, 5, 7–9"
+
+
+class ModelUse(Struct, frozen=True):
+    """What the lines for one model ask for. Tokens are guessed."""
+
+    model: str
+    requests: int
+    tokens_in: int
+    tokens_out_most: int
+    context: int = 0  # what the model can take at once; 0: not known
 
 
 class CheckReport(Struct, frozen=True, kw_only=True):
@@ -191,10 +203,21 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     input: str
     requests: int
     problems: int = 0
-    examples: tuple[Problem, ...] = ()  # the first few of them
-    tokens_in: int = 0  # guessed: bytes / 4
+    examples: tuple[Problem, ...] = ()  # one for each kind, with the numbers of all its lines
+    tokens_in: int = 0  # guessed: bytes / 4, or as the last run has counted them; of what is to do
     tokens_out_most: int = 0  # by max_tokens; 0: no line says
     done: int = 0  # lines that an earlier run has finished
+    to_go: int = 0
+    uncertainty: float = 0.0  # of tokens_in: 0.3 is give or take 30 %
+    tokens_out: int | None = None  # as many as answers had in the last run; None: there was none
+    models: tuple[ModelUse, ...] = ()
+    cost: float | None = None  # None: not known
+    cost_most: float | None = None  # if every answer were as long as it may be; None: not known, or some may be of any length
+    unpriced: tuple[str, ...] = ()  # models without a price
+    rate: float | None = None  # lines a second in the last run
+    seconds: float | None = None  # expected at that rate
+    too_long: int = 0  # prompts that look longer than their model's context
+    too_long_lines: str = ""
 
     @property
     def exit_code(self) -> int:

@@ -99,9 +99,9 @@ def _executed(call: Call, reopen: Callable[[str], bool] | None) -> int:
 
 def _check(call: Call) -> int:
     settings = _with_input(call)
-    from batchrunner import batch
+    from batchrunner import checking
 
-    found = batch.check(settings)
+    found = checking.check(settings)
     say(found.to_json().decode() if settings.display.json else text.check(found, call.job()))
     return found.exit_code
 

@@ -51,7 +51,7 @@ class Batch(types.ModuleType):
 def batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Batch:
     """The stand-in, in an empty directory without a user's file."""
     fake = Batch()
-    for name in ("batch", "foreground"):
+    for name in ("batch", "foreground", "checking"):
         monkeypatch.setitem(sys.modules, f"batchrunner.{name}", fake)
         monkeypatch.setattr(batchrunner, name, fake, raising=False)
     monkeypatch.chdir(tmp_path)

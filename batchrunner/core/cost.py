@@ -19,6 +19,7 @@ from batchrunner.core.trail import Spend
 
 ANY = "*"
 MILLION = 1_000_000
+MOST = 1e9  # that a million tokens may cost
 
 
 class Spending(Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ def price_table(items: Iterable[str]) -> dict[str, Price]:
             price = Price(float(first), float(second))
         except ValueError:
             raise ValueError("is not MODEL=IN/OUT, two prices per million tokens") from None
-        if not (equals and slash and model.strip()) or not (0 <= price.input < MILLION and 0 <= price.output < MILLION):
+        if not (equals and slash and model.strip()) or not (0 <= price.input < MOST and 0 <= price.output < MOST):
             raise ValueError("is not MODEL=IN/OUT, two prices per million tokens")
         table[model.strip()] = price
     return table
@@ -97,6 +98,10 @@ class Prices:
             self._known[key] = self._listed(endpoint, model)
         return self._known[key]
 
+    def of(self, endpoint: str, model: str) -> Price | None:
+        """The price of a model there, whoever knows it."""
+        return self.own(model) or self.listing(endpoint, model)
+
     def cost(self, spend: Iterable[Spend]) -> float | None:
         """What all of this costs; None when some of it is not known, or nothing has been used."""
         costs = [self.priced(each)[0] for each in spend if each.requests]
@@ -114,12 +119,13 @@ class Prices:
 
 
 class Budget:
-    """Listens to a run; `over` says in words why it must stop, "" to go on. `in_flight` says how many are under way."""
+    """Listens to a run; `over` says in words why it must stop, "" to go on. `sent` says how many attempts there were so far."""
 
-    def __init__(self, spending: Spending, prices: Prices, in_flight: Callable[[], int]) -> None:
+    def __init__(self, spending: Spending, prices: Prices, sent: Callable[[], int]) -> None:
         self._spending = spending
         self._prices = prices
-        self._in_flight = in_flight
+        self._sent = sent
+        self._ended = 0
         self._spent = 0.0
         self._tokens = 0
         self._answers = 0
@@ -128,7 +134,10 @@ class Budget:
     def __call__(self, event: Event) -> None:
         """Count one attempt."""
         attempt, outcome = event.attempt, event.outcome
-        if attempt is None or outcome is None or outcome.usage is None or self.over:
+        if attempt is None or outcome is None or self.over:
+            return
+        self._ended += 1
+        if outcome.usage is None:
             return
         usage = outcome.usage
         self._answers += 1
@@ -153,7 +162,7 @@ class Budget:
         self._judge()
 
     def _judge(self) -> None:
-        share = 1.0 + self._in_flight() / self._answers
+        share = 1.0 + (self._sent() - self._ended) / self._answers
         most, most_tokens = self._spending.max_cost, self._spending.max_tokens_total
         if most and self._spent * share >= most:
             self.over = (

@@ -187,13 +187,39 @@ def check(found: CheckReport, job: Job) -> str:
     lines = [f"{head}, {number(found.done)} done before" if found.done else head]
     for problem in found.examples:
         hint = f"  → {visible(problem.hint)}" if problem.hint else ""
-        lines.append(f"  line {problem.line:<7} {visible(problem.message)}{hint}")
-    if found.problems > len(found.examples):
-        lines.append(f"  and {number(found.problems - len(found.examples))} more")
-    most = f", ≤ {amount(found.tokens_out_most)} out by max_tokens" if found.tokens_out_most else ""
-    lines.append(f"tokens ≈ {amount(found.tokens_in)} in (bytes / 4){most}")
+        where = f"line{'s' if problem.count > 1 else ''} {problem.lines or problem.line}"
+        lines.append(f"  {where:<12} {visible(problem.message)}{hint}")
+    told = sum(problem.count for problem in found.examples)
+    if found.problems > told:
+        lines.append(f"  and {number(found.problems - told)} more")
+    lines += [_tokens_line(found), *_cost_lines(found)] if found.to_go or not found.done else []
+    if found.too_long:
+        long = plural(found.too_long, "prompt")
+        lines.append(f"{long} too long for the model, it seems; they will fail: line {found.too_long_lines}")
     ready = "" if found.problems else f"    To run it: {job.command()}"
     return "\n".join([*lines, f"Nothing was sent. exit {found.exit_code}{ready}"])
+
+
+def _tokens_line(found: CheckReport) -> str:
+    how = "as counted by the last run" if found.tokens_out is not None else "bytes / 4"
+    spread = f"; ± {100 * found.uncertainty:.0f} %" if found.uncertainty else ""
+    expected = f", ≈ {amount(found.tokens_out)} out" if found.tokens_out is not None else ""
+    most = f", ≤ {amount(found.tokens_out_most)} out by max_tokens" if found.tokens_out_most else ""
+    return f"tokens ≈ {amount(found.tokens_in)} in ({how}{spread}){expected}{most}"
+
+
+def _cost_lines(found: CheckReport) -> list[str]:
+    """What it will cost and how long it will take, as far as anybody knows."""
+    if not found.to_go:
+        return []
+    expected = [f"≈ {money(found.cost)}"] if found.cost is not None else []
+    most = [f"at most {money(found.cost_most)}"] if found.cost_most is not None else []
+    cost = ", ".join(expected + most) or "unknown"
+    names = ", ".join(visible(name) or "lines without a model" for name in found.unpriced[:3])
+    missing = f" (no price of {names}: --price MODEL=IN/OUT)" if found.unpriced else ""
+    known = found.seconds is not None and found.rate is not None
+    time = f" · time ≈ {seconds(found.seconds or 0)} at {rate(found.rate or 0)} (last run)" if known else ""
+    return [f"cost {cost}{missing}{time}"]
 
 
 def _is_open(summary: Summary) -> bool:

@@ -1,0 +1,217 @@
+"""Before a run: what is in the input, what is wrong with it, what it will use, cost and take. Nothing is sent.
+
+Rules:
+
+1. Every line is read as a run would read it. Problems of one kind stand together with all their line numbers; memory is
+   bounded by the number of kinds, not of lines.
+2. Tokens are guessed from bytes, by the ratio that the last run has counted where there was one. Every guess says how
+   good it is.
+3. Only what is still to do is estimated. What nobody knows is None: unknown is never 0.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from batchrunner.core.cost import Prices, price_table
+from batchrunner.core.model import Request, Result
+from batchrunner.core.trail import AttemptLine, Moment
+from batchrunner.errors import UsageError
+from batchrunner.formats import parse
+from batchrunner.job import paths_of, standing_of
+from batchrunner.keyring import doors
+from batchrunner.lines import read_lines
+from batchrunner.listed import context_of, price_of
+from batchrunner.meter import CheckReport, ModelUse, Problem
+from batchrunner.reading import attempts, last_moments
+from batchrunner.settings import Settings
+from batchrunner.source import dialect_of
+from batchrunner.standing import Standing
+
+KINDS = 1000  # of problems that are told apart
+RANGES = 200  # of line numbers for each of them
+MODELS = 200
+GUESSED = 0.3  # how far bytes / 4 may be off: 10 % for English and Chinese prose, more for code, numbers and Cyrillic
+ENOUGH = 20  # counted answers that make a ratio
+
+
+def check(settings: Settings, environ: Mapping[str, str] = os.environ) -> CheckReport:
+    """Read every line as a run would, and send nothing. UsageError E2xx."""
+    standing, paths = standing_of(settings), paths_of(settings)
+    urls = _urls(settings, environ)
+    moments = last_moments(paths)
+    ratio, spread = learned(attempts(paths))
+    found = _Found(settings, standing, ratio, urls)
+    dialect = dialect_of(paths.input, settings.intake)
+    for line, raw in read_lines(paths.input, settings.intake.max_line):
+        found.take(line, parse(raw, line, urls, settings.service.model, dialect))
+    return found.report(spread, moments, Prices(price_table(settings.spending.price), price_of))
+
+
+def _urls(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Where the lines would be sent; that there is no key or no endpoint yet is no fault of the input."""
+    try:
+        return [way.base_url for way in doors(settings.service, environ)]
+    except UsageError as error:
+        if error.code != "E101":
+            raise
+        return list(settings.service.base_url)
+
+
+def learned(lines: Iterable[AttemptLine]) -> tuple[float, float]:
+    """Counted tokens for each guessed one, and how far that may be off; (1.0, `GUESSED`) when too little was counted."""
+    ratios: list[float] = []
+    for line in lines:
+        if line.prompt and line.tokens_in:
+            ratios.append(line.tokens_in / line.prompt)
+            del ratios[:-1000]
+    if len(ratios) < ENOUGH:
+        return 1.0, GUESSED
+    ratios.sort()
+    middle, low, high = (ratios[int(share * (len(ratios) - 1))] for share in (0.5, 0.1, 0.9))
+    return middle, max(0.01, max(high - middle, middle - low) / middle)
+
+
+class _Numbers:
+    """Line numbers in ascending order, as ranges."""
+
+    __slots__ = ("_ranges", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._ranges: list[list[int]] = []
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if self._ranges and line == self._ranges[-1][1] + 1:
+            self._ranges[-1][1] = line
+        elif len(self._ranges) < RANGES:
+            self._ranges.append([line, line])
+
+    @property
+    def first(self) -> int:
+        return self._ranges[0][0] if self._ranges else 0
+
+    def __str__(self) -> str:
+        """`3, 5, 7–9`, with an ellipsis where there are more than we keep."""
+        told = sum(last - first + 1 for first, last in self._ranges)
+        shown = [str(first) if first == last else f"{first}–{last}" for first, last in self._ranges]
+        return ", ".join([*shown, *(["…"] if told < self.count else [])])
+
+
+class _Use(Struct):
+    requests: int = 0
+    tokens_in: float = 0.0
+    tokens_out_most: int = 0
+    open_ended: int = 0  # requests that set no cap on their answer
+
+
+class _Found:
+    """What the lines add up to."""
+
+    def __init__(self, settings: Settings, standing: Standing, ratio: float, urls: Sequence[str]) -> None:
+        self._settings = settings
+        self._standing = standing
+        self._ratio = ratio
+        self._url = urls[0] if urls else ""
+        self._requests = self._problems = self._to_go = 0
+        self._kinds: dict[tuple[str, str], _Numbers] = {}
+        self._uses: dict[str, _Use] = {}
+        self._contexts: dict[str, int] = {}
+        self._long = _Numbers()
+        for twin in standing.twins:
+            self._wrong(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}", "")
+
+    def take(self, line: int, item: Request | Result) -> None:
+        """Count one line."""
+        self._requests += 1
+        if isinstance(item, Result):
+            self._problems += 1
+            if item.error:
+                self._wrong(line, item.error.message, item.error.hint)
+            return
+        limit = self._settings.intake.limit
+        if self._standing.is_done(line) or (limit and self._to_go >= limit):
+            return
+        self._to_go += 1
+        self._measure(line, item)
+
+    def _measure(self, line: int, request: Request) -> None:
+        model = request.model if len(self._uses) < MODELS or request.model in self._uses else ""
+        use = self._uses.get(model) or self._uses.setdefault(model, _Use())
+        tokens = request.prompt_tokens * self._ratio
+        use.requests += 1
+        use.tokens_in += tokens
+        use.tokens_out_most += request.max_tokens * max(1, request.choices)
+        use.open_ended += not request.max_tokens
+        context = self._contexts.get(model)
+        if context is None:
+            context = self._contexts[model] = context_of(self._url, model)
+        if context and tokens + request.max_tokens > context:
+            self._long.add(line)
+
+    def _wrong(self, line: int, message: str, hint: str) -> None:
+        key = (message, hint)
+        if key in self._kinds or len(self._kinds) < KINDS:
+            self._kinds.setdefault(key, _Numbers()).add(line)
+
+    def report(self, spread: float, moments: Sequence[Moment], prices: Prices) -> CheckReport:
+        """Everything together."""
+        uses, standing = self._uses.values(), self._standing
+        each = _answer(moments)
+        answers = None if each is None else each * self._to_go
+        rate = _rate(moments)
+        return CheckReport(
+            input=self._settings.input,
+            requests=self._requests,
+            problems=self._problems + standing.duplicates,
+            examples=tuple(self._examples()),
+            tokens_in=round(sum(use.tokens_in for use in uses)),
+            tokens_out_most=sum(use.tokens_out_most for use in uses),
+            done=standing.succeeded + standing.failed + standing.invalid,
+            to_go=self._to_go,
+            uncertainty=round(spread, 3),
+            tokens_out=None if answers is None else round(answers),
+            models=tuple(self._models()),
+            cost=None if each is None else self._cost(prices, lambda use: each * use.requests),
+            cost_most=None if any(use.open_ended for use in uses) else self._cost(prices, lambda use: use.tokens_out_most),
+            unpriced=tuple(name for name in self._uses if prices.of(self._url, name) is None),
+            rate=rate,
+            seconds=self._to_go / rate if rate else None,
+            too_long=self._long.count,
+            too_long_lines=str(self._long),
+        )
+
+    def _examples(self) -> list[Problem]:
+        found = [
+            Problem(numbers.first, message, hint, numbers.count, str(numbers)) for (message, hint), numbers in self._kinds.items()
+        ]
+        return sorted(found, key=lambda problem: problem.line)
+
+    def _models(self) -> list[ModelUse]:
+        return [
+            ModelUse(name, use.requests, round(use.tokens_in), use.tokens_out_most, self._contexts.get(name, 0))
+            for name, use in sorted(self._uses.items(), key=lambda pair: -pair[1].requests)
+        ]
+
+    def _cost(self, prices: Prices, answered: Callable[[_Use], float]) -> float | None:
+        rows = [(prices.of(self._url, name), use) for name, use in self._uses.items()]
+        known = [price.of(use.tokens_in, answered(use)) for price, use in rows if price]
+        return sum(known) if rows and len(known) == len(rows) else None
+
+
+def _answer(moments: Sequence[Moment]) -> float | None:
+    """Tokens of an answer, as the last run has counted them; None when it has not."""
+    spend = moments[-1].spend if moments else []
+    counted = sum(each.requests for each in spend)
+    return sum(each.output for each in spend) / counted if counted >= ENOUGH else None
+
+
+def _rate(moments: Sequence[Moment]) -> float | None:
+    """Lines a second of the last run; None when there was none worth the name."""
+    if not moments:
+        return None
+    last = moments[-1]
+    finished = last.done - last.resumed
+    return finished / last.at if finished >= ENOUGH and last.at > 0 else None

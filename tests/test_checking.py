@@ -1,0 +1,166 @@
+"""The check: every problem with its lines, and honest estimates."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from batchrunner import checking, listed
+from batchrunner.checking import check, learned
+from batchrunner.core.trail import VERSION, AttemptLine, Moment, Spend
+from batchrunner.origins import resolve
+from batchrunner.report import text
+
+
+def row(number: int, text: str = "hello", **body: Any) -> str:
+    content = {"model": "m", "messages": [{"role": "user", "content": text}], **body}
+    return json.dumps({"custom_id": f"r-{number}", "method": "POST", "url": "/v1/chat/completions", "body": content})
+
+
+def checked(folder: Path, lines: list[str], **options: Any) -> Any:
+    path = folder / "a.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    options = {"base_url": "http://127.0.0.1:1/v1", **options}
+    return check(resolve({"input": str(path), **options}, {}, folder).settings, {})
+
+
+def moment(**changes: Any) -> Moment:
+    fields: dict[str, Any] = {"session": 1, "at": 10.0, "span": 10.0, "total": 100, "done": 100, "succeeded": 100}
+    fields |= dict.fromkeys(("failed", "invalid", "resumed", "retries", "recovered", "maybe_billed", "tokens_in"), 0)
+    fields |= dict.fromkeys(("tokens_out", "in_flight", "limit", "retrying"), 0)
+    fields |= {"attempts": 100, "cost": None, "kinds": {}, "failures": {}, "causes": {}, "oldest": 0.0, "lanes": []}
+    return Moment(**(fields | changes))
+
+
+def trail(folder: Path, *records: Any, name: str = "events") -> None:
+    run = folder / "a.run"
+    run.mkdir(exist_ok=True)
+    (run / f"{name}.jsonl").write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+
+
+def attempt(prompt: int, tokens_in: int) -> AttemptLine:
+    return AttemptLine(
+        v=VERSION,
+        session=1,
+        at=1.0,
+        line=1,
+        id="x",
+        endpoint="a",
+        number=1,
+        kind="ok",
+        seconds=1.0,
+        prompt=prompt,
+        tokens_in=tokens_in,
+    )
+
+
+def test_every_problem_with_its_lines(tmp_path: Path) -> None:
+    lines = [row(n) for n in range(10)]
+    lines[2] = lines[3] = lines[4] = lines[8] = '{"custom_id": "x"}'
+    lines[6] = "{nonsense"
+    lines[9] = row(1)
+    found = checked(tmp_path, lines)
+    told = {problem.lines: problem.count for problem in found.examples}
+    assert "3–5, 9" in told
+    assert told["7"] == 1
+    assert "10" in told
+    said = text.check(found, text.Job(input="a.jsonl"))
+    assert "lines 3–5, 9" in said
+    assert found.exit_code == 2
+    assert "Nothing was sent. exit 2" in said
+
+
+def test_line_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "RANGES", 3)
+    found = checked(tmp_path, [row(n) if n % 2 else '{"x": 1}' for n in range(20)])
+    assert found.examples[0].lines == "1, 3, 5, …"
+    assert found.examples[0].count == 10
+
+
+def test_cost_is_unknown_without_a_price_and_says_how_to_give_one(tmp_path: Path) -> None:
+    found = checked(tmp_path, [row(1)])
+    assert (found.cost, found.cost_most, found.unpriced) == (None, None, ("m",))
+    assert "cost unknown (no price of m: --price MODEL=IN/OUT)" in text.check(found, text.Job(input="a"))
+
+
+def test_cost_at_most_where_every_line_caps_its_answer(tmp_path: Path) -> None:
+    lines = [row(1, max_tokens=1000), row(2, max_tokens=1000, n=2)]
+    found = checked(tmp_path, lines, price=["m=0/1000"])
+    assert found.tokens_out_most == 3000
+    assert found.cost_most == 3.0
+    assert found.cost is None  # how long the answers are going to be nobody knows
+    assert checked(tmp_path, [*lines, row(3)], price=["m=0/1000"]).cost_most is None
+
+
+def test_the_last_run_teaches_tokens_cost_and_time(tmp_path: Path) -> None:
+    spend = Spend(endpoint="a", model="m", requests=100, input=3000, output=5000)
+    trail(tmp_path, moment(spend=[spend]))
+    trail(tmp_path, *[attempt(100, 150 + n % 2) for n in range(40)], name="attempts")
+    (tmp_path / "other").mkdir()
+    plain = checked(tmp_path / "other", [row(n) for n in range(200)])
+    found = checked(tmp_path, [row(n) for n in range(200)], price=["m=0/1000000"])
+    assert found.tokens_in == pytest.approx(plain.tokens_in * 1.5, rel=0.02)
+    assert found.uncertainty <= 0.02
+    assert found.tokens_out == 200 * 50
+    assert found.cost == pytest.approx(10_000)
+    assert (found.rate, found.seconds) == (10.0, 20.0)
+    said = text.check(found, text.Job(input="a"))
+    assert "as counted by the last run" in said
+    assert "time ≈ 20 s at 10.0 req/s (last run)" in said
+
+
+def test_only_what_is_to_do_is_estimated(tmp_path: Path) -> None:
+    everything = checked(tmp_path, [row(n) for n in range(10)])
+    assert checked(tmp_path, [row(n) for n in range(10)], limit=4).to_go == 4
+    assert checked(tmp_path, [row(n) for n in range(10)], limit=5).tokens_in == everything.tokens_in // 2
+    assert everything.uncertainty == checking.GUESSED
+
+
+def test_a_ratio_needs_enough_answers() -> None:
+    assert learned([]) == (1.0, checking.GUESSED)
+    assert learned([attempt(100, 150)] * 5) == (1.0, checking.GUESSED)
+    ratio, spread = learned([attempt(100, 150)] * 10 + [attempt(100, 300)] * 10)
+    assert (ratio, spread) == (1.5, 1.0)
+
+
+def test_no_key_and_no_endpoint_are_no_fault_of_the_input(tmp_path: Path) -> None:
+    assert checked(tmp_path, [row(1)], base_url="https://api.openai.com/v1").exit_code == 0
+    assert checked(tmp_path, [row(1)], base_url=[]).exit_code == 0
+
+
+class _Listed(types.ModuleType):
+    """Stands in for genai-prices."""
+
+    class Usage:
+        def __init__(self, **counts: int) -> None:
+            self.counts = counts
+
+    def calc_price(self, usage: Any, model_ref: str, provider_api_url: str) -> Any:
+        if model_ref != "m" or "known" not in provider_api_url:
+            raise LookupError("unknown")
+        model = types.SimpleNamespace(context_window=1000)
+        return types.SimpleNamespace(input_price=2, output_price=3, model=model)
+
+
+def test_list_prices_and_contexts_where_the_package_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "genai_prices", _Listed("genai_prices"))
+    lines = [row(1, max_tokens=10), row(2, "long " * 2000, max_tokens=10), row(3, max_tokens=990)]
+    found = checked(tmp_path, lines, base_url="https://known.example/v1")
+    assert found.cost_most is not None
+    assert found.unpriced == ()
+    assert (found.too_long, found.too_long_lines) == (2, "2–3")
+    assert found.models[0].context == 1000
+    assert "2 prompts too long for the model" in text.check(found, text.Job(input="a"))
+    elsewhere = checked(tmp_path, lines, base_url="http://127.0.0.1:8000/v1")
+    assert (elsewhere.cost_most, elsewhere.too_long) == (None, 0)  # a server of one's own may call its model anything
+
+
+def test_without_the_package_there_are_no_list_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    assert listed.price_of("https://known.example/v1", "m") is None
+    assert listed.context_of("https://known.example/v1", "m") == 0
+    assert listed.price_of("", "m") is None
