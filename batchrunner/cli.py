@@ -9,8 +9,9 @@ Rules:
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 from batchrunner import __version__, origins, usage
@@ -47,13 +48,20 @@ def _call(argv: Sequence[str]) -> tuple[Call, dict[str, Any]]:
     verb = VERBS[name]
     parser = _parser(verb)
     end = words.index("--") if "--" in words else len(words)
-    found, loose = parser.parse_known_args(list(words[:end]))
+    found, loose = parser.parse_known_args(list(_completed(words[:end])))
     said = vars(found)
     asked: dict[str, Any] = {key: said.pop(key) for key in ("help", "version") if key in said}
     if not asked:
         _refuse_unknown(loose, parser, name)
     own = {key: said.pop(key) for key in (flag[2:].replace("-", "_") for flag in verb.own) if key in said}
     return Call(name, (*loose, *words[end + 1 :]), said, own), asked
+
+
+def _completed(words: Sequence[str]) -> Iterator[str]:
+    """Give a flag that may stand alone the value it then means: only a number after it is its own."""
+    bare = {flag: each.bare for each in OPTIONS.values() if each.bare for flag in each.flags}
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
+        yield f"{word}={bare[word]}" if word in bare and not after.isdigit() else word
 
 
 def _refuse_unknown(loose: Sequence[str], parser: _Parser, verb: str) -> None:

@@ -18,13 +18,14 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from batchrunner import batch
+from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.engine import Chore, Hooks
 from batchrunner.job import Job, Reopen
 from batchrunner.meter import Report
 from batchrunner.network import raise_descriptors
 from batchrunner.outbox import Deliver
-from batchrunner.progress import PERIOD, Progress, block
+from batchrunner.progress import block
 from batchrunner.report import text
 from batchrunner.settings import Settings
 
@@ -32,16 +33,15 @@ T = TypeVar("T")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-def execute(settings: Settings, *, reopen: Reopen | None = None, origins: Mapping[str, str] = {}) -> Report:
-    """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number.
-
-    `origins` tells where each setting comes from; it is written down with the settings.
-    """
+def execute(
+    settings: Settings, *, reopen: Reopen | None = None, origins: Mapping[str, str] = {}, said: text.Job | None = None
+) -> Report:
+    """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
     gc.freeze()  # what is imported stays; a request leaves next to nothing to the collector, so it may come rarely
     gc.set_threshold(20_000, 50, 100)
     raise_descriptors()
     with _killable():
-        return run_loop(present(settings, reopen=reopen, signals=True, origins=origins))
+        return run_loop(present(settings, reopen=reopen, signals=True, origins=origins, said=said))
 
 
 @contextmanager
@@ -110,25 +110,21 @@ async def present(
     deliver: Deliver | None = None,
     signals: bool = False,
     origins: Mapping[str, str] = {},
+    said: text.Job | None = None,
 ) -> Report:
-    """Run a job and show it as `settings.display` says; with `signals` obey those of the process."""
-    progress = Progress(settings.display, settings.input)
+    """Run a job and show it as `settings.display` says; with `signals` obey those of the process.
 
-    def watch(run: Run) -> Sequence[Chore]:
-        if signals:
-            Ladder(run, settings.stopping.grace, progress.note).attach()
-        progress.note(text.opening(run.job.name, run.job.results, run.snapshot(), run.simulated))
-        if run.note:
-            progress.note(run.note)
+    `origins` tells where each setting comes from, `said` what the next command to type must say again.
+    """
+    async with Audience(settings, said) as audience:
 
-        async def draw() -> None:
-            progress.show(run.snapshot())
+        def watch(run: Run) -> Sequence[Chore]:
+            if signals:
+                Ladder(run, settings.stopping.grace, audience.progress.note).attach()
+            return audience.watch(run)
 
-        return [Chore(PERIOD, draw)]
-
-    try:
-        return await batch.run(
-            settings, job, reopen=reopen, hooks=hooks, listeners=[progress], deliver=deliver, watch=watch, origins=origins
+        ending = await batch.run(
+            settings, job, reopen=reopen, hooks=hooks, listeners=audience.listeners, deliver=deliver, watch=watch, origins=origins
         )
-    finally:
-        progress.close()
+        await audience.leave(ending)
+        return ending

@@ -57,3 +57,8 @@ class Options(TypedDict, total=False):
     quiet: bool
     verbose: bool
     json: bool
+    log_format: Literal["kv", "json"]
+    report: str
+    dashboard: int
+    notify: str
+    otel: float | str

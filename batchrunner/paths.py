@@ -65,6 +65,11 @@ class Paths(Struct, frozen=True):
         return self.folder / "attempts.jsonl"
 
     @property
+    def report(self) -> Path:
+        """The page that explains the job."""
+        return self.folder / "report.html"
+
+    @property
     def summary(self) -> Path:
         """The counts of the last run."""
         return self.folder / "summary.json"

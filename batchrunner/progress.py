@@ -36,15 +36,44 @@ class Display(Struct, frozen=True, kw_only=True):
 
     display: Annotated[
         Literal["auto", "full", "plain", "log", "none"],
-        option(
-            "bar and status lines, one bar, key=value lines, or nothing; auto asks the terminal",
-            group="Show",
-            metavar="auto|full|plain|log|none",
-        ),
+        option("auto, full, plain (one line), log (no terminal needed) or none", group="Show", metavar="MODE"),
     ] = "auto"
     quiet: Annotated[bool, option("nothing but errors, and the verdict at the end", group="Show")] = False
     verbose: Annotated[bool, option("a line for each attempt that failed", group="Show")] = False
     json: Annotated[bool, option("the summary as one line of JSON on stdout", group="Show")] = False
+    log_format: Annotated[
+        Literal["kv", "json"],
+        option("log lines as key=value or as JSON", group="Show", metavar="kv|json", main=False),
+    ] = "kv"
+    report: Annotated[
+        str, option("the report that each run leaves in its folder, here as well", group="Show", metavar="FILE.html", main=False)
+    ] = ""
+    dashboard: Annotated[
+        int,
+        option(
+            "the report live at 127.0.0.1, and /metrics; PORT is 8377",
+            group="Show",
+            metavar="[PORT]",
+            bare="8377",
+            ge=0,
+            le=65535,
+        ),
+    ] = 0
+    notify: Annotated[
+        str,
+        option("command to run at the end, with the summary as JSON on its stdin", group="Show", metavar="CMD", main=False),
+    ] = ""
+    otel: Annotated[
+        float,
+        option(
+            "share of the requests that become OpenTelemetry spans; 0 is off",
+            group="Show",
+            metavar="0..1",
+            main=False,
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
 
 
 def _now() -> datetime:

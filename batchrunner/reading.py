@@ -7,6 +7,7 @@ Rules:
 """
 
 from collections.abc import Iterator, Sequence
+from os import SEEK_END
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,9 +27,9 @@ def events(paths: Paths) -> Iterator[Line]:
     return _read(paths.events, _EVENT)
 
 
-def attempts(paths: Paths) -> Iterator[AttemptLine]:
-    """The attempts that were written down, in order."""
-    return (line for line in _read(paths.attempts, _ATTEMPT) if isinstance(line, AttemptLine))
+def attempts(paths: Paths, last: int = 0) -> Iterator[AttemptLine]:
+    """The attempts that were written down, in order; with `last` only those in the last so many bytes."""
+    return (line for line in _read(paths.attempts, _ATTEMPT, last) if isinstance(line, AttemptLine))
 
 
 def last_moments(paths: Paths) -> Sequence[Moment]:
@@ -41,10 +42,11 @@ def last_moments(paths: Paths) -> Sequence[Moment]:
     return busy[-1] if busy else []
 
 
-def _read(path: Path, decoder: "msgspec.json.Decoder[T]") -> Iterator[T]:
-    for part in (older(path), path):
+def _read(path: Path, decoder: "msgspec.json.Decoder[T]", last: int = 0) -> Iterator[T]:
+    for part in [path] if last else [older(path), path]:
         try:
             with part.open("rb") as file:
+                file.seek(max(0, file.seek(0, SEEK_END) - last) if last else 0)
                 for raw in file:
                     try:
                         yield decoder.decode(raw)

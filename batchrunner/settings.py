@@ -109,6 +109,7 @@ class Option(Struct, frozen=True, kw_only=True):
     unit: Unit
     metavar: str
     main: bool
+    bare: str
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -141,6 +142,7 @@ def _described(name: str, section: str, annotation: Any, default: Any) -> Option
         unit=meta.extra["unit"],
         metavar=meta.extra["metavar"],
         main=meta.extra["main"],
+        bare=meta.extra["bare"],
     )
 
 

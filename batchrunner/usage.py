@@ -18,6 +18,7 @@ usage: batchrunner [run] INPUT [options]
        batchrunner check INPUT     validate and count; send nothing (run --dry-run is the same)
        batchrunner retry INPUT     send again what failed and can succeed; or --all, or --kind KIND …
        batchrunner status INPUT    how the job stands
+       batchrunner report INPUT    write its page anew: what happened, why, and what to do
        batchrunner diagnose INPUT  why it was slow or failed; or --base-url URL: try an endpoint
        batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
        batchrunner config show     settings in force; --origin says where each comes from

@@ -91,7 +91,7 @@ def _executed(call: Call, reopen: Callable[[str], bool] | None) -> int:
     settings = resolved.settings
     from batchrunner import foreground
 
-    ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins)
+    ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
     said = ending.summary.to_json().decode() if settings.display.json else text.final(ending, call.job(), settings.display.quiet)
     say(said, sys.stderr if settings.output == "-" else sys.stdout)
     return ending.exit_code
@@ -194,6 +194,15 @@ def _visited(call: Call) -> int:
     return max((report.exit_code for report in reports), default=0)
 
 
+def _report(call: Call) -> int:
+    settings = _with_input(call)
+    from batchrunner import batch, pages
+
+    ending = batch.status(settings)
+    say(str(pages.rebuilt(settings, ending, call.job())))
+    return 0
+
+
 def _explain(call: Call) -> int:
     from batchrunner.report import codes
 
@@ -234,4 +243,5 @@ VERBS: Mapping[str, Verb] = {
     "config": Verb(_config, {"--origin": {"action": "store_true"}}),
     "explain": Verb(_explain),
     "diagnose": Verb(_diagnose),
+    "report": Verb(_report),
 }

@@ -16,6 +16,7 @@ from batchrunner import cli, usage
 from batchrunner.core.model import Kind
 from batchrunner.errors import BatchError, FileError, StopError
 from batchrunner.meter import CheckReport, Report, Snapshot, summarise
+from batchrunner.report import text
 from batchrunner.settings import OPTIONS, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,12 @@ class Batch(types.ModuleType):
         self.error: BaseException | None = None
 
     def execute(
-        self, settings: Settings, *, reopen: Callable[[str], bool] | None = None, origins: Mapping[str, str] = {}
+        self,
+        settings: Settings,
+        *,
+        reopen: Callable[[str], bool] | None = None,
+        origins: Mapping[str, str] = {},
+        said: text.Job | None = None,
     ) -> Report:
         self.settings, self.reopen = settings, reopen
         if self.error:
@@ -160,11 +166,23 @@ def test_an_input_that_looks_like_an_option_or_a_verb(batch: Batch, capsys: pyte
 
 
 def test_every_option_is_accepted_by_its_flag(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = {"header": "A=1", "max_failures": "5%", "price": "m=1/2"}
+    odd = {"header": "A=1", "max_failures": "5%", "price": "m=1/2", "otel": "0.5"}
     for name, each in OPTIONS.items():
         value = [] if each.type is bool else [odd.get(name) or (each.choices or ("7000",))[0]]
         code, _, err = said(capsys, "a.jsonl", *(each.flags[0], *value))
         assert (code, err) == (0, ""), name
+
+
+def test_a_flag_that_may_stand_alone_leaves_the_input_alone(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, port in (
+        (["--dashboard", "a.jsonl"], 8377),
+        (["--dashboard", "9000", "a.jsonl"], 9000),
+        (["a.jsonl", "--dashboard=9000"], 9000),
+        (["a.jsonl", "--dashboard"], 8377),
+        (["a.jsonl"], 0),
+    ):
+        assert said(capsys, *argv)[0] == 0
+        assert (batch.settings.input, batch.settings.display.dashboard) == ("a.jsonl", port)
 
 
 # ---- errors ----

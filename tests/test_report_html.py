@@ -164,9 +164,9 @@ def test_axes_hold_what_they_are_for(most: float, value: float) -> None:
 
 def test_a_line_breaks_where_nothing_is_known() -> None:
     across, up = svg.Axis((0.0, 4.0), ()), svg.Axis((0.0, 10.0), ())
-    drawn = svg.traced([0.0, 1.0, 2.0, 3.0, 4.0], svg.Line("p", "p50", [1.0, 2.0, 0.0, 0.0, 5.0]), across, up)
+    drawn = svg.traced([0.0, 1.0, 2.0, 3.0, 4.0], svg.Line("p", "p50", [1.0, 2.0, -1.0, -1.0, 5.0]), across, up)
     assert drawn == '<path class="line p50" d="M0.0 180.0 250.0 160.0M1000.0 100.0h4"/>'
-    assert svg.traced([0.0], svg.Line("p", "p50", [0.0]), across, up) == ""
+    assert svg.traced([0.0], svg.Line("p", "p50", [-1.0]), across, up) == ""
 
 
 def test_areas_stand_on_one_another() -> None:
@@ -181,7 +181,7 @@ def test_deaths_of_one_age_share_a_column() -> None:
     told = msgspec.structs.replace(BARE, deaths=(Death(60.0, "cut", 40), Death(60.2, "timeout", 7), Death(1.5, "cut", 2)))
     titles = re.findall(r"<title>([^<]+ at [^<]+)</title>", html.page(told))
     assert len(titles) == 3
-    assert any(title.startswith(("40 × cut or garbled at 60", "40 × cut or garbled at 58")) for title in titles)
+    assert any(title.startswith(("40 × cut off by others at 60", "40 × cut off by others at 58")) for title in titles)
 
 
 def test_phases_of_a_slow_attempt_add_up() -> None:

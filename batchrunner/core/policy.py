@@ -14,7 +14,12 @@ Group = Literal["Input and output", "Endpoint", "Speed", "Patience", "Stop", "Sh
 Unit = Literal["", "seconds", "bytes", "count"]
 
 
-def option(description: str, *, group: Group, metavar: str = "", unit: Unit = "", main: bool = True, **bounds: Any) -> Meta:
-    """Metadata of one setting. `unit` lets people write 30s, 2m, 64MiB or 40k; `main` puts it on the one-screen help."""
-    extra = {"group": group, "metavar": metavar, "unit": unit, "main": main}
+def option(
+    description: str, *, group: Group, metavar: str = "", unit: Unit = "", main: bool = True, bare: str = "", **bounds: Any
+) -> Meta:
+    """Metadata of one setting. `unit` lets people write 30s, 2m, 64MiB or 40k; `main` puts it on the one-screen help.
+
+    `bare` is the value that the flag stands for when no number follows it.
+    """
+    extra = {"group": group, "metavar": metavar, "unit": unit, "main": main, "bare": bare}
     return Meta(description=description, extra=extra, **bounds)

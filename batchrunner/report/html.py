@@ -33,6 +33,7 @@ PHASE_WORDS: Final = {
     "first_byte": "waiting for the first byte",
     "body": "answer",
 }
+DEATH_WORDS: Final = {"timeout": "our own deadline", "cut": "cut off by others"}
 MARKS: Final = {"yes": "yes", "no": "no", "open": "cannot tell"}
 
 
@@ -143,9 +144,9 @@ def _rate(moment: Moment, place: int) -> float:
 def _latency(story: Story) -> str:
     moments, times = story.moments, [moment.at for moment in story.moments]
     lines = [
-        svg.Line("p50", "p50", [moment.p50 for moment in moments]),
-        svg.Line("p95", "p95", [moment.p95 for moment in moments]),
-        svg.Line("timeout in force", "timeout", [moment.timeout for moment in moments]),
+        svg.Line("p50", "p50", [moment.p50 or -1.0 for moment in moments]),
+        svg.Line("p95", "p95", [moment.p95 or -1.0 for moment in moments]),
+        svg.Line("timeout in force", "timeout", [moment.timeout or -1.0 for moment in moments]),
     ]
     there = [value for line in lines for value in line.values if value > 0]
     if not there:
@@ -210,7 +211,8 @@ def _deaths(story: Story) -> str:
     for left, _, count, _, _ in columns:
         heights[left] = heights.get(left, 0.0) + count
     up = svg.axis(max(heights.values()))
-    lines = [svg.Line(GROUP_WORDS[group], group, ()) for group in GROUPS if any(death.group == group for death in story.deaths)]
+    there = {death.group for death in story.deaths}
+    lines = [svg.Line(said, group, ()) for group, said in DEATH_WORDS.items() if group in there]
     marks = svg.markers([across.place(spike.age) for spike in story.spikes], "spike")
     said = f"Ages at which {sum(death.count for death in story.deaths)} attempts ended without an answer."
     words = ([f"{tick:g} s" for tick in across.ticks], _plain(up))
@@ -228,12 +230,12 @@ def _columns(story: Story, across: svg.Axis) -> list[tuple[float, float, float, 
     for death in story.deaths:
         place = min(int(across.place(death.age) * BINS), BINS - 1)
         sums[place, death.group] = sums.get((place, death.group), 0) + death.count
-    order = list(GROUPS)
+    order = list(DEATH_WORDS)
     low, high = across.ends
     found = []
     for (place, group), count in sorted(sums.items(), key=lambda each: (each[0][0], order.index(each[0][1]))):
         begin, end = (low * (high / low) ** (each / BINS) for each in (place, place + 1))
-        title = f"{count} × {GROUP_WORDS[group]} at {lasting(begin)} to {lasting(end)}"
+        title = f"{count} × {DEATH_WORDS[group]} at {lasting(begin)} to {lasting(end)}"
         found.append((place / BINS, (place + 0.9) / BINS, float(count), group, title))
     return found
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from batchrunner.core.model import Kind
 
 State = Literal["good", "bad", "stopped", "running"]
+Mark = Literal["yes", "no", "open"]
 
 GROUPS: Mapping[str, tuple[Kind, ...]] = {
     "good": (Kind.OK,),
@@ -101,16 +102,16 @@ class Finding(Struct, frozen=True):
     """A question of the diagnosis, answered. `mark` is yes, no or open; `number` the figure behind it."""
 
     question: str
-    mark: Literal["yes", "no", "open"]
+    mark: Mark
     number: str
     remedy: str = ""
 
 
 class Death(Struct, frozen=True, gc=False):
-    """Attempts of one group that ended at about the same age."""
+    """Attempts that ended at about the same age: by our own deadline (timeout), or cut off by others (cut)."""
 
     age: float
-    group: str
+    group: Literal["timeout", "cut"]
     count: int
 
 

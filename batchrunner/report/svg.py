@@ -20,7 +20,7 @@ WIDE, HIGH = 1000, 200  # units of a drawing; it is stretched to the room it get
 
 
 class Line(Struct, frozen=True):
-    """A line over time: `values` at `times`; 0 or less is a gap."""
+    """A line over time; less than 0 is a gap."""
 
     name: str
     role: str  # its class, and with it its colour
@@ -90,7 +90,7 @@ def traced(times: Sequence[float], line: Line, across: Axis, up: Axis) -> str:
     """A line, broken where there is nothing to show. A point without neighbours is a short dash."""
     runs: list[list[str]] = [[]]
     for at, value in zip(times, line.values, strict=True):
-        if value > 0:
+        if value >= 0:
             runs[-1].append(_point(at, value, across, up))
         elif runs[-1]:
             runs.append([])

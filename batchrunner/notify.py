@@ -1,0 +1,72 @@
+"""A command of the user's own at the end of a run: a message, a mail, the next job.
+
+Rules:
+
+1. No shell: the command is split as a shell would split it, and nothing of ours becomes a part of it.
+2. It gets the summary as one line of JSON on stdin, and the few facts a script needs as BATCHRUNNER_ variables.
+   A run that broke off on an error has a summary too: input, error, exit code.
+3. It is waited for, but not for ever, and what becomes of it changes nothing: its fault is one line for people.
+"""
+
+import asyncio
+import os
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+
+from batchrunner.errors import BatchError
+from batchrunner.meter import Report
+
+PATIENCE = 60.0  # seconds
+
+
+async def notify(command: str, ending: Report | BatchError, job: str, patience: float = PATIENCE) -> str:
+    """Run the command and wait for it. Returns what went wrong, "" for nothing."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return f"--notify: the command cannot be split: {error}"
+    if not words:
+        return "--notify: there is no command"
+    try:
+        return await _run(words, told(ending, job), {**os.environ, **_facts(ending, job)}, patience)
+    except (OSError, ValueError) as error:
+        return f"--notify: {words[0]} cannot be run: {getattr(error, 'strerror', None) or type(error).__name__}"
+
+
+def told(ending: Report | BatchError, job: str) -> bytes:
+    """The line of JSON that the command reads."""
+    if isinstance(ending, Report):
+        return ending.summary.to_json() + b"\n"
+    error = {"code": ending.code, "message": ending.message}
+    return msgspec.json.encode({"v": 1, "input": job, "error": error, "exit_code": ending.exit_code}) + b"\n"
+
+
+def _facts(ending: Report | BatchError, job: str) -> Mapping[str, str]:
+    facts = {"INPUT": job, "EXIT_CODE": str(ending.exit_code)}
+    if isinstance(ending, Report):
+        summary = ending.summary
+        counts = {name: str(getattr(summary, name)) for name in ("total", "succeeded", "failed", "invalid", "pending")}
+        facts |= {name.upper(): count for name, count in counts.items()}
+        facts |= {"RESULTS": ending.results, "ERRORS": ending.errors, "STOPPED": summary.stopped or ""}
+    else:
+        facts |= {"ERROR": ending.code}
+    return {f"BATCHRUNNER_{name}": value.replace("\0", "") for name, value in facts.items()}
+
+
+async def _run(words: list[str], line: bytes, environ: Mapping[str, str], patience: float) -> str:
+    # Its output goes to our stderr: stdout may carry results.
+    command = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.PIPE, stdout=2, env=environ)
+    try:
+        async with asyncio.timeout(patience):
+            await command.communicate(line)
+    except TimeoutError:
+        return f"--notify: {words[0]} was ended after {patience:g} s"
+    finally:
+        if command.returncode is None:
+            with suppress(ProcessLookupError):
+                command.kill()
+            await command.wait()
+    return f"--notify: {words[0]} ended with {command.returncode}" if command.returncode else ""

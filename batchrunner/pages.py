@@ -1,0 +1,144 @@
+"""report.html: written when a run ends, shown while it goes on, and made again from its files whenever somebody asks.
+
+Rules:
+
+1. A page is never worth a run: what fails here falls silent, with one line of why, and nothing is raised into a run.
+2. At the end of a run only the tail of attempts.jsonl is read, so that a page costs milliseconds; asked for by itself, all of it.
+3. A page is written in one step, 0600, never through a symlink.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from batchrunner import reading
+from batchrunner.core.cost import Prices, price_table
+from batchrunner.core.diagnosis import diagnose
+from batchrunner.core.trail import AttemptLine, End, Moment, Spend
+from batchrunner.job import paths_of, replace
+from batchrunner.listed import price_of
+from batchrunner.meter import Report, Summary, summarise
+from batchrunner.paths import Paths
+from batchrunner.report import html, text
+from batchrunner.report.story import Story
+from batchrunner.report.telling import Chapter, Count, Priced, chapters, tell
+from batchrunner.settings import Settings
+from batchrunner.view import Run
+
+TAIL = 4 * 2**20  # bytes of attempts.jsonl in which the slowest are looked for at the end of a run
+
+
+class Pages:
+    """The pages of one run under way. `said` is what the user typed, as far as a next command repeats it."""
+
+    def __init__(self, run: Run, settings: Settings, said: text.Job) -> None:
+        self._run = run
+        self._said = said
+        self._wanted = Path(settings.display.report) if settings.display.report else None
+        self._paths = paths_of(settings) if run.job.folder else None
+        self._priced = priced(run.prices)
+        self._earlier: list[Chapter] | None = None
+
+    async def story(self, ending: Report | None = None) -> Story:
+        """The story so far, or to the end. What is read from files is read in a thread."""
+        run, trail = self._run, self._run.trail
+        snapshot = ending.snapshot if ending else run.snapshot()
+        summary = ending.summary if ending else summarise(snapshot, run.job.name)
+        end = _end(trail.start.session, trail.recent, summary) if ending else None
+        count = Count(
+            summary=summary,
+            failures=snapshot.failures,
+            findings=ending.findings if ending else run.diagnose(),
+            running=ending is None,
+            paused=run.engine.scheduler.paused,
+            expected=snapshot.cost_expected,
+        )
+        chapter = Chapter(trail.start, tuple(run.moments()), end)
+        return await asyncio.to_thread(self._told, chapter, count)
+
+    async def keep(self, ending: Report) -> str:
+        """Write the page of a run that has ended to where it belongs. Returns what went wrong, "" for nothing."""
+        places = [*([self._paths.report] if self._paths else []), *([self._wanted] if self._wanted else [])]
+        if not places:
+            return ""
+        try:
+            _write(html.page(await self.story(ending)), places)
+        except Exception as error:  # noqa: BLE001 - rule 1
+            return f"the report could not be written: {why(error)}; the results are not affected"
+        return ""
+
+    def _told(self, chapter: Chapter, count: Count) -> Story:
+        paths, run = self._paths, self._run
+        if self._earlier is None:
+            found = chapters(reading.events(paths)) if paths and chapter.session > 1 else []
+            self._earlier = [each for each in found if each.session < chapter.session]
+        attempts = reading.attempts(paths, TAIL) if paths else ()
+        files = _files(paths, run.job.results, run.job.errors)
+        return _told([*self._earlier, chapter], attempts, count, self._said, self._priced, files)
+
+
+def why(error: Exception) -> str:
+    """What went wrong with a page, in words that quote nothing."""
+    return error.strerror or "no such place" if isinstance(error, OSError) else type(error).__name__
+
+
+def _end(session: int, moments: Sequence[Moment], summary: Summary) -> End:
+    at = moments[-1].at if moments else summary.seconds
+    return End(session=session, at=at, wall="", stopped=summary.stopped, exit_code=summary.exit_code, summary={})
+
+
+def rebuilt(settings: Settings, standing: Report, said: text.Job) -> Path:
+    """Make the page of a job anew from its files, and return where it is. FileError when it cannot be written."""
+    paths = paths_of(settings)
+    told = chapters(reading.events(paths))
+    moments = next((chapter.moments for chapter in reversed(told) if chapter.moments), ())
+    count = Count(summary=standing.summary, failures=standing.snapshot.failures, findings=diagnose(moments) if moments else ())
+    prices = Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(f"https://{endpoint}/", model))
+    files = _files(paths, standing.results, standing.errors)
+    story = _told(told, reading.attempts(paths), count, said, priced(prices), files)
+    place = Path(settings.display.report) if settings.display.report else paths.report
+    _write(html.page(story), [place])
+    return place
+
+
+def priced(prices: Prices) -> Priced:
+    """What tokens cost, and who says so, in the order in which they are asked."""
+
+    def told(spend: Spend) -> tuple[float | None, str]:
+        own = prices.own(spend.model)
+        if own:
+            return own.of(spend.input, spend.output), "your prices"
+        if spend.told is not None:
+            return spend.told, "the provider"
+        listed = prices.listing(spend.endpoint, spend.model)
+        return (listed.of(spend.input, spend.output), _source()) if listed else (None, "")
+
+    return told
+
+
+def _source() -> str:
+    return f"genai-prices {metadata.version('genai-prices')}"
+
+
+def _told(
+    told: Sequence[Chapter],
+    attempts: Iterable[AttemptLine],
+    count: Count,
+    said: text.Job,
+    prices: Priced,
+    files: Sequence[tuple[str, str]],
+) -> Story:
+    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return tell(told, attempts, count, said, priced=prices, made=made, files=files)
+
+
+def _files(paths: Paths | None, results: str, errors: str) -> list[tuple[str, str]]:
+    named = [("results", results), ("failures", errors), ("everything else", str(paths.folder) if paths else "")]
+    return [(what, path) for what, path in named if path]
+
+
+def _write(page: str, places: Sequence[Path]) -> None:
+    for place in places:
+        replace(place, page.encode())
