@@ -141,7 +141,7 @@ class Trail:
         self.vitals.tick()
         now = self._clock()
         age = now - self._began
-        if now - self._taken_at >= max(min(max(age / 4, FIRST_EVERY), EVERY), age / PER_RUN) - TICK / 2:
+        if now - self._taken_at >= pause(age) - TICK / 2:
             self.take()
 
     async def _flush(self) -> None:
@@ -152,6 +152,11 @@ class Trail:
         if self._events:
             self._events.add(msgspec.json.encode(record))
             self._events.flush()
+
+
+def pause(age: float) -> float:
+    """Seconds between two moments in a run of this age."""
+    return max(min(max(age / 4, FIRST_EVERY), EVERY), age / PER_RUN)
 
 
 def thinned(moments: Sequence[Moment]) -> list[Moment]:
