@@ -272,7 +272,7 @@ def _sessions(told: Sequence[Chapter], running: bool) -> Iterable[page.Session]:
             at=offset,
             seconds=chapter.seconds,
             settled=last.done - last.resumed if last else 0,
-            ended=ended,
+            ended=_short(ended),
         )
         offset += chapter.seconds
 
