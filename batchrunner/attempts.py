@@ -2,7 +2,7 @@
 
 Rules:
 
-1. A success that is not written costs two comparisons.
+1. A success that is not written costs a subtraction and a few comparisons.
 2. What is known is written, in the phases' order; what is not known, empty or 0 is left out (`core.trail.AttemptLine`).
 3. A server's own words are cut short. They have been cleared of our keys before; prompts and answers are never here.
 """
@@ -21,6 +21,7 @@ from batchrunner.scroll import Scroll
 
 SAMPLED = 100  # successes: the first so many are written, then each so-many-th, and the slowest hundredth
 MESSAGE = 300
+NEVER = 1 << 62
 
 
 class Keeping(Struct, frozen=True, kw_only=True):
@@ -55,17 +56,18 @@ class Attempts:
         self.scroll = scroll
         self._session = session
         self._began = began
-        self._every = {"failed": 0, "sample": SAMPLED, "all": 1}[keeping.log_attempts]
-        self._first = SAMPLED if self._every > 1 else 0
-        self._skip = self._every
+        self._sampled = keeping.log_attempts == "sample"
+        self._first = SAMPLED  # of the successes: they are all written
+        self._every = {"failed": NEVER, "sample": SAMPLED, "all": 1}[keeping.log_attempts]
+        self._skip = 1 if self._every == 1 else self._every + SAMPLED * self._sampled
+        self._slow = -1.0 if self._sampled else inf  # seconds from which on a success is written whatever its turn
         self._totals: Buckets = {}
-        self._slow = inf
         self._encoder = msgspec.json.Encoder()
         self.scroll.add(self._encoder.encode(SessionLine(session=session, wall=wall, log_attempts=keeping.log_attempts)))
 
     def know(self, moment: Moment) -> None:
         """Learn from a moment what is slow: what takes longer than 99 of 100 good answers."""
-        if self._every > 1:
+        if self._sampled and not self._first:
             self._totals = merged([self._totals, *(lane.phases.get("total", {}) for lane in moment.lanes)])
             self._slow = quantile(self._totals, 0.99) * 1.03 if sum(self._totals.values()) >= SAMPLED else inf
 
@@ -76,23 +78,21 @@ class Attempts:
             return
         stands_for = 1
         if outcome.kind is Kind.OK and attempt.number == 1:
-            stands_for = self._drawn(outcome.timing.total)
-            if not stands_for:
+            self._skip -= 1
+            if self._skip > 0 and outcome.timing.total <= self._slow:
                 return
+            stands_for = self._turn()
         self.scroll.add(self._encoder.encode(self._line(event, attempt, outcome, stands_for)))
 
-    def _drawn(self, seconds: float) -> int:
-        """How many successes this one stands for in the file; 0: it is not written."""
-        if not self._every:
-            return 0
-        if self._first:
-            self._first -= 1
-            return 1
-        self._skip -= 1
+    def _turn(self) -> int:
+        """How many successes the one that is written now stands for."""
         if self._skip <= 0:
             self._skip = self._every
             return self._every
-        return int(seconds > self._slow)
+        if self._first:
+            self._first -= 1
+            self._slow = inf if not self._first else self._slow
+        return 1
 
     def _line(self, event: Event, attempt: Attempt, outcome: Outcome, stands_for: int) -> AttemptLine:
         request, timing, usage = attempt.request, outcome.timing, outcome.usage

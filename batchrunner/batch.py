@@ -79,8 +79,8 @@ async def run(
             endpoints, transports = await _open_endpoints(ways, proxies, settings, job.redact, stack)
             view = Run(job, meter, endpoints, settings, _prices(settings, ways), any(way.simulated for way in ways), note)
             trail = view.leave_trail(origins)
-            sink = trail.vitals.clocked(job)
-            engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, [trail, *listeners], deliver, sink)
+            sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
+            engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink)
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
             await engine.run([*job.chores(), *trail.chores(), *caps, *watch(view)])
             ending = _ending(view)

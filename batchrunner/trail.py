@@ -65,7 +65,7 @@ class Opening(Struct, frozen=True, kw_only=True):
 
 
 class Trail:
-    """The trail of one run: listens to its events; its `chores` must be done while it runs, then `close`.
+    """The trail of one run: its `listeners` hear every event, its `chores` are done while the run goes on, then `close`.
 
     `folder` is where the files are kept, None for nowhere; `look` says how things stand; `note` is told, once, of a file
     that has failed.
@@ -94,11 +94,9 @@ class Trail:
         self.recent: list[Moment] = []
         self._write(self.start)
 
-    def __call__(self, event: Event) -> None:
-        """Take in one event."""
-        self.tally(event)
-        if self._attempts:
-            self._attempts(event)
+    def listeners(self) -> list[Callable[[Event], None]]:
+        """Who must hear of every event."""
+        return [self.tally, *([self._attempts] if self._attempts else [])]
 
     def chores(self) -> list[Chore]:
         """A tick four times a second, and the writing once a second."""

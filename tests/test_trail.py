@@ -275,7 +275,7 @@ def test_memory_holds_a_bounded_number_of_moments() -> None:
     sight = Sight(snapshot=batchrunner.meter.Snapshot(), lanes=[LaneMoment(name="a")])
     trail = Trail(None, Opening(version="1", input="a"), lambda: sight, pytest.fail, Keeping(), clock)
     for number in range(3 * RECENT):
-        trail(event())
+        trail.tally(event())
         clock.now += 1.0
         trail.take()
         assert len(trail.recent) <= RECENT

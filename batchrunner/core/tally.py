@@ -72,7 +72,7 @@ class Tally:
         self.causes: dict[str, int] = {}
         self.stride = 1
         self._skip = 1
-        self._good = 0
+        self._before = 0  # good answers until the last moment
         self._models = 0
         self._prompts: dict[int, _Class] = {}
         self._answers: dict[int, _Class] = {}
@@ -96,7 +96,6 @@ class Tally:
                 self._killed.pop(attempt.request.line, None)
             return
         lane.succeeded += 1
-        self._good += 1
         self._worked += outcome.timing.total
         if attempt.kills:
             self._judge(attempt, outcome)
@@ -107,9 +106,10 @@ class Tally:
 
     def adapt(self, span: float) -> None:
         """A moment of `span` seconds is over: look at so many of the next answers that it stays cheap."""
-        self.stride = max(1, round(self._good / max(span, 0.1) / SAMPLES))
+        good = sum(lane.succeeded for lane in self.lanes.values())
+        self.stride = max(1, round((good - self._before) / max(span, 0.1) / SAMPLES))
         self._skip = min(self._skip, self.stride)
-        self._good = 0
+        self._before = good
 
     def spend(self) -> list[Spend]:
         """What each model at each endpoint has used."""

@@ -150,7 +150,7 @@ def examined(
         view = Run(job, meter, endpoints, settings, Prices({}), simulated=True)  # type: ignore[arg-type]
         trail = view.leave_trail({})
         ways: Any = {"a": Patient(course, seed, median, sigma)}
-        view.engine = _engine(settings, job, meter, endpoints, ways, Hooks(), [trail], None)  # type: ignore[arg-type]
+        view.engine = _engine(settings, job, meter, endpoints, ways, Hooks(), trail.listeners(), None)  # type: ignore[arg-type]
         view.engine._chance = Random(seed).random
         await view.engine.run(trail.chores())
         trail.take()
