@@ -17,6 +17,7 @@ from batchrunner import reading
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.diagnosis import diagnose
 from batchrunner.core.trail import AttemptLine, End, Moment, Spend
+from batchrunner.errors import UsageError
 from batchrunner.job import paths_of, replace
 from batchrunner.listed import price_of
 from batchrunner.meter import Report, Summary, summarise
@@ -90,16 +91,23 @@ def _end(session: int, moments: Sequence[Moment], summary: Summary) -> End:
 
 
 def rebuilt(settings: Settings, standing: Report, said: text.Job) -> Path:
-    """Make the page of a job anew from its files, and return where it is. FileError when it cannot be written."""
+    """Make the page of a job anew from its files, and return where it is. UsageError E201, E401 when it cannot."""
     paths = paths_of(settings)
     told = chapters(reading.events(paths))
+    if not told:
+        raise UsageError("E201", f"{paths.events}: no run of this job has left a trail.", "Run the job first.")
     moments = next((chapter.moments for chapter in reversed(told) if chapter.moments), ())
     count = Count(summary=standing.summary, failures=standing.snapshot.failures, findings=diagnose(moments) if moments else ())
     prices = Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(f"https://{endpoint}/", model))
     files = _files(paths, standing.results, standing.errors)
     story = _told(told, reading.attempts(paths), count, said, priced(prices), files)
     place = Path(settings.display.report) if settings.display.report else paths.report
-    _write(html.page(story), [place])
+    try:
+        _write(html.page(story), [place])
+    except OSError as error:
+        raise UsageError(
+            "E401", f"{place}: the page cannot be written: {why(error)}", "Choose another place: --report FILE.html"
+        ) from None
     return place
 
 

@@ -1,0 +1,365 @@
+"""Those who look on: the page at the end, the page live, the user's command. None of them is worth a run."""
+
+import asyncio
+import json
+import re
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+import batchrunner
+from batchrunner import cli, pages
+from batchrunner.audience import Audience
+from batchrunner.core.cost import Price, Prices
+from batchrunner.core.trail import Spend
+from batchrunner.dashboard import Dashboard
+from batchrunner.engine import Hooks
+from batchrunner.errors import FileError
+from batchrunner.foreground import present
+from batchrunner.meter import Report, Snapshot, summarise
+from batchrunner.notify import notify, told
+from batchrunner.origins import ARGUMENT, resolve
+from batchrunner.settings import Settings
+from tests.test_report_html import Tree
+
+SIMULATED = {"base_url": "simulated", "display": "none"}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    lines = (json.dumps({"custom_id": f"r-{n}", **batchrunner.chat(f"secret prompt {n}", model="m")}) for n in range(40))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def settings_of(job: Path, **given: Any) -> Settings:
+    return resolve({**SIMULATED, "input": str(job), **given}, {}, Path("/nonexistent"), None, ARGUMENT).settings
+
+
+# ---- the page at the end ----
+
+
+def test_every_file_run_leaves_its_page(job: Path) -> None:
+    report = batchrunner.run_sync(job, **SIMULATED)
+    page = job.with_name("in.run") / "report.html"
+    text = page.read_text()
+    tree = Tree(text)
+    assert report.ok
+    assert {"diagnosis", "endpoints", "sessions", "settings", "files", "slowest", "cost"} <= tree.ids
+    assert "All 40 requests succeeded" in text
+    assert "the answers are simulated" in text
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    assert len(text.encode()) < 150_000
+
+
+def test_no_prompt_and_no_answer_gets_into_a_page(job: Path) -> None:
+    batchrunner.run_sync(job, **SIMULATED)
+    text = (job.with_name("in.run") / "report.html").read_text()
+    assert "secret prompt" not in text
+    answer = json.loads(job.with_name("in.results.jsonl").read_text().splitlines()[0])
+    assert answer["response"]["body"]["choices"][0]["message"]["content"] not in text
+
+
+def test_a_resumed_run_shows_all_its_sessions(job: Path) -> None:
+    batchrunner.run_sync(job, limit=15, **SIMULATED)
+    page = job.with_name("in.run") / "report.html"
+    assert "Stopped at 37 % done: 15 succeeded, 25 to go" in page.read_text()
+    batchrunner.run_sync(job, **SIMULATED)
+    text = page.read_text()
+    assert "All 40 requests succeeded" in text
+    rows = re.findall(r"<tr>(.*?)</tr>", text[text.index('id="sessions"') :].partition("</section>")[0])
+    assert len(rows) == 2
+    assert [re.findall(r">([0-9]+)</td>", row)[0] for row in rows] == ["15", "25"]
+
+
+def test_report_writes_it_anew_from_the_files(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batchrunner.run_sync(job, **SIMULATED)
+    page = job.with_name("in.run") / "report.html"
+    first = page.read_text()
+    page.unlink()
+    assert cli.main(["report", str(job)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    again = page.read_text()
+    assert Tree(again).ids == Tree(first).ids
+    elsewhere = job.with_name("elsewhere.html")
+    assert cli.main(["report", str(job), "--report", str(elsewhere)]) == 0
+    assert "All 40 requests succeeded" in elsewhere.read_text()
+
+
+def test_report_of_a_job_that_never_ran_says_what_there_is(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(job)]) == 2
+    assert "[E201]" in capsys.readouterr().err
+
+
+def test_report_says_where_it_cannot_write(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    batchrunner.run_sync(job, **SIMULATED)
+    assert cli.main(["report", str(job), "--report", str(job / "x.html")]) == 2
+    assert "[E401]" in capsys.readouterr().err
+
+
+def test_a_pipe_and_a_stream_leave_a_page_where_they_are_told_to(job: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    place = job.with_name("page.html")
+    batchrunner.run_sync(job, "-", report=str(place), **SIMULATED)
+    assert "All 40 requests succeeded" in place.read_text()
+    assert not job.with_name("in.run").exists()
+    assert len(capfd.readouterr().out.splitlines()) == 40
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "link"])
+def test_a_page_that_cannot_be_written_breaks_nothing(job: Path, capfd: pytest.CaptureFixture[str], obstacle: str) -> None:
+    page, target = job.with_name("in.run") / "report.html", job.with_name("precious")
+    page.parent.mkdir()
+    target.write_text("precious")
+    if obstacle == "folder":
+        (page / "x").mkdir(parents=True)
+    else:
+        page.symlink_to(target)
+    report = batchrunner.run_sync(job, base_url="simulated", display="log")
+    assert report.ok
+    assert target.read_text() == "precious"
+    assert ("the report could not be written" in capfd.readouterr().err) == (obstacle == "folder")
+
+
+def test_who_says_what_it_costs() -> None:
+    prices = Prices({"mine": Price(1.0, 2.0)}, lambda endpoint, model: Price(3.0, 4.0) if model == "listed" else None)
+    ask = pages.priced(prices)
+    million = {"endpoint": "A", "requests": 1, "input": 1_000_000}
+    assert ask(Spend(model="mine", told=9.0, **million)) == (1.0, "your prices")
+    assert ask(Spend(model="other", told=9.0, **million)) == (9.0, "the provider")
+    assert ask(Spend(model="unheard", **million)) == (None, "")
+
+
+# ---- the page live ----
+
+
+@asynccontextmanager
+async def live(job: Path, **given: Any) -> AsyncIterator[tuple[Dashboard, aiohttp.ClientSession, asyncio.Event]]:
+    """The dashboard of a run, a browser, and the event that half of its requests wait for; at last the end of the test."""
+    hold, begun = asyncio.Event(), asyncio.Event()
+    found: list[Dashboard] = []
+
+    async def prepare(request: batchrunner.Request) -> batchrunner.Request:
+        begun.set()
+        if request.line > 20:
+            await hold.wait()
+        return request
+
+    opened = Dashboard.open.__func__  # type: ignore[attr-defined]
+
+    async def watched(cls: type[Dashboard], port: int) -> Dashboard:
+        found.append(await opened(cls, 0))
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dashboard, "open", classmethod(watched))
+        run = asyncio.ensure_future(present(settings_of(job, dashboard=8377, **given), hooks=Hooks(prepare=prepare)))
+        await begun.wait()
+        try:
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{found[0].port}") as browser:
+                yield found[0], browser, hold
+        finally:
+            hold.set()
+            assert (await run).ok
+
+
+async def text_of(browser: aiohttp.ClientSession, path: str, **more: Any) -> tuple[int, str]:
+    async with browser.get(path, **more) as answer:
+        return answer.status, await answer.text()
+
+
+async def posted(browser: aiohttp.ClientSession, path: str, token: str = "", **form: str) -> tuple[int, str]:
+    async with browser.post(path, headers={"X-Token": token}, data=form) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_the_same_page_live(job: Path) -> None:
+    async with live(job) as (dashboard, browser, _):
+        status, text = await text_of(browser, "/", params={"token": dashboard.token})
+        assert status == 200
+        assert "% done:" in text
+        assert '<header class="running">' in text
+        assert text.count("<script") == 1
+        assert Tree(text).count["button"] == 3
+
+
+async def test_changes_come_as_events_and_the_end_as_the_last(job: Path) -> None:
+    async with live(job) as (dashboard, browser, hold), browser.get("/stream", params={"token": dashboard.token}) as stream:
+        assert stream.content_type == "text/event-stream"
+        first = await stream.content.readuntil(b"\n\n")
+        assert "% done" in json.loads(first.removeprefix(b"data: "))
+        hold.set()
+        rest = await stream.content.read()
+    assert b"event: end\n" in rest
+    assert "All 40 requests succeeded" in json.loads(rest.rpartition(b"data: ")[2])
+
+
+async def test_status_and_metrics_are_open_and_hold_counts_only(job: Path) -> None:
+    async with live(job) as (_, browser, _hold):
+        status, text = await text_of(browser, "/status.json")
+        figures = json.loads(text)
+        assert (status, figures["total"], figures["state"], figures["v"]) == (200, 40, "running", 1)
+        assert "r-1" not in text
+        status, text = await text_of(browser, "/metrics")
+        assert status == 200
+        assert 'batchrunner_lines{state="pending"}' in text
+
+
+@pytest.mark.parametrize("path", ["/", "/stream"])
+async def test_the_page_wants_the_token(job: Path, path: str) -> None:
+    async with live(job) as (dashboard, browser, _):
+        for token in ("", "wrong", dashboard.token[:-1], dashboard.token + "x", "ä"):
+            status, text = await text_of(browser, path, params={"token": token})
+            assert status == 403
+            assert "r-1" not in text
+            assert dashboard.token not in text
+
+
+async def test_controls_want_the_token_and_do_what_they_say(job: Path) -> None:
+    async with live(job) as (dashboard, browser, _):
+
+        async def state() -> tuple[str, int]:
+            figures = json.loads((await text_of(browser, "/status.json"))[1])
+            return figures["state"], figures["limit"]
+
+        for path in ("/pause", "/resume", "/concurrency"):
+            assert (await posted(browser, path, "wrong", n="3"))[0] == 403
+            assert (await text_of(browser, path, params={"token": dashboard.token}))[0] == 405, "looking changes nothing"
+        before = await state()
+        assert before[0] == "running"
+        assert (await posted(browser, "/pause", dashboard.token))[0] == 200
+        assert (await state())[0] == "paused"
+        assert "Paused at" in (await text_of(browser, "/", params={"token": dashboard.token}))[1]
+        assert (await posted(browser, "/resume", dashboard.token))[0] == 200
+        assert (await posted(browser, "/concurrency", dashboard.token, n="3"))[0] == 200
+        assert await state() == ("running", 3)
+        for bad in ("0", "-1", "x", "", "10001", "9" * 5000, "٣"):
+            assert (await posted(browser, "/concurrency", dashboard.token, n=bad))[0] in {400, 413}
+        assert await state() == ("running", 3)
+
+
+@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example:8377", "localhost.evil.example", ""])
+async def test_it_answers_only_to_its_own_name(job: Path, name: str) -> None:
+    async with live(job) as (dashboard, browser, _):
+        assert (await text_of(browser, "/metrics", headers={"Host": name}))[0] in {400, 403}
+        assert (await text_of(browser, "/", params={"token": dashboard.token}, headers={"Host": name}))[0] in {400, 403}
+        assert (await text_of(browser, "/metrics", headers={"Host": "localhost:9000"}))[0] == 200
+
+
+async def test_the_page_lets_nothing_in(job: Path) -> None:
+    async with live(job) as (dashboard, browser, _), browser.get("/", params={"token": dashboard.token}) as answer:
+        fence = answer.headers["Content-Security-Policy"]
+        nonce = re.search(r"script-src 'nonce-([^']+)'", fence)
+        assert nonce
+        assert f'<script nonce="{nonce[1]}">' in await answer.text()
+        assert "default-src 'none'" in fence
+        assert answer.headers["Referrer-Policy"] == "no-referrer", "the address holds the token"
+
+
+async def test_a_port_that_is_taken_is_no_reason_to_stop(job: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        assert (await present(settings_of(job, dashboard=port))).ok
+        told = capfd.readouterr().err
+        assert re.search(r"live: http://127\.0\.0\.1:\d+/\?token=", told), "told even where nothing else is shown"
+        assert f":{port}/" not in told
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_it_is_gone_when_the_run_is_cancelled(job: Path) -> None:
+    begun = asyncio.Event()
+
+    async def prepare(request: batchrunner.Request) -> batchrunner.Request:
+        begun.set()
+        await asyncio.Event().wait()
+        return request
+
+    run = asyncio.ensure_future(present(settings_of(job, dashboard=1), hooks=Hooks(prepare=prepare)))
+    await begun.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
+# ---- the user's command ----
+
+SAVE = "import os, sys; open(sys.argv[1], 'w').write(sys.stdin.read() + os.environ['BATCHRUNNER_EXIT_CODE'])"
+
+
+def command(place: Path, code: str = SAVE) -> str:
+    return f'{sys.executable} -c "{code}" {place}'
+
+
+def test_the_command_gets_the_summary(job: Path, tmp_path: Path) -> None:
+    place = tmp_path / "told"
+    batchrunner.run_sync(job, notify=command(place), **SIMULATED)
+    summary, _, code = place.read_text().partition("\n")
+    assert json.loads(summary)["succeeded"] == 40
+    assert code == "0"
+
+
+def test_the_command_hears_of_a_run_that_broke_off(job: Path, tmp_path: Path) -> None:
+    place = tmp_path / "told"
+    (tmp_path / "in.results.jsonl").mkdir()
+    with pytest.raises(batchrunner.BatchError):
+        batchrunner.run_sync(job, notify=command(place), **SIMULATED)
+    said = json.loads(place.read_text().partition("\n")[0])
+    assert said["error"]["code"] == "E401"
+    assert said["exit_code"] == 2
+
+
+def ending() -> Report:
+    snapshot = Snapshot(total=2, succeeded=1, failed=1)
+    return Report(summarise(snapshot, "a; rm -rf $HOME\0"), snapshot, "r", "e")
+
+
+async def test_no_shell_sees_the_command(tmp_path: Path) -> None:
+    """Nothing of ours becomes a part of it, and what a shell would do with it is not done."""
+    victim = tmp_path / "victim"
+    assert await notify(f"{sys.executable} -c pass ; touch {victim}", ending(), "a; touch x") == ""
+    assert await notify(f"{sys.executable} -c pass $(touch {victim}) `touch {victim}`", ending(), "a") == ""
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ("'unclosed", "cannot be split"),
+        ("   ", "there is no command"),
+        ("/no/such/program", "cannot be run"),
+        (f"{sys.executable} -c 'raise SystemExit(7)'", "ended with 7"),
+    ],
+)
+async def test_a_fault_of_the_command_is_a_line(said: str, part: str) -> None:
+    line = await notify(said, ending(), "a\0b")
+    assert part in line
+    assert len(line.splitlines()) == 1
+
+
+async def test_a_command_that_hangs_is_ended() -> None:
+    hang = f"{sys.executable} -c 'import threading; threading.Event().wait()'"
+    assert "was ended after 0.3 s" in await notify(hang, ending(), "a", patience=0.3)
+
+
+def test_what_the_command_is_told() -> None:
+    assert json.loads(told(ending(), "a"))["failed"] == 1
+    assert json.loads(told(FileError("E404", "disk full"), "a")) == {
+        "v": 1,
+        "input": "a",
+        "error": {"code": "E404", "message": "disk full"},
+        "exit_code": 4,
+    }
+
+
+async def test_an_audience_without_a_run_leaves_in_order(job: Path) -> None:
+    async with Audience(settings_of(job, dashboard=1)) as audience:
+        assert audience.listeners == [audience.progress]
