@@ -1,6 +1,9 @@
 """/metrics: what Prometheus's own parser makes of it is what was counted."""
 
+import json
+import re
 from collections.abc import Mapping
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -91,3 +94,29 @@ def test_no_label_breaks_the_format(name: str) -> None:
     found = parsed(text)
     shown = name.encode("utf-8", "replace").decode()
     assert found["batchrunner_tokens_total", (("direction", "input"), ("endpoint", shown), ("model", shown))] == 1
+
+
+# ---- the Grafana dashboard that comes along ----
+
+
+def test_the_grafana_dashboard_asks_for_what_there_is() -> None:
+    board = json.loads(files("batchrunner.report").joinpath("grafana.json").read_text("utf-8"))
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    named = {name for expr in asked for name in re.findall(r"batchrunner_([a-z_]+)", expr)}
+    assert len(asked) == len(set(asked)) > 10
+    assert {re.sub("_bucket$", "", name) for name in named} <= set(NAMES)
+    known = exposition(SNAPSHOT, [moment(1, 5.0, ok=1)], "0")
+    for label, value in (pair for expr in asked for pair in re.findall(r"([a-z]+)=~?\"([^\"$]+)\"", expr)):
+        assert any(f'{label}="{each}"' in known for each in value.split("|")), (label, value)
+
+
+def test_its_panels_do_not_overlap() -> None:
+    board = json.loads(files("batchrunner.report").joinpath("grafana.json").read_text("utf-8"))
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in board["panels"])
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
