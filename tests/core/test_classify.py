@@ -386,6 +386,19 @@ def test_a8_a_server_with_tls_that_is_spoken_to_in_clear(body: bytes) -> None:
     assert got.message.endswith("begins with https://")
 
 
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("litellm.ContextWindowExceededError: litellm.BadRequestError: too much", K.CONTEXT),
+        ("/chat/completions: Invalid model name passed in model=nosuch. Call `/v1/models` to view available models", K.CONFIG),
+    ],
+)
+def test_what_the_litellm_proxy_says(message: str, kind: Kind) -> None:
+    """Seen from a LiteLLM proxy with mock_response, 2026-11."""
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "400"}}
+    assert outcome(400, body).kind is kind
+
+
 def test_a_redirect_says_where_it_leads() -> None:
     got = outcome(301, b"", {"location": "https://h.example/v1/chat/completions?key=x"})
     assert got.kind is K.CONFIG
