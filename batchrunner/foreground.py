@@ -25,8 +25,7 @@ from batchrunner.job import Job, Reopen
 from batchrunner.meter import Report
 from batchrunner.network import raise_descriptors
 from batchrunner.outbox import Deliver
-from batchrunner.progress import block
-from batchrunner.report import text
+from batchrunner.report import status, text
 from batchrunner.settings import Settings
 
 T = TypeVar("T")
@@ -98,7 +97,7 @@ class Ladder:
             for number in SIGNALS:
                 if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
                     loop.add_signal_handler(number, self.step, number)
-            loop.add_signal_handler(signal.SIGUSR1, lambda: self._note(block(self._run.snapshot())))
+            loop.add_signal_handler(signal.SIGUSR1, lambda: self._note(status.block(self._run.snapshot())))
 
 
 async def present(

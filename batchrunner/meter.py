@@ -3,8 +3,8 @@
 Rules:
 
 1. Each event is counted once, in about a microsecond; everything that can be derived is derived in `snapshot`.
-2. Memory does not grow with the number of requests: counters, one histogram per endpoint, one minute of seconds.
-3. The clock is an argument. Rates and the time left come from the last minute of this run; what an earlier run finished
+2. Memory does not grow with the number of requests: counters, one histogram per endpoint, five minutes of seconds.
+3. The clock is an argument. Rates and the time left come from the last minutes of this run; what an earlier run finished
    counts as done and never as speed.
 4. `total = succeeded + failed + invalid + pending`, always, and checked where a summary is made.
 """
@@ -15,11 +15,14 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from batchrunner.core.histogram import MINUTE, Histogram, LastMinute
+from batchrunner.core.histogram import MINUTE, MINUTES, Histogram, Lately
 from batchrunner.core.model import Event, Kind
 from batchrunner.core.trail import Finding
 
 TIMEOUTS = (Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL)
+
+
+TELLING = 100  # finished requests that make a rate good to a tenth
 
 
 class Gauges(Struct, frozen=True, kw_only=True):
@@ -29,6 +32,9 @@ class Gauges(Struct, frozen=True, kw_only=True):
     limit: int = 0  # how many may be in flight; 0: not said
     retrying: int = 0  # requests that wait to be sent again
     timeout: float = 0.0  # the longest deadline for a whole attempt now in force, seconds; 0: not said
+    timeouts: Mapping[str, float] = {}  # the same for each endpoint
+    oldest: float = 0.0  # since the request that has been under way for longest was first sent, seconds
+    paused: bool = False  # by the user
     cost: float | None = None  # of this run so far; None: not known
 
 
@@ -265,7 +271,7 @@ class Meter:
         self._kinds = dict.fromkeys(Kind, 0)
         self._failures = dict.fromkeys(Kind, 0)
         self._tracks: dict[str, _Figures] = {}
-        self._minute = LastMinute(now)
+        self._lately = Lately(now)
 
     def __repr__(self) -> str:
         done = self._succeeded + sum(self._failures.values())
@@ -300,7 +306,7 @@ class Meter:
                 self._recovered += result.attempts > 1
             else:
                 self._failures[result.kind] += 1
-            self._minute.add(event.at, 1, tokens)
+            self._lately.add(event.at, 1, tokens)
 
     def _count_attempt(self, event: Event) -> int:
         attempt, outcome = event.attempt, event.outcome
@@ -328,8 +334,8 @@ class Meter:
     def snapshot(self, now: float, gauges: Gauges = Gauges()) -> Snapshot:
         """All figures at `now`."""
         spread, worked, waited = self._latency()
-        finished, tokens = self._minute.sums(now)
-        span = max(min(now - self._started, MINUTE - 1 + now % 1), 1.0)
+        finished, tokens = self._lately.sums(now)
+        span = self._span(now, MINUTE)
         invalid = self._failures[Kind.INVALID]
         failed = sum(self._failures.values()) - invalid
         left = None if self.total is None else self.total - self._succeeded - failed - invalid
@@ -349,7 +355,7 @@ class Meter:
             tokens_out=self._tokens_out,
             rate=finished / span,
             token_rate=tokens / span,
-            eta=left * span / finished if left is not None and finished else None,
+            eta=None if left is None else self._eta(left, now),
             p50=spread.quantile(0.5),
             p95=spread.quantile(0.95),
             p99=spread.quantile(0.99),
@@ -359,6 +365,18 @@ class Meter:
             lanes=tuple(track.lane(name) for name, track in self._tracks.items()),
             gauges=gauges,
         )
+
+    def _span(self, now: float, most: int) -> float:
+        """Seconds that the sums of the last `most` seconds are of."""
+        return max(min(now - self._started, most - 1 + now % 1), 1.0)
+
+    def _eta(self, left: int, now: float) -> float | None:
+        """Seconds until all is done, by the last minute where it tells enough, else by the last five."""
+        for window in (MINUTE, MINUTES):
+            finished = self._lately.sums(now, window)[0]
+            if finished >= TELLING or (finished and window == MINUTES):
+                return left * self._span(now, window) / finished
+        return None
 
     def _latency(self) -> tuple[Histogram, float, float]:
         """All endpoints' latencies together; seconds of good answers, and of those the wait for the first byte."""

@@ -5,14 +5,18 @@ Rules:
 1. It draws snapshots that it is given, about four times a second; it has no task, no thread and no clock of its own.
 2. A display is never worth a run: any error in here silences it, and nothing is raised.
 3. tqdm gets every argument by name, so that no TQDM_ variable has a say.
-4. A stream that is no terminal gets key=value lines, every `interval` seconds and at each tenth. Never a carriage return.
+4. A stream that is no terminal gets key=value or JSON lines: at each tenth, two seconds apart, and every `interval` seconds.
+   Never a carriage return. A notebook gets a bar of its own kind, with the figures beside it.
 5. Text from outside is made visible, so that it cannot command the terminal.
 """
 
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from msgspec import Struct
@@ -20,14 +24,17 @@ from msgspec import Struct
 from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
 from batchrunner.meter import Snapshot
-from batchrunner.report.text import WORDS, amount, clock, money, rate, seconds, visible
+from batchrunner.report import status
+from batchrunner.report.text import WORDS, visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-Mode = Literal["full", "plain", "log", "none"]
+Mode = Literal["full", "plain", "notebook", "log", "none"]
 PERIOD = 0.25
 """Seconds between two drawings."""
+SPACING = 2.0
+"""Seconds between two log lines, however fast the tenths follow one another."""
 _NAME = 24
 
 
@@ -100,8 +107,9 @@ class Progress:
         self._interval = interval
         self._clock = clock
         self._bars: list[tqdm[Any]] = []
-        self._due = 0.0
-        self._tenths = -1
+        self._stack = ExitStack()
+        self._last = -inf
+        self._tenths = 0
         self.mode = self._mode()
 
     def __repr__(self) -> str:
@@ -132,6 +140,8 @@ class Progress:
             return "none"
         if self._display.display != "auto":
             return self._display.display
+        if in_notebook():
+            return "notebook"
         try:
             return "full" if self._stream.isatty() and os.environ.get("TERM") != "dumb" else "log"
         except (ValueError, AttributeError):  # closed, or no stream at all
@@ -146,30 +156,53 @@ class Progress:
             bars, self._bars = self._bars, []
             for bar in bars:
                 bar.disable = True
+            with suppress(Exception):
+                self._stack.close()
 
     def _draw(self, snapshot: Snapshot) -> None:
         if self.mode == "none":
             return
         if not self._bars:
-            self._bars = _bars(self._name, self._stream, 3 if self.mode == "full" else 1)
-        bar, *lines = self._bars
+            self._begin(snapshot)
+        bar, *below = self._bars
         bar.total, bar.n = snapshot.total, snapshot.done
-        bar.bar_format = _bar_format(snapshot)
-        for line, said in zip(lines, _status(snapshot), strict=False):
+        bar.bar_format = _bar_format(snapshot, self.mode)
+        for line, said in zip(below, status.lines(snapshot), strict=False):
             line.set_description_str(said, refresh=False)
         for each in self._bars:
             each.refresh()
 
-    def _log(self, snapshot: Snapshot) -> None:
-        tenths = 10 * snapshot.done // snapshot.total if snapshot.total else 0
-        if snapshot.seconds < self._due and tenths <= self._tenths:
-            return
-        self._due = snapshot.seconds + self._interval
-        self._tenths = tenths
-        self._write(f"{self._clock():%Y-%m-%dT%H:%M:%SZ} progress {key_values(snapshot)}")
+    def _begin(self, snapshot: Snapshot) -> None:
+        """Put the bar on the screen, and what others log above it."""
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
-    def _write(self, lines: str) -> None:
-        said = "\n".join(visible(line) for line in lines.splitlines())
+        kind = _kind(self.mode)
+        count = 3 if self.mode == "full" else 1
+        self._bars = [_bar(kind, self._name if place == 0 else "", self._stream, place, snapshot.total) for place in range(count)]
+        self._stack.enter_context(logging_redirect_tqdm(tqdm_class=kind))
+
+    def _log(self, snapshot: Snapshot) -> None:
+        """A line for each tenth, unless there has just been one, and whenever nothing was said for long."""
+        tenths = 10 * snapshot.done // snapshot.total if snapshot.total else 0
+        wait = SPACING if tenths > self._tenths else self._interval
+        if snapshot.seconds < self._last + wait:
+            return
+        self._last, self._tenths = snapshot.seconds, tenths
+        if self._display.log_format == "json":
+            self._print(status.json_line(snapshot, self._stamp()))
+        else:
+            self._print(f"{self._stamp()} progress {status.key_values(snapshot)}")
+
+    def _stamp(self) -> str:
+        return f"{self._clock():%Y-%m-%dT%H:%M:%SZ}"
+
+    def _write(self, said: str) -> None:
+        if self.mode == "log" and self._display.log_format == "json":
+            self._print("\n".join(status.json_note(line, self._stamp()) for line in said.splitlines()))
+        else:
+            self._print("\n".join(visible(line) for line in said.splitlines()))
+
+    def _print(self, said: str) -> None:
         if self._bars:
             self._bars[0].write(said, file=self._stream)
         else:
@@ -177,86 +210,43 @@ class Progress:
 
     def _clear(self) -> None:
         bars, self._bars = self._bars, []
+        self._stack.close()
         for bar in reversed(bars):
             bar.close()
 
 
-def key_values(snapshot: Snapshot) -> str:
-    """One line for machines and for people who search logs."""
-    gauges = snapshot.gauges
-    pairs: dict[str, object] = {
-        "done": snapshot.done,
-        "total": "?" if snapshot.total is None else snapshot.total,
-        "pct": f"{100 * snapshot.done / snapshot.total:.1f}" if snapshot.total else "",
-        "rate": f"{snapshot.rate:.1f}/s",
-        "eta": "" if snapshot.eta is None else seconds(snapshot.eta).replace(" ", ""),
-        "inflight": gauges.in_flight,
-        "failed": snapshot.failed + snapshot.invalid,
-        "retrying": gauges.retrying,
-        "r429": snapshot.rate_limited,
-        "timeouts": snapshot.timeouts,
-        "truncated": snapshot.truncated,
-        "p95": f"{snapshot.p95:.2f}s" if snapshot.p95 else "",
-        "timeout": f"{gauges.timeout:.1f}s" if gauges.timeout else "",
-        "tok_s": f"{snapshot.token_rate:.0f}",
-        "cost": "" if gauges.cost is None else f"{gauges.cost:.4g}",
-    }
-    return " ".join(f"{name}={value}" for name, value in pairs.items() if value != "")
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def block(snapshot: Snapshot) -> str:
-    """The same figures as a block of lines, for who asks in between."""
-    whole = "?" if snapshot.total is None else f"{snapshot.total:,}"
-    return "\n".join([f"{snapshot.done:,}/{whole} done  {_pace(snapshot)}", *_status(snapshot)])
+def _bar_format(snapshot: Snapshot, mode: Mode) -> str:
+    """The layout for tqdm, with figures of ours in it."""
+    share = f"{100 * snapshot.done // snapshot.total}%" if snapshot.total else ""
+    said = f"{status.counted(snapshot)}  {status.pace(snapshot)}"
+    if mode == "notebook":
+        said = " · ".join([said, *(line.strip() for line in status.lines(snapshot) if line.strip())])
+    said = said.replace("{", "{{").replace("}", "}}")
+    return f"{{desc}} {share:>4} {{bar}} {said}" if share else f"{{desc}} {said}"
 
 
-def _status(snapshot: Snapshot) -> tuple[str, str]:
-    """Two lines below the bar, the weightiest first: a narrow screen cuts their ends."""
-    gauges = snapshot.gauges
-    flight = f"{gauges.in_flight}/{gauges.limit}" if gauges.limit else f"{gauges.in_flight}"
-    counts = [("failed", snapshot.failed + snapshot.invalid), ("retrying", gauges.retrying), ("429", snapshot.rate_limited)]
-    counts += [("timeouts", snapshot.timeouts), ("cut", snapshot.truncated)]
-    first = "   ".join([f"in flight {flight}", *(f"{name} {count:,}" for name, count in counts)])
-    times = [("p50", snapshot.p50), ("p95", snapshot.p95), ("timeout", gauges.timeout)]
-    second = "  ".join(f"{name} {seconds(value)}" for name, value in times if value)
-    tokens = f"   {amount(snapshot.token_rate)} tok/s" if snapshot.token_rate else ""
-    lanes = " · ".join(f"{visible(lane.name)} {seconds(lane.p50)}" for lane in snapshot.lanes if lane.p50)
-    return f"  {first}", f"  {second}{tokens}{_cost(snapshot)}{'   ' + lanes if len(snapshot.lanes) > 1 else ''}"
-
-
-def _cost(snapshot: Snapshot) -> str:
-    """What it costs so far and is expected to cost; nothing while that is not known."""
-    cost, whole = snapshot.gauges.cost, snapshot.cost_expected
-    if cost is None:
-        return ""
-    return f"   {money(cost)}{f' of ≈ {whole:.3g}' if whole else ''}"
-
-
-def _pace(snapshot: Snapshot) -> str:
-    left = "?" if snapshot.eta is None else clock(snapshot.eta)
-    return f"{clock(snapshot.seconds)}<{left}  {rate(snapshot.rate)}"
-
-
-def _bar_format(snapshot: Snapshot) -> str:
-    """The layout for tqdm around figures of ours; they hold digits and letters only, so no brace needs doubling."""
-    known = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}" if snapshot.total else "{desc} {n_fmt}/?"
-    return f"{known}  {_pace(snapshot)}"
-
-
-def _bars(name: str, stream: TextIO, count: int) -> "list[tqdm[Any]]":
-    """A bar and its status lines, empty."""
+def _kind(mode: Mode) -> "type[tqdm[Any]]":
+    """A tqdm without a thread that redraws slow bars, for ours are redrawn anyway, and without last words to a broken stream."""
     from tqdm import tqdm  # 20 ms that only a display needs
 
-    # No thread that redraws slow bars, for ours are redrawn anyway; no last words to a stream that may be broken.
-    kind = type("Bar", (tqdm,), {"monitor_interval": 0, "__del__": lambda _bar: None})
-    return [_bar(kind, name if place == 0 else "", stream, place) for place in range(count)]
+    plain: type[tqdm[Any]] = tqdm
+    if mode == "notebook" and find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as plain
+    return type("Bar", (plain,), {"monitor_interval": 0, "__del__": lambda _bar: None})
 
 
-def _bar(kind: "type[tqdm[Any]]", name: str, stream: TextIO, place: int) -> "tqdm[Any]":
+def _bar(kind: "type[tqdm[Any]]", name: str, stream: TextIO, place: int, total: int | None) -> "tqdm[Any]":
     return kind(
         iterable=None,
         desc=name,
-        total=0,
+        total=total or 0,
         leave=False,
         file=stream,
         ncols=None,

@@ -50,12 +50,16 @@ class Run:
     def snapshot(self) -> Snapshot:
         """All figures of this moment."""
         scheduler = self.engine.scheduler
-        deadlines = [scheduler.in_force(lane.last)[1] for lane in self.trail.tally.lanes.values() if lane.last]
+        lanes = self.trail.tally.lanes
+        timeouts = {name: scheduler.in_force(lane.last)[1] for name, lane in lanes.items() if lane.last}
         gauges = Gauges(
             in_flight=scheduler.in_flight,
             limit=sum(endpoint.limit.size for endpoint in self._endpoints if not endpoint.stopped),
             retrying=scheduler.retrying,
-            timeout=max(deadlines, default=0.0),
+            timeout=max(timeouts.values(), default=0.0),
+            timeouts=timeouts,
+            oldest=self._oldest(),
+            paused=scheduler.paused,
             cost=self.prices.cost(self.trail.tally.spend()),
         )
         return self.meter.snapshot(_now(), gauges)
@@ -93,13 +97,16 @@ class Run:
 
     def _sight(self) -> Sight:
         snapshot = self.snapshot()
-        oldest = self.engine.scheduler.oldest()
         return Sight(
             snapshot=snapshot,
             lanes=[self._lane(endpoint) for endpoint in self._endpoints],
-            oldest=0.0 if oldest is None else _now() - oldest,
+            oldest=snapshot.gauges.oldest,
             cost=snapshot.gauges.cost,
         )
+
+    def _oldest(self) -> float:
+        began = self.engine.scheduler.oldest()
+        return 0.0 if began is None else _now() - began
 
     def _lane(self, endpoint: Endpoint) -> LaneMoment:
         counted = self.trail.tally.lanes.get(endpoint.name)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.histogram import Histogram, LastMinute
+from batchrunner.core.histogram import Histogram, Lately
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route, Timing, Usage
-from batchrunner.meter import CheckReport, Report, Gauges, Meter, Snapshot, Summary, Tokens, summarise
+from batchrunner.meter import CheckReport, Gauges, Meter, Report, Snapshot, Summary, Tokens, summarise
 
 REQUEST = Request(line=1, id="a", digest="d", route=Route.CHAT, path="/v1/chat/completions")
 PATIENCE = Deadlines(1.0, 1.0, 1.0, 1.0)
@@ -73,7 +73,7 @@ def test_merging_is_counting_together(left: list[float], right: list[float]) -> 
 @given(st.lists(st.tuples(st.floats(0, 40), st.integers(0, 3)), max_size=60), st.floats(0, 200))
 @settings(deadline=None, max_examples=200)
 def test_the_last_minute_is_the_last_sixty_seconds(steps: list[tuple[float, int]], wait: float) -> None:
-    now, minute, told = 1000.25, LastMinute(1000.25), []
+    now, minute, told = 1000.25, Lately(1000.25), []
     for step, finished in steps:
         now += step
         minute.add(now, finished, 10 * finished)
@@ -81,16 +81,31 @@ def test_the_last_minute_is_the_last_sixty_seconds(steps: list[tuple[float, int]
     now += wait
     expected = sum(finished for second, finished in told if second > int(now) - 60)
     assert minute.sums(now) == (expected, 10 * expected)
+    longer = sum(finished for second, finished in told if second > int(now) - 300)
+    assert minute.sums(now, 300) == (longer, 10 * longer)
 
 
 def test_what_comes_late_counts_as_now() -> None:
-    minute = LastMinute(100.0)
+    minute = Lately(100.0)
     minute.add(150.0, 1, 0)
     minute.add(101.0, 1, 0)
     assert minute.sums(150.0) == (2, 0)
 
 
 # ---- meter ----
+
+
+def test_the_time_left_goes_by_five_minutes_where_one_tells_little() -> None:
+    meter = Meter(0.0, total=1000)
+    for second in range(300):
+        if second % 10 == 0:
+            meter(event(second, Kind.OK))
+    slow = meter.snapshot(299.5)
+    assert slow.rate == pytest.approx(6 / 59.5)
+    assert slow.eta == pytest.approx(970 * 299.5 / 30)
+    for _ in range(200):
+        meter(event(299, Kind.OK))
+    assert meter.snapshot(299.5).eta == pytest.approx(770 * 59.5 / 206), "many in a minute say more than a few in five"
 
 
 def test_every_count_from_one_story() -> None:

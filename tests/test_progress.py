@@ -2,6 +2,8 @@
 
 import fcntl
 import io
+import json
+import logging
 import os
 import re
 import struct
@@ -18,7 +20,8 @@ import pytest
 
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route
 from batchrunner.meter import Gauges, Lane, Snapshot
-from batchrunner.progress import Display, Progress, block, key_values
+from batchrunner.progress import Display, Progress
+from batchrunner.report.status import block, figures, key_values, lines, pace
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 SNAPSHOT = Snapshot(
@@ -31,8 +34,8 @@ SNAPSHOT = Snapshot(
     p50=3.2,
     p95=8.9,
     kinds={Kind.RATE_LIMITED: 47, Kind.TIMEOUT_IDLE: 10, Kind.TRUNCATED: 1},
-    lanes=tuple(Lane(name=name, attempts=9, succeeded=9, p50=p50, p95=p50) for name, p50 in (("A", 3.9), ("B", 2.6))),
-    gauges=Gauges(in_flight=256, limit=256, retrying=30, timeout=26.4),
+    lanes=tuple(Lane(name=name, attempts=9, succeeded=9, p50=p50, p95=3 * p50) for name, p50 in (("A", 3.9), ("B", 2.6))),
+    gauges=Gauges(in_flight=256, limit=256, retrying=30, timeout=26.4, timeouts={"A": 26.4, "B": 21.0}, oldest=41.0, cost=4.36),
 )
 
 
@@ -114,13 +117,21 @@ def test_nothing_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.Mo
     assert max(map(len, found)) <= columns
 
 
-def test_80_columns_hold_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_80_columns_hold_every_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    found = list(lines_of(drawn(80)))
+    found = [line.rstrip() for line in lines_of(drawn(80))]
     bar = next(line for line in found if "input.jsonl  " in line)
-    assert re.search(r"input\.jsonl  3[01]% █+.* 15491/50000  05:34<12:24  46\.4 req/s", bar)
-    assert "  in flight 256/256   failed 0   retrying 30   429 47   timeouts 10   cut 1" in [line.rstrip() for line in found]
-    assert "  p50 3.2 s  p95 8.9 s  timeout 26 s   35.4 k tok/s   A 3.9 s · B 2.6 s" in [line.rstrip() for line in found]
+    assert re.search(r"input\.jsonl  3[01]% █+.* 15,491/50,000  05:34<12:24  46\.4 req/s", bar)
+    assert "  in flight 256/256  failed 0  retrying 30  429 47  timeouts 10  cut 1  oldest" in " ".join(found)
+    assert "  p50 3.2 s  p95 8.9 s  timeout 26 s   35.4 k tok/s   $ 4.36 of ≈ 14.07   A 3.9" in " ".join(found)
+
+
+def test_120_columns_hold_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    found = [line.rstrip() for line in lines_of(drawn(120))]
+    assert "  in flight 256/256  failed 0  retrying 30  429 47  timeouts 10  cut 1  oldest 41 s" in found
+    spread = "A 3.9 s/12 s ≤ 26 s · B 2.6 s/7.8 s ≤ 21 s"
+    assert f"  p50 3.2 s  p95 8.9 s  timeout 26 s   35.4 k tok/s   $ 4.36 of ≈ 14.07   {spread}" in found
 
 
 def test_plain_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,17 +208,69 @@ def test_log_lines_come_by_time_and_by_tenth() -> None:
     assert stream.getvalue().startswith("2026-11-20T12:00:00Z progress done=0 total=100 pct=0.0 ")
 
 
+def test_tenths_that_follow_fast_share_a_line() -> None:
+    progress, stream = logged()
+    for quarter in range(17):
+        progress.show(Snapshot(seconds=quarter / 4, total=16, succeeded=quarter))
+    shares = re.findall(r"pct=([0-9.]+)", stream.getvalue())
+    assert shares == ["0.0", "50.0", "100.0"], "two seconds apart"
+
+
 def test_log_line_holds_every_figure() -> None:
     assert key_values(SNAPSHOT) == (
         "done=15491 total=50000 pct=31.0 rate=46.4/s eta=12m24s inflight=256 failed=0 retrying=30 r429=47 timeouts=10 "
-        "truncated=1 p95=8.90s timeout=26.4s tok_s=35400"
+        "truncated=1 p50=3.20s p95=8.90s timeout=26.4s oldest=41.0s tok_s=35400 cost=4.36 cost_expected=14.07"
     )
-    assert key_values(Snapshot()).startswith("done=0 total=? rate=0.0/s inflight=0 ")
+    assert key_values(Snapshot()).startswith("done=0 rate=0.0/s inflight=0 ")
+
+
+def test_json_lines_hold_the_same_figures() -> None:
+    stream = io.StringIO()
+    progress = Progress(Display(log_format="json"), "a", stream, clock=lambda: NOON)
+    progress.note("one\x1b[2J\ntwo")
+    progress.show(SNAPSHOT)
+    progress.show(msgspec.structs.replace(Snapshot(), seconds=1000.0))
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert told[0] == {"time": "2026-11-20T12:00:00Z", "event": "note", "message": "one\x1b[2J"}
+    assert told[2] == {"time": "2026-11-20T12:00:00Z", "event": "progress", **figures(SNAPSHOT)}
+    assert set(told[3]) == set(told[2])
+    assert (told[2]["rate"], told[2]["eta"], told[3]["eta"], told[3]["cost"]) == (46.4, 744.0, None, None)
+    names = [pair.partition("=")[0] for pair in key_values(SNAPSHOT).split()]
+    assert names == list(told[2])[2:]
+
+
+# ---- words ----
+
+
+def test_a_guess_is_called_one() -> None:
+    assert pace(SNAPSHOT) == "05:34<12:24  46.4 req/s"
+    young = msgspec.structs.replace(SNAPSHOT, seconds=12.0)
+    few = msgspec.structs.replace(SNAPSHOT, resumed=15480)
+    assert pace(young) == "00:12<~12:24  46.4 req/s"
+    assert pace(few) == "05:34<~12:24  46.4 req/s"
+    assert pace(msgspec.structs.replace(SNAPSHOT, eta=None)) == "05:34<?  46.4 req/s"
+    held = msgspec.structs.replace(SNAPSHOT, gauges=Gauges(paused=True))
+    assert pace(held) == "05:34<paused"
+
+
+def test_a_hundred_percent_is_said_only_of_all() -> None:
+    stream = io.StringIO()
+    progress = Progress(Display(display="plain"), "a.jsonl", stream)
+    progress.show(Snapshot(total=100000, succeeded=99999, seconds=9.0))
+    assert " 99% " in stream.getvalue()
+    progress.close()
+
+
+def test_counts_of_nothing_are_left_out() -> None:
+    assert lines(Snapshot(gauges=Gauges(in_flight=3, limit=8))) == ("  in flight 3/8  failed 0", "  ")
 
 
 def test_block_is_for_who_asks() -> None:
-    assert block(SNAPSHOT).splitlines()[0] == "15,491/50,000 done  05:34<12:24  46.4 req/s"
-    assert len(block(SNAPSHOT).splitlines()) == 3
+    told = block(SNAPSHOT).splitlines()
+    assert told[0] == "15,491/50,000 done  05:34<12:24  46.4 req/s"
+    assert told[3:] == ["  A 3.9 s/12 s ≤ 26 s  9 attempts", "  B 2.6 s/7.8 s ≤ 21 s  9 attempts"]
+    silent = msgspec.structs.replace(SNAPSHOT, lanes=(Lane(name="C\x1b", attempts=1, succeeded=0, p50=0.0, p95=0.0),))
+    assert block(silent).splitlines()[3] == "  C\\x1b no answer yet  1 attempts"
 
 
 # ---- lines in between ----
@@ -227,6 +290,32 @@ def test_notes_go_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     written = drawn(80, act=lambda progress: progress.note("a line"))
     assert "a line\r\n" in written
     assert written.index("a line") < written.rindex("in flight")
+
+
+def test_what_others_log_goes_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stands = []
+
+    def log(progress: Progress) -> None:
+        stands.append(list(logging.getLogger().handlers))
+        logging.getLogger("somebody.else").warning("said in between")
+        progress.show(SNAPSHOT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        terminal = Terminal(80)
+        patch.setattr(sys, "stderr", terminal.stream)
+        console = logging.StreamHandler(terminal.stream)
+        logging.getLogger().addHandler(console)
+        progress = Progress(Display(display="full"), "a", terminal.stream)
+        progress.show(SNAPSHOT)
+        log(progress)
+        progress.close()
+        written = terminal.written()
+    assert "said in between\r\n" in written
+    assert written.index("said in between") < written.rindex("in flight")
+    assert stands[0] != [console]
+    assert logging.getLogger().handlers == [console], "as it was"
 
 
 def test_verbose_tells_failed_attempts_without_the_servers_words() -> None:

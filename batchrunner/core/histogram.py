@@ -1,4 +1,4 @@
-"""Many durations in little room, and the last minute second by second.
+"""Many durations in little room, and the last minutes second by second.
 
 Rules:
 
@@ -9,6 +9,7 @@ Rules:
 from math import ceil, exp, log
 
 MINUTE = 60
+MINUTES = 5 * MINUTE
 
 
 class Histogram:
@@ -46,31 +47,32 @@ class Histogram:
         return 0.0
 
 
-class LastMinute:
-    """Sums per second of the last minute: finished requests and output tokens."""
+class Lately:
+    """Sums per second of the last five minutes: finished requests and output tokens."""
 
     __slots__ = ("_finished", "_second", "_tokens")
 
     def __init__(self, now: float) -> None:
         self._second = int(now)
-        self._finished = [0] * MINUTE
-        self._tokens = [0] * MINUTE
+        self._finished = [0] * MINUTES
+        self._tokens = [0] * MINUTES
 
     def add(self, at: float, finished: int, tokens: int) -> None:
         """Count at second `at`; what comes late counts as now."""
         if at >= self._second + 1:
             self._turn(int(at))
-        place = self._second % MINUTE
+        place = self._second % MINUTES
         self._finished[place] += finished
         self._tokens[place] += tokens
 
-    def sums(self, now: float) -> tuple[int, int]:
-        """Finished requests and output tokens of the second of `now` and the 59 before it."""
+    def sums(self, now: float, span: int = MINUTE) -> tuple[int, int]:
+        """Finished requests and output tokens of the second of `now` and those before it, `span` in all."""
         self._turn(int(now))
-        return sum(self._finished), sum(self._tokens)
+        places = [second % MINUTES for second in range(self._second - span + 1, self._second + 1)]
+        return sum(self._finished[place] for place in places), sum(self._tokens[place] for place in places)
 
     def _turn(self, second: int) -> None:
-        """Move on to a second and forget those that fall out of the minute."""
-        for passed in range(max(self._second + 1, second - MINUTE + 1), second + 1):
-            self._finished[passed % MINUTE] = self._tokens[passed % MINUTE] = 0
+        """Move on to a second and forget those that are too long ago."""
+        for passed in range(max(self._second + 1, second - MINUTES + 1), second + 1):
+            self._finished[passed % MINUTES] = self._tokens[passed % MINUTES] = 0
         self._second = max(self._second, second)
