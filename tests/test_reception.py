@@ -514,18 +514,18 @@ async def test_twenty_streams_use_one_connection() -> None:
 async def test_b26_what_follows_done_is_waited_for_only_so_long(after: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reception, "DRAIN", 0.03)
     async with FaultServer(saying(SSE_HEAD, chunk(joined(HELLO)), after, then=Peer.hold)) as server, to(server) as transport:
-        answers = [await transport.send(attempt(total=0.2), give_up) for _ in range(2)]
+        async with asyncio.timeout(LONG):
+            answers = [await transport.send(attempt(), never) for _ in range(2)]
         assert server.connections == 2
     assert all(isinstance(answer, Reply) and answer.body and not answer.missing for answer in answers)
-    assert all(answer.timing.total < 0.03 for answer in answers), "clearing the connection is not the model's time"
 
 
 async def test_b26_no_deadline_of_the_answer_runs_while_the_connection_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception, "DRAIN", 0.2)
+    monkeypatch.setattr(reception, "DRAIN", 0.5)
     async with FaultServer(saying(SSE_HEAD, chunk(joined(HELLO)), then=Peer.hold)) as server, to(server) as transport:
-        answer = await transport.send(attempt(first_byte=0.1, idle=0.1, total=0.1), never)
+        answer = await transport.send(attempt(first_byte=0.3, idle=0.3, total=0.3), never)
     assert isinstance(answer, Reply)
-    assert answer.timing.total < 0.1
+    assert answer.timing.total < 0.5, "clearing the connection is not the model's time"
 
 
 async def test_done_counts_as_said_in_order_only_when_the_connection_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

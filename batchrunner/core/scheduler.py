@@ -170,11 +170,12 @@ class Scheduler:
             entry.spent.sendings -= 1
             self._ready.appendleft(entry)
             return Again(now, "cancelled")
-        counted = treatment.spends and not lane.breaker.open
+        # What had begun to be answered is no outage, though it spoke against the endpoint: it worked, and may charge for it.
+        outage = lane.breaker.open and not 200 <= outcome.status < 300
         self._inform(lane, attempt, outcome, treatment, now, u)
         if outcome.kind is Kind.OK:
             return self._finish(entry, attempt, outcome, treatment, now)
-        why = self._exhausted(entry, lane, outcome, treatment, counted)
+        why = self._exhausted(entry, outcome, treatment, outage)
         if why is not None:
             return self._finish(entry, attempt, outcome, treatment, now, why)
         return self._again(entry, outcome, treatment, now, u)
@@ -249,7 +250,7 @@ class Scheduler:
         elif outcome.kind in KILLS:
             patience.killed(attempt, now - attempt.started)
 
-    def _exhausted(self, entry: _Open, lane: Endpoint, outcome: Outcome, treatment: Treatment, counted: bool) -> str | None:
+    def _exhausted(self, entry: _Open, outcome: Outcome, treatment: Treatment, outage: bool) -> str | None:
         """Why the request is not sent again, in words; None when it is."""
         if treatment.health == "stop":
             return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
@@ -258,11 +259,11 @@ class Scheduler:
         free = treatment.cap and entry.repeated(outcome.kind) <= treatment.cap
         if treatment.cap and not free:
             return f"{treatment.cap + 1} times"
-        spent = entry.spent
+        spent, counted = entry.spent, treatment.spends and not outage
         spent.kills += counted and outcome.kind in KILLS
         spent.failures += counted
         # A pause that the endpoint asks for, and an outage, are not the request's affair, however long they take.
-        spent.turns += treatment.health != "pause" and not lane.breaker.open
+        spent.turns += treatment.health != "pause" and not outage
         return spent.over(self._retries_policy) or None
 
     def _again(self, entry: _Open, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:

@@ -53,7 +53,7 @@ SOME_CALLS = 20  # answers before their p95 means anything
 MANY_CALLS = 1000  # then old ones count half
 YOUNG = 10.0  # seconds: who dies earlier does not die of silence
 ALIKE = 0.02  # share by which two ages may differ and be the same limit
-DEATHS = 3  # of one age, and half of the last ones
+DEATHS = 3  # of one age, among twice as many
 ORIGIN_SILENT = 524  # Cloudflare says it outright
 WITHOUT_FINISH = 4  # lines
 _SILENT_DEATHS = frozenset({Kind.GATEWAY, Kind.NETWORK})  # not our own deadlines: these are alike by nature
@@ -161,7 +161,7 @@ class Manner:
             return ""
         self._ages.append(age)
         alike = sum(abs(other - age) <= ALIKE * age for other in self._ages)
-        if alike < max(DEATHS, len(self._ages) / 2):
+        if alike < DEATHS:
             return ""
         return self._turn_on(f"{alike} silent calls died after {age:.0f} s, which is how proxies end them;")
 

@@ -174,6 +174,21 @@ def test_maybe_billed_attempts_are_counted() -> None:
     assert (result.attempts, result.maybe_billed) == (3, 1)
 
 
+def test_answers_that_are_always_cut_end_though_the_breaker_opens() -> None:
+    """They came, and are on the bill: an endpoint that cuts every answer must not be paid for ever."""
+    room = scheduler(endpoint(concurrency=1), max_open=30, max_attempts=3)
+    for n in range(30):
+        room.offer(request(n))
+    now, ends = 0.0, 0
+    for _ in range(400):
+        step = room.next("a", now)
+        if isinstance(step, Attempt):
+            ends += isinstance(room.settle(step, Outcome(Kind.TRUNCATED, 200), now, 0.5), Result)
+        elif step.until is not None:
+            now = step.until
+    assert (ends, room.open) == (30, 0)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in {Kind.CANCELLED, Kind.RATE_LIMITED, Kind.LOADING}])
 def test_every_kind_ends_in_the_end(kind: Kind) -> None:
     """However often it is repeated, a kind leads to a result or stops the endpoint. Waits that it asks for never do."""
@@ -242,6 +257,8 @@ def test_an_outage_of_any_length_loses_no_request() -> None:
             assert step.until is not None
             now = max(now + 0.01, step.until)
             continue
-        assert isinstance(room.settle(step, Outcome(Kind.TIMEOUT_FIRST_BYTE if step.number % 2 else Kind.CONNECT), now, 0.5), Again)
+        assert isinstance(
+            room.settle(step, Outcome(Kind.TIMEOUT_FIRST_BYTE if step.number % 2 else Kind.CONNECT), now, 0.5), Again
+        )
         now += 0.01
     assert room.open == 50
