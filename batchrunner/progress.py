@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from warnings import catch_warnings, simplefilter
 
 from msgspec import Struct
 
@@ -174,7 +175,9 @@ class Progress:
 
     def _begin(self, snapshot: Snapshot) -> None:
         """Put the bar on the screen, and what others log above it."""
-        from tqdm.contrib.logging import logging_redirect_tqdm
+        with catch_warnings():  # in a notebook without widgets tqdm would complain of that
+            simplefilter("ignore")
+            from tqdm.contrib.logging import logging_redirect_tqdm
 
         kind = _kind(self.mode)
         count = 3 if self.mode == "full" else 1

@@ -6,8 +6,9 @@ Rules:
 2. Frames are written by hand, option lines never: they follow from `OPTIONS`.
 """
 
+import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from batchrunner.settings import OPTIONS, Option
@@ -23,6 +24,9 @@ usage: batchrunner [run] INPUT [options]
        batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
        batchrunner config show     settings in force; --origin says where each comes from
        batchrunner explain CODE    what an error code or a kind of failure means, and what to do
+"""
+_MORE_VERBS = """\
+       batchrunner completion SH   for bash, zsh or fish: source <(batchrunner completion bash)
 """
 _INTRODUCTION = """
 Run a file of requests to the end, resumable. The same command again continues.
@@ -77,6 +81,12 @@ Exit codes
 """
 
 
+def verbs(known: Iterable[str]) -> dict[str, str]:
+    """Each verb with its line of the help."""
+    told = dict(re.findall(r"^ +batchrunner (\w+)(?: \S+)? {2,}(.*)$", _VERBS + _MORE_VERBS, re.MULTILINE))
+    return {verb: told.get(verb, "a run, which is what a command without a verb is") for verb in known}
+
+
 def short(width: int = 100) -> str:
     """One screen."""
     main = {name: each for name, each in OPTIONS.items() if each.main}
@@ -85,7 +95,7 @@ def short(width: int = 100) -> str:
 
 def full(width: int = 100) -> str:
     """Everything."""
-    return f"{_VERBS}{_INTRODUCTION}\n{_listed(OPTIONS, width)}{_FULL_END.rstrip()}"
+    return f"{_VERBS}{_MORE_VERBS}{_INTRODUCTION}\n{_listed(OPTIONS, width)}{_FULL_END.rstrip()}"
 
 
 def written(each: Option) -> str:

@@ -194,6 +194,20 @@ def _visited(call: Call) -> int:
     return max((report.exit_code for report in reports), default=0)
 
 
+def _completion(call: Call) -> int:
+    from batchrunner import completion, usage
+    from batchrunner.report import codes
+
+    shell = call.words[0] if call.words else ""
+    if shell not in completion.SHELLS:
+        known = ", ".join(completion.SHELLS)
+        raise UsageError("E002", f"{shell or 'no shell'}: completion is for {known}.", "Try: batchrunner completion bash")
+    words = {"explain": [*codes.CODES, *Kind], "config": ["show", "schema"], "completion": completion.SHELLS, "simulate": []}
+    flags = completion.flags({name: verb.own for name, verb in VERBS.items()})
+    say(completion.script(shell, usage.verbs(VERBS), flags, words).rstrip("\n"))
+    return 0
+
+
 def _report(call: Call) -> int:
     settings = _with_input(call)
     from batchrunner import batch, pages
@@ -244,4 +258,5 @@ VERBS: Mapping[str, Verb] = {
     "explain": Verb(_explain),
     "diagnose": Verb(_diagnose),
     "report": Verb(_report),
+    "completion": Verb(_completion),
 }

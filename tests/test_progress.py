@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
+import types
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +105,31 @@ def test_mode_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Progress(Display(), "a", terminal.stream).mode == "log"
     terminal.written()
     assert Progress(Display(), "a", terminal.stream).mode == "none"
+
+
+class ZMQInteractiveShell:
+    """As IPython calls the one of a notebook."""
+
+
+def test_a_notebook_gets_one_line_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried in a real kernel with and without ipywidgets; here without."""
+    ipython = types.ModuleType("IPython")
+    monkeypatch.setattr(ipython, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    stream = io.StringIO()
+    progress = Progress(Display(), "a.jsonl", stream)
+    assert progress.mode == "notebook"
+    lane = Lane(name="{x!r}{", attempts=1, succeeded=1, p50=1.0, p95=2.0)
+    progress.show(msgspec.structs.replace(SNAPSHOT, lanes=(lane, lane)))
+    said = stream.getvalue()
+    assert "15,491/50,000  05:34<12:24  46.4 req/s · in flight 256/256" in said
+    assert "{x!r}{ 1.0 s/2.0 s" in said
+    assert "\n" not in said
+    progress.close()
+    assert progress.mode == "notebook"
+    assert Progress(Display(display="log"), "a", stream).mode == "log", "what was asked for goes first"
+    monkeypatch.setattr(ipython, "get_ipython", lambda: None)
+    assert Progress(Display(), "a", stream).mode == "log", "IPython is there, but no kernel"
 
 
 # ---- on a terminal ----

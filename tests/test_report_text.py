@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind
-from batchrunner.meter import CheckReport, Report, Gauges, Problem, Snapshot, summarise
+from batchrunner.meter import CheckReport, Gauges, Problem, Report, Snapshot, summarise
 from batchrunner.report import text
 
 JOB = text.Job(input="my input.jsonl", options=("-o", "out.jsonl"))
@@ -162,6 +162,12 @@ def test_stopped_early(reason: str, code: int) -> None:
     ]
     assert lines[-1].endswith(f"exit {code}")
     assert sum("batchrunner 'my" in line for line in lines) == 1
+
+
+def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
+    lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
+    assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"
+    assert lines[2] == "  what E301 means: batchrunner explain E301"
 
 
 def test_quiet_is_the_verdict_alone() -> None:

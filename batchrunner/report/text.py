@@ -7,6 +7,7 @@ Rules:
 3. The next command to type is a whole one, quoted for a shell, and says again what the user said.
 """
 
+import re
 import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -242,7 +243,9 @@ def _stopped(summary: Summary, snapshot: Snapshot, job: Job) -> str:
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     share = f"■ stopped at {percent(done, summary.total)}{why}"
     counts = f"  {number(done)} done, {number(summary.pending)} to go · nothing lost{dropped}"
-    return f"{share}\n{counts} · continue: {job.command()}"
+    code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
+    more = f"\n  what {code[1]} means: {shlex.join([*job.program, 'explain', code[1]])}" if code else ""
+    return f"{share}\n{counts} · continue: {job.command()}{more}"
 
 
 def _facts(ending: Report, job: Job) -> list[tuple[str, str]]:
