@@ -85,7 +85,7 @@ _ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] =
 # fmt: on
 _HINTS: Mapping[Kind, str] = {
     Kind.OK: "",
-    Kind.RATE_LIMITED: "The endpoint throttles this account: lower --rpm or --tpm, or run again later.",
+    Kind.RATE_LIMITED: "The endpoint throttles this account: lower --concurrency, or run again later.",
     Kind.OVERLOADED: "The endpoint was overloaded: run again later, or add another endpoint with --base-url.",
     Kind.LOADING: "The server is still loading the model: wait until it is ready and run again.",
     Kind.SERVER_ERROR: "The server failed on this request: run again; if only this line fails, look at its content.",

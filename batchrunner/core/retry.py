@@ -5,7 +5,8 @@ Rules:
 1. The pause before the next sending is drawn from the whole of its range (full jitter), so that failures which came together
    do not return together. What a server asks for is the least, never the most.
 2. What a request has spent is counted in three ways, each with its own end: failures that speak against it, attempts that
-   our own deadline ended, and sendings that came to nothing. A rate limit or an outage, however long, spends nothing.
+   our own deadline ended, and sendings that came to nothing. A named wait or an outage, however long,
+   spends nothing.
 3. There is no retry budget over all requests: a retry takes the slot of a fresh request and adds no load.
 """
 

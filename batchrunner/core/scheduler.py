@@ -262,8 +262,9 @@ class Scheduler:
         spent, counted = entry.spent, treatment.spends and not outage
         spent.kills += counted and outcome.kind in KILLS
         spent.failures += counted
-        # A pause that the endpoint asks for, and an outage, are not the request's affair, however long they take.
-        spent.turns += treatment.health != "pause" and not outage
+        # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
+        named = treatment.health == "pause" and outcome.wait is not None
+        spent.turns += not (named or outage)
         return spent.over(self._retries_policy) or None
 
     def _again(self, entry: _Open, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
