@@ -263,7 +263,7 @@ class Scheduler:
         spent.kills += counted and outcome.kind in KILLS
         spent.failures += counted
         # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
-        named = treatment.health == "pause" and outcome.wait is not None
+        named = treatment.health == "pause" and bool(outcome.wait)
         spent.turns += not (named or outage)
         return spent.over(self._retries_policy) or None
 
