@@ -574,7 +574,9 @@ def test_g15_no_cache_runs_code_or_is_believed_over_the_output(command: Command)
 
 def test_g15_nothing_in_the_package_unpickles_or_evaluates() -> None:
     for path in (ROOT / "batchrunner").rglob("*.py"):
-        assert not re.search(r"\b(pickle|marshal|shelve)\b|\b(eval|exec)\(|os\.system|subprocess_shell|shell=True|yaml\.", path.read_text()), path
+        assert not re.search(
+            r"\b(pickle|marshal|shelve)\b|\b(eval|exec)\(|os\.system|subprocess_shell|shell=True|yaml\.", path.read_text()
+        ), path
 
 
 # G16, G17
