@@ -120,7 +120,7 @@ def test_fixed_timeouts_show_what_they_cost() -> None:
     assert run(hangs(1000, 1), 1, {"timeout": 600}).slower > 20
     short = run(sizes(500, 1), 1, {"timeout": 15})
     assert len(short.those("wronged")) > 50
-    assert short.lost > 0
+    assert short.slower > 2
 
 
 def test_more_in_flight_than_the_knee_only_waits_longer() -> None:
