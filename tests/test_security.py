@@ -335,9 +335,11 @@ def _echo(*, stream: bool) -> Script:
             seen = await peer.request()
             said = f"you sent {seen.headers.get('Authorization')} {KEY} sk-canar****mnop https://h/?key={KEY}"
             heads = {"X-Request-Id": KEY, "X-Echo": said, "WWW-Authenticate": f"Bearer {KEY}"}
-            match int(seen.json()["messages"][0]["content"]) % 7:
+            match int(seen.json()["messages"][0]["content"]) % 8:
                 case 0:
-                    await peer.send(json_reply(200, chat(text=said, name=KEY), heads))
+                    await peer.send(json_reply(200, chat(text=said, name=KEY)))
+                case 7:
+                    await peer.send(json_reply(200, chat(), heads))
                 case 1:
                     await peer.send(json_reply(400, {"error": {"message": said, "code": KEY, "type": said}}, heads))
                 case 2:
@@ -359,7 +361,7 @@ def _echo(*, stream: bool) -> Script:
     return script
 
 
-def canary_lines(count: int = 7) -> list[dict[str, Any]]:
+def canary_lines(count: int = 8) -> list[dict[str, Any]]:
     return [line(n, body=BODY | {"messages": [{"role": "user", "content": str(n)}]}) for n in range(count)]
 
 
@@ -403,7 +405,9 @@ async def test_g8_g9_nothing_that_the_library_hands_out_holds_the_key(
         assert_silent(repr(runner) + repr(vars(runner)).replace(f"?key={KEY}", ""))
     assert results
     for each in (*results, *events):
-        shown = f"{each!r} {each}" if not isinstance(each, Result) else f"{each.body!r} {each.error!r} {each.text}"
+        shown = (
+            f"{each!r} {each}" if not isinstance(each, Result) else f"{each.body!r} {each.error!r} {each.text} {each.request_id}"
+        )
         assert_silent(shown)
     assert_silent(caplog.text)
 

@@ -262,3 +262,17 @@ def test_an_outage_of_any_length_loses_no_request() -> None:
         )
         now += 0.01
     assert room.open == 50
+
+
+def test_f8_a_machine_that_is_full_lowers_a_fixed_limit_and_blames_nobody() -> None:
+    lane = endpoint(concurrency=20)
+    room = scheduler(lane, max_open=50)
+    for n in range(50):
+        room.offer(request(n))
+    flying = [send(room, 1.0) for _ in range(20)]
+    assert isinstance(room.settle(flying[0], Outcome(Kind.LOCAL), 2.0, 0.5), Again)
+    assert lane.limit.size < 20
+    for each in flying[1:]:
+        room.settle(each, Outcome(Kind.LOCAL), 2.0, 0.5)
+    assert not lane.stopped
+    assert not lane.breaker.open
