@@ -28,7 +28,7 @@ from batchrunner.core.stopping import Silence, Stopping, outage, reason_to_stop
 from batchrunner.engine import Chore, Engine, Hooks
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
-from batchrunner.listed import price_of
+from batchrunner.listed import load, price_of
 from batchrunner.meter import Meter, Report, summarise
 from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
 from batchrunner.outbox import Deliver, Listener, Sink
@@ -78,6 +78,7 @@ async def run(
             )
             endpoints, transports = await _open_endpoints(ways, proxies, settings, job.redact, stack)
             view = Run(job, meter, endpoints, settings, _prices(settings, ways), any(way.simulated for way in ways), note)
+            await asyncio.to_thread(load, [way.base_url for way in ways])
             trail = view.leave_trail(origins)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
             engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink)

@@ -4,13 +4,17 @@ Rules:
 
 1. Nothing is fetched: the package brings its tables along. It is imported when the first price is asked for (0.3 s).
 2. A model is looked up at the provider that its endpoint's address belongs to. A server of one's own may call its model
-   anything, and a gateway charges what it likes: their prices are not known.
+   anything, and a gateway charges what it likes: their prices are not known. For an address that cannot be a provider's
+   the package is not even imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from batchrunner.core.cost import MILLION, Price
+from batchrunner.network import is_loopback
 
 
 def price_of(base_url: str, model: str) -> Price | None:
@@ -25,8 +29,21 @@ def context_of(base_url: str, model: str) -> int:
     return int(found.model.context_window or 0) if found else 0
 
 
+def load(base_urls: Iterable[str]) -> None:
+    """Import the tables now, if any of these addresses may need them: not in the middle of a run."""
+    if any(map(_public, base_urls)):
+        with suppress(Exception):
+            _package()
+
+
+def _public(base_url: str) -> bool:
+    """Whether a provider may answer there: a name with a dot in it, and no number."""
+    host = urlsplit(base_url).hostname or ""
+    return "." in host and not host.rpartition(".")[2].isdigit() and not is_loopback(host)
+
+
 def _looked_up(base_url: str, model: str) -> Any:
-    if not model or not base_url.startswith("http"):
+    if not model or not _public(base_url):
         return None
     try:
         reckon, usage = _package()

@@ -164,3 +164,19 @@ def test_without_the_package_there_are_no_list_prices(monkeypatch: pytest.Monkey
     assert listed.price_of("https://known.example/v1", "m") is None
     assert listed.context_of("https://known.example/v1", "m") == 0
     assert listed.price_of("", "m") is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000/v1", "http://gpu7:8000/v1", "http://[::1]/v1", "simulated", "http://10.0.0.7"]
+)
+def test_an_address_that_is_no_providers_costs_no_import(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listed, "_package", pytest.fail)
+    listed.load([url])
+    assert listed.price_of(url, "m") is None
+
+
+def test_the_tables_are_loaded_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(listed, "_package", lambda: called.append(1))
+    listed.load(["http://127.0.0.1/v1", "https://api.example.com/v1"])
+    assert called == [1]
