@@ -6,7 +6,7 @@ Rules:
 2. The body is forwarded byte for byte: huge integers, long floats, key order and repeated keys stay as they were written.
    Only `model`, when it is set, changes it: that one value is put in and the rest of the values keep their bytes.
 3. `identify` and `parse` agree on the id and digest of every line, valid or not.
-4. A line says where it goes only inside the fence (`core.endpoints.fenced`), and sets only headers that are harmless.
+4. A line says where it goes only inside the fence (`core.address.fenced`), and sets only headers that are harmless.
 5. A message names the place and our own field names; it never quotes what the line says.
 """
 
@@ -19,7 +19,7 @@ import msgspec
 import orjson
 from msgspec import Raw, Struct
 
-from batchrunner.core.endpoints import fenced
+from batchrunner.core.address import fenced
 from batchrunner.core.model import Error, Kind, Request, Result, Route
 from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened, read_entries, write
 from batchrunner.lines import Oversized

@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from msgspec import Struct, structs
 
-from batchrunner.core.endpoints import Service
 from batchrunner.core.providers import AUTH, BY_NAME, Provider, recognised
+from batchrunner.core.service import Service
 from batchrunner.errors import UsageError
 from batchrunner.network import is_loopback
 from batchrunner.secret import Secret

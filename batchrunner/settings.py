@@ -18,10 +18,10 @@ from msgspec import Meta, Struct
 from batchrunner.attempts import Keeping
 from batchrunner.core.cost import Spending
 from batchrunner.core.deadlines import Timeouts
-from batchrunner.core.endpoints import Connection, Service
 from batchrunner.core.limit import Concurrency
 from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
+from batchrunner.core.service import Connection, Service
 from batchrunner.core.stopping import Stopping
 from batchrunner.core.streaming import Streaming
 from batchrunner.foreign import OutputFormat

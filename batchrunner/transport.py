@@ -28,11 +28,11 @@ from msgspec import structs
 from multidict import CIMultiDict, istr
 from yarl import URL
 
+from batchrunner.core.address import address
 from batchrunner.core.classify import named
-from batchrunner.core.endpoints import Connection as Connection
-from batchrunner.core.endpoints import address
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
 from batchrunner.core.providers import OURS
+from batchrunner.core.service import Connection as Connection
 from batchrunner.core.streaming import wire_body
 from batchrunner.errors import UsageError
 from batchrunner.faults import FAILURES, explain, overdue

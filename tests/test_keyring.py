@@ -2,8 +2,9 @@
 
 import pytest
 
-from batchrunner.core.endpoints import Service, address
+from batchrunner.core.address import address
 from batchrunner.core.providers import AUTH, BY_NAME, PROVIDERS, recognised
+from batchrunner.core.service import Service
 from batchrunner.errors import UsageError
 from batchrunner.keyring import Door, doors
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from batchrunner import faults, reception
 from batchrunner.core.classify import classify
-from batchrunner.core.endpoints import Connection
 from batchrunner.core.model import Attempt, Cause, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request, Route, answer_text
+from batchrunner.core.service import Connection
 from batchrunner.transport import Transport
 from tests.server import (
     LAST_CHUNK,

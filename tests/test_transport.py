@@ -404,7 +404,7 @@ async def test_g1_no_path_leads_to_another_origin(path: str) -> None:
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:{thief}/x", "https://127.0.0.1:{own}/x", "/x", "http://["])
 async def test_g1_an_address_joined_wrongly_is_not_followed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The joining itself is tested with `core.endpoints`; this is the fence behind it."""
+    """The joining itself is tested with `core.address`; this is the fence behind it."""
     async with FaultServer(ok_chat()) as thief, FaultServer(ok_chat()) as server, to(server.url) as transport:
         joined = place.format(thief=thief.port, own=server.port)
         monkeypatch.setattr("batchrunner.transport.address", lambda base_url, path: joined)

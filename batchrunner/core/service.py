@@ -1,0 +1,80 @@
+"""Which endpoints there are and how they are reached, as the user says it.
+
+Rules:
+
+1. A key is never a setting: what stands here names the variable that holds it (`keyring`).
+2. What is said of the service holds for all its endpoints.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Struct
+
+from batchrunner.core.policy import option
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """Which endpoints answer, and how they are addressed. The key itself is never a setting."""
+
+    base_url: Annotated[
+        tuple[str, ...],
+        option(
+            "address of the API; repeat it for failover, in order of preference; simulated answers by itself",
+            group="Endpoint",
+            metavar="URL",
+        ),
+    ] = ()
+    provider: Annotated[
+        str,
+        option(
+            "who answers there, where the URL does not tell: openai, azure, anthropic, groq, vllm, …",
+            group="Endpoint",
+            metavar="auto|NAME",
+            main=False,
+        ),
+    ] = "auto"
+    api_key_env: Annotated[
+        tuple[str, ...],
+        option(
+            "environment variable that holds the key",
+            group="Endpoint",
+            metavar="NAME",
+        ),
+    ] = ()
+    auth: Annotated[
+        Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"],
+        option("how the key is sent, by default as the provider wants it", group="Endpoint", metavar="FORM", main=False),
+    ] = "auto"
+    model: Annotated[str, option("model for every request, in place of the line's own", group="Endpoint", metavar="NAME")] = ""
+    header: Annotated[tuple[str, ...], option("extra header for every request", group="Endpoint", metavar="NAME=VALUE")] = ()
+    allow_insecure: Annotated[bool, option("allow a key over plain http to another machine", group="Endpoint", main=False)] = (
+        False
+    )
+
+
+class Connection(Struct, frozen=True, kw_only=True):
+    """How connections are made."""
+
+    proxy: Annotated[str, option("HTTP proxy; none ignores HTTPS_PROXY and its like", group="Endpoint", metavar="URL")] = ""
+    ca_bundle: Annotated[
+        str,
+        option(
+            "PEM file of certificate authorities to trust instead of the system's, or of SSL_CERT_FILE's",
+            group="Endpoint",
+            metavar="FILE",
+            main=False,
+        ),
+    ] = ""
+    keepalive: Annotated[
+        float,
+        option(
+            "reuse a connection idle for at most so long; stay below the server's own limit",
+            group="Endpoint",
+            metavar="T",
+            unit="seconds",
+            main=False,
+        ),
+    ] = 4.0
+    max_response: Annotated[
+        int, option("largest answer to accept", group="Endpoint", metavar="SIZE", unit="bytes", main=False, ge=1024)
+    ] = 256 * 1024 * 1024
