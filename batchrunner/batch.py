@@ -70,7 +70,8 @@ async def run(
         async with AsyncExitStack() as stack:
             await job.open(meter)
             ways = doors(settings.service, environ)
-            limits, note = fitted(settings.concurrency, len(ways))
+            limits, fit = fitted(settings.concurrency, len(ways))
+            note = "\n".join(filter(None, (job.note, fit)))
             settings = structs.replace(settings, concurrency=limits)
             proxies = [proxy_for(way.base_url, settings.connection.proxy, environ) for way in ways]
             job.redact = redactor(

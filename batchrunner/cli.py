@@ -100,6 +100,6 @@ def _answered(argv: Sequence[str]) -> int:
     if asked:
         say(asked["help"](width()) if "help" in asked else f"batchrunner {__version__}")
         return 0
-    if len(call.words) > 1:
+    if len(call.words) > VERBS[call.verb].most:
         raise UsageError("E003", f"one input at a time: what is {call.words[1]!r}?", "The verb comes first, then the input.")
     return VERBS[call.verb].act(call)

@@ -12,6 +12,7 @@ Rules:
 3. Files of the programs themselves are read too, as far as they name the line that they answer.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -22,7 +23,7 @@ from batchrunner import records
 from batchrunner.core.model import Kind, Result
 from batchrunner.records import Facts, Record, facts_of, paired, written_out
 
-OutputFormat = Literal["openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
+OutputFormat = Literal["auto", "openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
 Secrets = Callable[[bytes], bytes] | None
 _NULL = Raw(b"null")
 
@@ -87,11 +88,11 @@ def _anthropic_error(result: Result) -> Any:
     """The error as the API words it: an error inside an error."""
     if result.body and _peeked(result.body).type == "error":
         return Raw(result.body)
-    kind = "invalid_request_error" if result.kind is Kind.INVALID else _ERROR_TYPES.get(result.status, "api_error")
+    kind = "invalid_request_error" if result.kind is Kind.INVALID else ERROR_TYPES.get(result.status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": _message(result)}, "request_id": result.request_id or None}
 
 
-_ERROR_TYPES: Mapping[int, str] = {  # docs.anthropic.com, Errors
+ERROR_TYPES: Mapping[int, str] = {  # docs.anthropic.com, Errors
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -122,7 +123,7 @@ def cookbook(result: Result, *, strict: bool = False, secrets: Secrets = None) -
 
 
 WRITERS: Mapping[str, Write] = {
-    **dict.fromkeys(("openai", "azure", "mistral"), records.record),
+    **dict.fromkeys(("auto", "openai", "azure", "mistral"), records.record),
     "vllm": vllm,
     "anthropic": anthropic,
     "cookbook": cookbook,
@@ -231,6 +232,9 @@ def _record(name: str, facts: _Facts, good: bool) -> Record:
     return Record(name, facts.line, facts.digest, ok, facts.kind or (Kind.OK.value if ok else ""))
 
 
+_VLLM = re.compile(rb'\{\s*"id"\s*:\s*"vllm-')
+
+
 def dialect_of_record(raw: bytes) -> OutputFormat:
     """Which dialect an output line is in."""
     if raw.startswith(b"["):
@@ -238,5 +242,5 @@ def dialect_of_record(raw: bytes) -> OutputFormat:
     try:
         _read_ended(paired(raw))
     except (ValueError, RecursionError):
-        return "vllm" if raw.startswith(b'{"id":"vllm-') else "openai"
+        return "vllm" if _VLLM.match(raw) else "openai"
     return "anthropic"

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import msgspec
+from msgspec import Struct
 
+from batchrunner.adoption import Batch, adopt
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result
-from batchrunner.disk import DISK, why, write_all
+from batchrunner.disk import DISK, records, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
@@ -41,17 +43,28 @@ from batchrunner.source import IterableSource, Row, Source
 from batchrunner.standing import Standing
 
 STDIN = STDOUT = "-"
-Reopen = Callable[[str], bool]
 Rows = Iterable[Row] | AsyncIterable[Row]
 Redact = Callable[[bytes], bytes]
 CHECKPOINT_EVERY = 10.0
 ROOM_EVERY = 10.0
 
 
+class Reopen(Struct, frozen=True):
+    """What a retry adds to a run: `kinds` says which failures are asked again, `done` are output files of another batch."""
+
+    kinds: Callable[[str], bool]
+    done: Sequence[Path] = ()
+
+    def __call__(self, kind: str) -> bool:
+        """Whether a failure of this kind is asked again."""
+        return self.kinds(kind)
+
+
 class Job(Protocol):
     """One job, as `batch` sees it."""
 
     name: str
+    note: str  # what opening it found that people should know; "" for nothing
     results: str  # where they go, for people; "" for nowhere
     errors: str
     redact: Redact | None  # takes keys out of what is written
@@ -91,6 +104,7 @@ class FileJob:
         self._stack = ExitStack()
         self._standing: Standing
         self._tidy_at_end = False
+        self.note = ""
 
     async def open(self, meter: Meter) -> None:
         """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
@@ -100,10 +114,12 @@ class FileJob:
         if settings.fresh:
             await retire(self.paths, settings)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
+        self._settle_dialect()
         if self._rows is not None:
             await keep_rows(self._rows, self.paths.input)
         elif settings.input == STDIN:
             await asyncio.to_thread(spool, stdin(), self.paths.input)
+        await self._adopt()
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
         self._evidence = evidence_of(self._journal, settings)
         await self._survey()
@@ -120,16 +136,20 @@ class FileJob:
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
-        write, mark = writer(self._settings, self.redact), self._standing.mark
+        mark = self._standing.mark
+        self._keep(results)
+        for result in results:
+            mark(result.request.line, result.ok, result.kind)
+        await self._journal.commit()
+
+    def _keep(self, results: Sequence[Result]) -> None:
+        write = writer(self._settings, self.redact)
         groups: dict[bool, list[bytes]] = {True: [], False: []}
         for result in results:
             groups[result.ok].append(write(result))
         faults = [fault for ok, lines in groups.items() if lines and (fault := self._append(lines, ok))]
         if faults:
             raise faults[0]
-        for result in results:
-            mark(result.request.line, result.ok, result.kind)
-        await self._journal.commit()
 
     def _append(self, lines: list[bytes], ok: bool) -> FileError | None:
         """One write. A fault is kept until everything in hand has been saved."""
@@ -175,11 +195,26 @@ class FileJob:
             "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
         )
 
+    async def _adopt(self) -> None:
+        """Take over the answers of another batch, before anything is compared."""
+        if self._reopen and self._reopen.done:
+            batch = Batch(self._reopen.done, self.paths, self._settings.intake, self._reopen)
+            self.note = str(await asyncio.to_thread(adopt, batch, self._keep))
+
+    def _settle_dialect(self) -> None:
+        """Records are written as they are already, else as the batch that is adopted has them, else as OpenAI's."""
+        wanted = self._settings.records
+        if wanted.output_format == "auto":
+            done = self._reopen.done if self._reopen else ()
+            firsts = (*map(_first_record, (self.paths.results, self.paths.errors)), *map(_first_line, done))
+            found = next((dialect_of_record(first) for first in firsts if first), "openai")
+            settled = msgspec.structs.replace(wanted, output_format=found)
+            self._settings = msgspec.structs.replace(self._settings, records=settled)
+
     def _refuse_mixture(self) -> None:
         wanted = self._settings.records.output_format
         for path in (self.paths.results, self.paths.errors):
-            with path.open("rb") as file:
-                first = file.readline()
+            first = _first_record(path)
             found = dialect_of_record(first) if first else wanted
             if WRITERS[found] is not WRITERS[wanted]:
                 hint = f"continue in it: --output-format {found}\nstart over:     --fresh"
@@ -205,7 +240,7 @@ class PipeJob:
         self.redact: Redact | None = None
         self.folder: Path | None = None
         self.name = settings.input
-        self.results, self.errors = "", ""
+        self.results, self.errors, self.note = "", "", ""
         self._settings = settings
         self._stack = ExitStack()
 
@@ -254,7 +289,7 @@ class MemoryJob:
         self.redact: Redact | None = None
         self.folder: Path | None = None
         self.name = str(requests) if isinstance(requests, str | os.PathLike) else "requests"
-        self.results, self.errors = "", ""
+        self.results, self.errors, self.note = "", "", ""
         self._requests = requests
         self._settings = settings
 
@@ -278,6 +313,14 @@ class MemoryJob:
 
     async def close(self, summary: Summary | None) -> None:
         """Nothing to close."""
+
+
+def _first_record(path: Path) -> bytes:
+    return next((raw for _, raw in records(path)), b"")
+
+
+def _first_line(path: Path) -> bytes:
+    return next((raw for _, raw in read_lines(path) if isinstance(raw, bytes)), b"")
 
 
 def writer(settings: Settings, redact: Redact | None) -> Callable[[Result], bytes]:

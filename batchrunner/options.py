@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
     min_free: Size
     spill_dir: str
     strict_openai: bool
-    output_format: Literal["openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
+    output_format: Literal["auto", "openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
     base_url: str | Sequence[str]
     provider: str
     api_key_env: str | Sequence[str]

@@ -23,10 +23,11 @@ from batchrunner import origins
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
 from batchrunner.engine import Hooks, streamed
 from batchrunner.foreground import present, run_loop
-from batchrunner.job import STDIN, FileJob, Job, MemoryJob
+from batchrunner.job import STDIN, FileJob, Job, MemoryJob, Reopen
 from batchrunner.meter import Report
 from batchrunner.options import Options
 from batchrunner.outbox import Deliver
+from batchrunner.report import text
 from batchrunner.settings import Settings
 from batchrunner.source import Row
 
@@ -84,6 +85,23 @@ class Runner:
         Raises BatchError: UsageError before anything is sent, FileError when a file of ours fails. Cancelling flushes first.
         """
         return await present(self._settings(input, output), hooks=self._hooks)
+
+    async def retry(
+        self,
+        input: str | os.PathLike[str],  # noqa: A002
+        output: str | os.PathLike[str] | None = None,
+        *,
+        kinds: Iterable[str] | None = None,
+        done: Iterable[str | os.PathLike[str]] = (),
+    ) -> Report:
+        """Ask again what failed: those that can succeed, or the `kinds` named (`["timeout_total"]`; `list(Kind)` is all).
+
+        `done` are output and error files of a failed or expired batch of a provider's or vLLM's: what they answer is taken over,
+        what they lack is sent. Raises BatchError like `run`; E207 when they answer none of the input's requests.
+        """
+        chosen = set(kinds) if kinds is not None else frozenset(Kind) - text.HOPELESS
+        reopen = Reopen(chosen.__contains__, [Path(path) for path in done])
+        return await present(self._settings(input, output), reopen=reopen, hooks=self._hooks)
 
     def stream(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> AsyncGenerator[Result, None]:
         """Results as they arrive, in the order of their arrival.

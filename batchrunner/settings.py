@@ -43,12 +43,13 @@ class Records(Struct, frozen=True, kw_only=True):
     output_format: Annotated[
         OutputFormat,
         option(
-            "dialect of result lines, whatever the input's: openai, azure, mistral, vllm, anthropic, cookbook",
+            "dialect of result lines, whatever the input's: openai, azure, mistral, vllm, anthropic, cookbook; "
+            "auto goes on in that of the output, and begins in OpenAI's",
             group="Input and output",
-            metavar="NAME",
+            metavar="auto|NAME",
             main=False,
         ),
-    ] = "openai"
+    ] = "auto"
 
 
 class PriceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ usage: batchrunner [run] INPUT [options]
        batchrunner explain CODE    what an error code or a kind of failure means, and what to do
 """
 _MORE_VERBS = """\
+       batchrunner merge FILE …    join result files, one record a request: -o OUT [--input INPUT]
        batchrunner completion SH   for bash, zsh or fish: source <(batchrunner completion bash)
 """
 _INTRODUCTION = """
@@ -50,6 +51,10 @@ Other options
 Of retry
       --all                         send everything again that failed
       --kind KIND                   only failures of this kind; may be repeated
+      --done FILE …                 output files of a batch of a provider's or vLLM's, failed or
+      --errors FILE …               expired: take over what they answer, send only what they lack
+Of merge
+      --input INPUT                 count what INPUT asks and no file answers
 Of simulate
       --port N                      where to listen on 127.0.0.1 [8765]
       --profile calm|flaky|storm    how it behaves [calm]

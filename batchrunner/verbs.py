@@ -76,7 +76,8 @@ def _retry(call: Call) -> int:
     for kind in kinds:
         if kind not in list(Kind):
             raise UsageError("E002", f"--kind: {kind!r} is not a kind of failure.", origins.nearest(kind, list(Kind)))
-    return _executed(call, _reopener(kinds, bool(call.own.get("all"))))
+    done = [Path(name) for flag in ("done", "errors") for name in call.own.get(flag, [])]
+    return _executed(call, _reopener(kinds, bool(call.own.get("all"))), done)
 
 
 def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
@@ -86,11 +87,13 @@ def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
     return lambda kind: every or kind not in text.HOPELESS
 
 
-def _executed(call: Call, reopen: Callable[[str], bool] | None) -> int:
+def _executed(call: Call, kinds: Callable[[str], bool] | None, done: Sequence[Path] = ()) -> int:
     resolved = _resolved(call)
     settings = resolved.settings
     from batchrunner import foreground
+    from batchrunner.job import Reopen
 
+    reopen = Reopen(kinds, done) if kinds else None
     ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
     said = ending.summary.to_json().decode() if settings.display.json else text.final(ending, call.job(), settings.display.quiet)
     say(said, sys.stderr if settings.output == "-" else sys.stdout)
@@ -208,6 +211,22 @@ def _completion(call: Call) -> int:
     return 0
 
 
+def _merge(call: Call) -> int:
+    if not call.words:
+        raise UsageError(
+            "E201", "no result files were named.", "Try: batchrunner merge a.results.jsonl b.results.jsonl -o all.jsonl"
+        )
+    settings = call.resolved().settings
+    if settings.output in {"", "-"}:
+        raise UsageError("E003", "merge has to know where to write.", "Name it: -o all.jsonl; failures go to all.errors.jsonl")
+    from batchrunner import merging
+
+    merged = merging.merge([Path(word) for word in call.words], Path(settings.output), call.own.get("input", ""))
+    said = "\n".join(map(text.visible, str(merged).splitlines()))
+    say(msgspec.json.encode(merged).decode() if settings.display.json else said)
+    return merged.exit_code
+
+
 def _report(call: Call) -> int:
     settings = _with_input(call)
     from batchrunner import batch, pages
@@ -246,13 +265,16 @@ class Verb(Struct, frozen=True):
 
     act: Callable[[Call], int]
     own: Mapping[str, Mapping[str, Any]] = {}
+    most: int = 1  # words it takes
 
 
+_FILES = {flag: {"action": "extend", "nargs": "+"} for flag in ("--done", "--errors")}
 VERBS: Mapping[str, Verb] = {
     "run": Verb(_run, {"--dry-run": {"action": "store_true"}}),
     "check": Verb(_check),
-    "retry": Verb(_retry, {"--all": {"action": "store_true"}, "--kind": {"action": "append"}}),
+    "retry": Verb(_retry, {"--all": {"action": "store_true"}, "--kind": {"action": "append"}, **_FILES}),
     "status": Verb(_status),
+    "merge": Verb(_merge, {"--input": {}}, sys.maxsize),
     "simulate": Verb(_simulate, {"--port": {}, "--profile": {}, "--seed": {}}),
     "config": Verb(_config, {"--origin": {"action": "store_true"}}),
     "explain": Verb(_explain),

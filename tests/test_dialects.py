@@ -254,8 +254,10 @@ def test_one_file_holds_one_dialect(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert main([*words, "--output-format", "anthropic"]) == 1
         asked = len(server.requests)
         capfd.readouterr()
-        assert main(words) == 2
+        assert main(words) == 1  # what is begun in a dialect goes on in it
+        assert main([*words, "--output-format", "openai"]) == 2
         assert "--output-format anthropic" in capfd.readouterr().err
+        assert len(server.requests) == asked
         assert main([*words, "--fresh"]) == 1
         assert len(server.requests) == 2 * asked
 

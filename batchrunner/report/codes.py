@@ -104,6 +104,14 @@ CODES: Mapping[str, Code] = {
         "A feature was asked for whose library is not installed, because most people do not need it.",
         ("pip install 'batchrunner[NAME]' with the name that the message gives",),
     ),
+    "E207": Code(
+        "files of another batch that answer other requests",
+        "retry --done joins lines by custom_id, and not one custom_id of these files stands in the input. Nothing was written.",
+        (
+            "name the input that the batch was made of",
+            "compare the ids:  head -1 INPUT; head -1 FILE",
+        ),
+    ),
     "E301": Code(
         "the endpoint refused the key",
         "It answered 401 or 403: the key is wrong, expired, of another project or region, or may not use this model. "
