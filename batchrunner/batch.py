@@ -28,6 +28,7 @@ from batchrunner.core.stopping import Silence, Stopping, outage, reason_to_stop
 from batchrunner.engine import Chore, Engine, Hooks
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
+from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
 from batchrunner.meter import Meter, Report, summarise
 from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
@@ -83,8 +84,11 @@ async def run(
             trail = view.leave_trail(origins)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
             engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink)
+            memory = Memory(job.folder, settings.service.model, {way.name: way.base_url for way in ways})
+            memory.recall(engine.scheduler)
+            stack.callback(memory.keep, engine.scheduler)
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
-            await engine.run([*job.chores(), *trail.chores(), *caps, *watch(view)])
+            await engine.run([*job.chores(), *memory.chores(engine.scheduler), *trail.chores(), *caps, *watch(view)])
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
         if view:

@@ -15,7 +15,7 @@ Rules:
 from math import sqrt
 from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from batchrunner.core.model import Attempt, Deadlines, Phase, Request, Timing
 from batchrunner.core.policy import Auto, option
@@ -51,6 +51,18 @@ FIRST_TOKENS = 4.0  # before the first answer
 MOST_TOKENS = 16.0  # at hand once the window is full: what a stall of the endpoint can cost
 PER_ANSWER = 0.02  # tokens an answer brings: bounds wrong kills; a right one is refunded, so that any share may hang
 PER_SECOND = 0.1  # tokens time brings, so that an endpoint gone silent is not waited for without end
+
+
+Sample = Annotated[float, Meta(ge=0.0, le=1e6)]
+RECALLED = WINDOW // 2  # answers of an earlier run that count in this one
+
+
+class Latencies(Struct, frozen=True, omit_defaults=True):
+    """What the last answers took in proportion to their size, in seconds, for the next run."""
+
+    total: tuple[Sample, ...] = ()
+    first: tuple[Sample, ...] = ()
+    idle: tuple[Sample, ...] = ()
 
 
 class Learning(Struct, frozen=True):
@@ -91,6 +103,10 @@ class Span:
         if self.young:
             self._settle(len(self._window))
         self._level = self._times * self._window.quantile(0.99)
+
+    def learned(self) -> tuple[float, ...]:
+        """The samples that the next run may begin with."""
+        return tuple(round(sample, 4) for sample in self._window.latest(RECALLED))
 
     def allowed(self, scale: float, kills: int) -> float:
         """Seconds that an attempt of this size may take after so many kills."""
@@ -205,6 +221,18 @@ class Patience:
     def killed(self, attempt: Attempt, age: float) -> None:
         """Remember what an attempt had waited when our own deadline ended it."""
         self._killed[attempt.request.line] = age
+
+    def learned(self) -> Latencies:
+        """What the next run may begin with."""
+        return Latencies(self._total.learned(), self._first.learned(), self._idle.learned())
+
+    def recall(self, latencies: Latencies) -> None:
+        """Begin with what an earlier run learned. Kills have to be earned anew."""
+        spans = ((self._total, latencies.total), (self._first, latencies.first), (self._idle, latencies.idle))
+        for span, samples in spans:
+            for sample in samples[-RECALLED:]:
+                span.add(sample)
+        self._weigh(max(len(samples) for _, samples in spans))
 
     def forget(self, request: Request) -> None:
         """The request is finished for good, here or elsewhere."""

@@ -32,6 +32,10 @@ class Window:
         self._by_age.append(x)
         insort(ranks, x)
 
+    def latest(self, most: int) -> tuple[float, ...]:
+        """The last values, at most so many, the oldest first."""
+        return tuple(self._by_age)[-most:]
+
     def quantile(self, p: float) -> float:
         """The smallest value that at least the share `p` of the values does not exceed. IndexError when there are none."""
         ranks = self._by_rank

@@ -21,6 +21,7 @@ from heapq import heappop, heappush
 from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
 from batchrunner.core.retry import Retries, Spent, backoff
 from batchrunner.core.streaming import Manner, Streaming
@@ -185,6 +186,22 @@ class Scheduler:
         yield from (entry.request for entry in self._in_flight.values())
         yield from (entry.request for entry in self._ready)
         yield from (entry.request for _, _, entry in self._waiting)
+
+    def learned(self, endpoint: str) -> Lessons:
+        """What this endpoint has taught so far."""
+        answers = tuple(
+            Answers(model, route, stream, patience.learned())
+            for (name, model, route, stream), patience in self._patience.items()
+            if name == endpoint
+        )
+        return Lessons(self._manners[endpoint].learned(), answers)
+
+    def recall(self, endpoint: str, lessons: Lessons) -> None:
+        """Begin with what this endpoint taught an earlier run; before the first request."""
+        self._manners[endpoint].recall(lessons.facts)
+        for known in lessons.answers:
+            patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
+            patience.recall(known.latencies)
 
     def _earlier_serves(self, lane: Endpoint, now: float) -> bool:
         for endpoint in self._preference:

@@ -69,6 +69,15 @@ class Form(Struct, frozen=True, gc=False):
     unmarked: Literal["", "counted", "any"]
 
 
+class Facts(Struct, frozen=True, omit_defaults=True):
+    """What an endpoint taught about the form of its answers, for the next run."""
+
+    always: bool = False  # silent calls are long, or die
+    usage: bool = True  # stream_options are taken
+    refusing: tuple[str, ...] = ()  # models
+    marked: bool = False  # finish reasons are given
+
+
 class Manner:
     """How one endpoint is asked. `form` says it for a request, `learn` takes in what became of an attempt.
 
@@ -118,6 +127,19 @@ class Manner:
         if kind in _SILENT_DEATHS and self._watching and not attempt.stream:
             return self._died(outcome)
         return ""
+
+    def learned(self) -> Facts:
+        """What the next run may begin with."""
+        return Facts(self._always and self._policy.stream == "auto", self._usage, tuple(sorted(self._refusing)), self._marked)
+
+    def recall(self, facts: Facts) -> None:
+        """Begin with what an earlier run learned. That answers without a finish reason are whole is learned anew each time."""
+        if facts.always and self._watching:
+            self._always, self._watching = True, False
+        self._usage = facts.usage
+        self._refusing = set(facts.refusing)
+        self._marked = facts.marked
+        self._shape()
 
     def _shape(self) -> None:
         """Make the two forms anew, for they have just changed."""

@@ -16,7 +16,7 @@ from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Reply, Req
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.stream import STREAMED
-from batchrunner.core.streaming import LONG_ANSWER, SOME_CALLS, WITHOUT_FINISH, Manner, Streaming
+from batchrunner.core.streaming import LONG_ANSWER, SOME_CALLS, WITHOUT_FINISH, Facts, Manner, Streaming
 
 TEXT = [Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES]
 
@@ -459,3 +459,19 @@ def test_partial_text_is_kept_with_a_failure_only_and_only_when_asked_for(keep: 
     result = room.settle(go(room, now + 100.0), after(1.0), now + 100.0, 0.5)
     assert isinstance(result, Result)
     assert result.partial == b""
+
+
+def test_what_was_learned_of_an_endpoint_is_known_in_the_next_run() -> None:
+    room = manner()
+    room.recall(Facts(always=True, usage=False, refusing=("m",), marked=True))
+    assert room.learned() == Facts(always=True, usage=False, refusing=("m",), marked=True)
+    assert (room.form(request(model="n")).stream, room.form(request(model="n")).usage) == (True, False)
+    assert not room.form(request(model="m")).stream
+
+
+@pytest.mark.parametrize(("said", "streams"), [("on", True), ("off", False), ("auto", True)])
+def test_the_users_word_goes_before_what_was_learned(said: str, streams: bool) -> None:
+    room = manner(stream=said)
+    room.recall(Facts(always=True))
+    assert room.form(request()).stream is streams
+    assert room.learned().always is (said == "auto")

@@ -1,0 +1,29 @@
+"""What an endpoint has taught, as plain values that the next run can begin with.
+
+Rules:
+
+1. A room that learns says what it knows with `learned` and takes it in with `recall`; what the values mean is its own affair.
+2. Everything has a default: an empty lesson is a cold start. A lesson saves time; nothing depends on it.
+3. A lesson is thinner than the knowledge it comes from, so that what has changed since is found out quickly.
+"""
+
+from msgspec import Struct
+
+from batchrunner.core.deadlines import Latencies
+from batchrunner.core.streaming import Facts
+
+
+class Answers(Struct, frozen=True, omit_defaults=True):
+    """How long one model took in one form of answer."""
+
+    model: str
+    route: str
+    stream: bool
+    latencies: Latencies
+
+
+class Lessons(Struct, frozen=True, omit_defaults=True):
+    """What one endpoint taught."""
+
+    facts: Facts = Facts()
+    answers: tuple[Answers, ...] = ()
