@@ -25,6 +25,7 @@ from batchrunner.lines import read_lines
 from batchrunner.listed import context_of, price_of
 from batchrunner.meter import CheckReport, ModelUse, Problem
 from batchrunner.reading import attempts, last_moments
+from batchrunner.selecting import of_shard, where
 from batchrunner.settings import Settings
 from batchrunner.source import dialect_of
 from batchrunner.standing import Standing
@@ -44,7 +45,8 @@ def check(settings: Settings, environ: Mapping[str, str] = os.environ) -> CheckR
     ratio, spread = learned(attempts(paths))
     found = _Found(settings, standing, ratio, urls)
     dialect = dialect_of(paths.input, settings.intake)
-    for line, raw in read_lines(paths.input, settings.intake.max_line):
+    intake = settings.intake
+    for line, raw in where(of_shard(read_lines(paths.input, intake.max_line), intake.shard), intake.where):
         found.take(line, parse(raw, line, urls, settings.service.model, dialect))
     return found.report(spread, moments, Prices(price_table(settings.spending.price), price_of))
 

@@ -28,6 +28,7 @@ from msgspec import Struct
 from batchrunner.adoption import Batch, adopt
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result
+from batchrunner.core.selection import piece
 from batchrunner.disk import DISK, records, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, StopError, UsageError
@@ -38,6 +39,7 @@ from batchrunner.lines import Oversized, read_lines, spool
 from batchrunner.meter import Meter, Summary
 from batchrunner.paths import Paths
 from batchrunner.resume import Evidence, Output, survey, tidy
+from batchrunner.selecting import of_shard
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Row, Source
 from batchrunner.standing import Standing
@@ -389,11 +391,17 @@ def line_of(row: Row, number: int) -> bytes:
 def paths_of(settings: Settings) -> Paths:
     """Where a job's files lie; stdin is kept in the run folder, so that it can be continued. UsageError E003."""
     if settings.input != STDIN:
-        return Paths.of(Path(settings.input), Path(settings.output) if settings.output else None)
+        return Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
     if not settings.output:
         raise UsageError("E003", "stdin has no name to call the results after", "name them: -o FILE, or -o - for stdout")
     paths = Paths.of(Path(STDIN), Path(settings.output))
     return msgspec.structs.replace(paths, input=paths.folder / "input.jsonl")
+
+
+def _ending(shard: str) -> str:
+    """What a shard's files have behind the name of the input: `.shard-3-of-8`."""
+    mine = piece(shard)
+    return f".shard-{mine[0]}-of-{mine[1]}" if mine else ""
 
 
 def standing_of(settings: Settings) -> Standing:
@@ -424,7 +432,10 @@ class _Look:
 
 def evidence_of(output: Output, settings: Settings) -> Evidence[bytes | Oversized]:
     """What a survey of this output reads."""
-    return Evidence(lambda: read_lines(output.paths.input, settings.intake.max_line), identify, read_record, output)
+    intake = settings.intake
+    return Evidence(
+        lambda: of_shard(read_lines(output.paths.input, intake.max_line), intake.shard), identify, read_record, output
+    )
 
 
 def stdin() -> BinaryIO:

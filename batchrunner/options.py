@@ -14,6 +14,8 @@ class Options(TypedDict, total=False):
     fresh: bool
     changed: Literal["refuse", "rerun", "keep"]
     limit: int
+    where: str
+    shard: str
     format: Literal["auto", "openai", "azure", "vllm", "http", "anthropic", "mistral", "cookbook"]
     route: str
     max_line: Size

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from batchrunner.core import units
 from batchrunner.core.cost import price_table
+from batchrunner.core.selection import array_piece, condition, piece
 from batchrunner.core.stopping import failure_cap
 from batchrunner.errors import UsageError
 from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, PriceRow, Settings
@@ -63,6 +64,8 @@ _EXAMPLES = {
     "max_failures": "200, 5%",
     "header": "X-Team=research",
     "price": "gpt-x-mini=0.15/0.60",
+    "shard": "3/8",
+    "where": 'body.model == "x", "draft" not in custom_id and line > 100',
 }
 
 
@@ -77,6 +80,8 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "header": _check_header,
     "max_failures": failure_cap,
     "price": price_table,
+    "shard": piece,
+    "where": condition,
 }
 """What a type cannot say of a value."""
 
@@ -241,10 +246,21 @@ def resolve(
     given: dict[str, Given] = {}
     for layer in layers:
         given |= layer
-    told = {name: _convert(OPTIONS[name], found) for name, found in given.items()}
+    told = {name: _convert(OPTIONS[name], found) for name, found in _situated(given, environ).items()}
     settings = _assembled(os.fspath(path), told)
     _refuse_contradictions(settings)
     return Resolved(settings, {name: given[name].origin if name in given else "default" for name in OPTIONS})
+
+
+def _situated(given: dict[str, Given], environ: Mapping[str, str]) -> dict[str, Given]:
+    """With a shard that the environment is to tell."""
+    if "shard" not in given:
+        return given
+    shard = given["shard"]
+    try:
+        return {**given, "shard": msgspec.structs.replace(shard, value=array_piece(str(shard.value), environ))}
+    except ValueError as error:
+        raise UsageError("E002", f"{shard.label}: {shard.value} {error}.", "Examples: 3/8, auto, auto/8") from None
 
 
 def _assembled(path: str, told: Mapping[str, Any]) -> Settings:

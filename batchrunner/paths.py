@@ -30,10 +30,13 @@ class Paths(Struct, frozen=True):
     folder: Path
 
     @classmethod
-    def of(cls, input: Path, output: Path | None = None) -> Self:  # noqa: A002  the option's name
-        """For `jobs/a.jsonl.gz`: `jobs/a.results.jsonl`, `jobs/a.errors.jsonl`, `jobs/a.run`. `output` is the results."""
+    def of(cls, input: Path, output: Path | None = None, ending: str = "") -> Self:  # noqa: A002  the option's name
+        """For `jobs/a.jsonl.gz`: `jobs/a.results.jsonl`, `jobs/a.errors.jsonl`, `jobs/a.run`. `output` is the results.
+
+        Where the input gives the name, `ending` goes behind it.
+        """
         if output is None:
-            stem = _stem(_stem(input.name, _PACKED), _LINES)
+            stem = _stem(_stem(input.name, _PACKED), _LINES) + ending
             results = input.with_name(f"{stem}.results.jsonl")
         else:
             stem, results = _stem(output.name, _LINES), output

@@ -30,6 +30,7 @@ from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
 from batchrunner.lines import MAX_LINE, PUT_BACK, read_lines, without_ending
+from batchrunner.selecting import fits, of_shard, where
 
 Block = list[Request | Result]
 Row = Mapping[str, object] | Request | bytes
@@ -46,6 +47,24 @@ class Intake(Struct, frozen=True, kw_only=True):
     limit: Annotated[
         int, option("only the first N requests that are not done yet; 0 is all", group="Input and output", metavar="N", ge=0)
     ] = 0
+    where: Annotated[
+        str,
+        option(
+            "only lines that fit, such as 'body.model == \"x\" and line <= 100'; the others stay pending",
+            group="Input and output",
+            metavar="CONDITION",
+            main=False,
+        ),
+    ] = ""
+    shard: Annotated[
+        str,
+        option(
+            "only this piece of the input, as a job of its own; auto takes I, and where it can N, from Slurm or Kubernetes",
+            group="Input and output",
+            metavar="I/N|auto[/N]",
+            main=False,
+        ),
+    ] = ""
     format: Annotated[
         Format,
         option(
@@ -144,7 +163,8 @@ def _read(path: Path, intake: Intake, done: Callable[[int], bool], read: Read, c
     start, block, size = _standing(path), [], 0
     read = partial(read, dialect=dialect_of(path, intake))
     # once closed, the next line is let through, so that passing over a hundred million finished ones ends too
-    asked = ((line, raw) for line, raw in read_lines(path, intake.max_line) if closed.is_set() or not done(line))
+    mine = of_shard(read_lines(path, intake.max_line), intake.shard)
+    asked = where(((line, raw) for line, raw in mine if closed.is_set() or not done(line)), intake.where)
     for line, raw in islice(asked, intake.limit or None):
         if closed.is_set():
             return
@@ -226,7 +246,7 @@ class IterableSource:
             raw = without_ending(row) if isinstance(row, bytes) else msgspec.json.encode(row)
         except (TypeError, ValueError, RecursionError) as why:
             return refuse(_named(row), self._line, f"the row cannot be written as JSON: {why}", "Use plain JSON values only.")
-        if not raw or raw.isspace():
+        if not raw or raw.isspace() or not fits(raw, self._line, self._intake.where):
             return None
         return parse(raw, self._line, self._origins, self._model, self._dialect or self._settled(raw))
 

@@ -1,0 +1,44 @@
+"""The lines of a file that a run is about (`core.selection`), before anything else is done with them.
+
+Rules:
+
+1. A shard is a job of its own: lines of other pieces do not count, in no way.
+2. A condition only passes over lines: they stay pending, for a run without it.
+3. A line that cannot be read fits no condition, and belongs to a piece like any other.
+"""
+
+from collections.abc import Iterable
+
+import orjson
+
+from batchrunner.core.selection import Fields, belongs, condition, piece
+from batchrunner.formats import identify
+from batchrunner.lines import Oversized
+
+Numbered = tuple[int, bytes | Oversized]
+
+
+def of_shard(lines: Iterable[Numbered], shard: str) -> Iterable[Numbered]:
+    """Those of this piece; all of them when there is none."""
+    mine = piece(shard)
+    return ((line, raw) for line, raw in lines if belongs(identify(raw, line)[0], mine)) if mine else lines
+
+
+def where(lines: Iterable[Numbered], text: str) -> Iterable[Numbered]:
+    """Those that fit the condition; all of them when there is none."""
+    wanted = condition(text)
+    return ((line, raw) for line, raw in lines if wanted(_fields(raw, line))) if wanted else lines
+
+
+def fits(raw: bytes, line: int, text: str) -> bool:
+    """Whether a line fits the condition."""
+    wanted = condition(text)
+    return wanted is None or wanted(_fields(raw, line))
+
+
+def _fields(raw: bytes | Oversized, line: int) -> Fields:
+    try:
+        fields = orjson.loads(raw) if isinstance(raw, bytes) else None
+    except orjson.JSONDecodeError:
+        fields = None
+    return {**fields, "line": line} if isinstance(fields, dict) else {}

@@ -1,0 +1,75 @@
+"""A run is about the lines that it is told to be about: by a condition, or as one shard of several."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import batchrunner
+from batchrunner.cli import main
+from batchrunner.errors import UsageError
+from tests.crash import chat
+
+COUNT = 30
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    Path("a.jsonl").write_text("".join(json.dumps(chat(number)) + "\n" for number in range(COUNT)) + "nonsense\n")
+
+
+def ids(path: str) -> list[str]:
+    return [json.loads(line)["custom_id"] for line in Path(path).read_text().splitlines()]
+
+
+async def test_lines_that_do_not_fit_stay_pending() -> None:
+    report = await batchrunner.run("a.jsonl", base_url="simulated", where="line <= 4 or line == 9")
+    assert (report.summary.total, report.summary.succeeded, report.summary.pending) == (COUNT + 1, 5, COUNT - 4)
+    rest = await batchrunner.run("a.jsonl", base_url="simulated")
+    assert (rest.summary.succeeded, rest.summary.invalid, rest.summary.pending) == (COUNT, 1, 0)
+
+
+async def test_the_limit_counts_what_fits() -> None:
+    report = await batchrunner.run("a.jsonl", base_url="simulated", where="line > 10", limit=3)
+    assert report.summary.succeeded == 3
+    assert {json.loads(line)["batchrunner"]["line"] for line in Path("a.results.jsonl").read_text().splitlines()} == {11, 12, 13}
+
+
+async def test_a_condition_holds_for_rows_of_the_library() -> None:
+    rows = [batchrunner.chat("Hi", model=name, id=name) for name in ("x", "y", "x-2")]
+    results = await batchrunner.gather(rows, base_url="simulated", where="'x' in body.model")
+    assert [result.id for result in results] == ["x", "x-2"]
+
+
+async def test_shards_are_jobs_of_their_own_and_merge_to_the_whole() -> None:
+    found: list[str] = []
+    for index in range(1, 4):
+        report = await batchrunner.run("a.jsonl", base_url="simulated", shard=f"{index}/3")
+        assert report.summary.total == report.summary.succeeded + report.summary.invalid < COUNT
+        found += ids(f"a.shard-{index}-of-3.results.jsonl")
+        again = await batchrunner.run("a.jsonl", base_url="simulated", shard=f"{index}/3")
+        assert (again.summary.attempts, again.summary.resumed) == (0, report.summary.total)
+    assert len(found) == len(set(found)) == COUNT
+
+
+async def test_a_shard_stays_the_same_when_lines_move() -> None:
+    await batchrunner.run("a.jsonl", base_url="simulated", shard="2/3")
+    lines = Path("a.jsonl").read_text().splitlines()[::-1]
+    Path("a.jsonl").write_text("\n".join([json.dumps(chat(99)), *lines[1:]]) + "\n")
+    report = await batchrunner.run("a.jsonl", base_url="simulated", shard="2/3")
+    assert report.summary.attempts <= 1
+
+
+def test_commands_know_the_shard(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "a.jsonl", "--shard", "1/3", "--base-url", "simulated"]) in {0, 2}
+    assert not capsys.readouterr().out.startswith("31 requests")
+    assert main(["status", "a.jsonl", "--shard", "1/3"]) == 3
+    assert "--shard 1/3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [{"where": "body.model = 1"}, {"shard": "4/3"}, {"shard": "auto"}])
+def test_what_cannot_be_is_refused(option: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="E002"):
+        batchrunner.Runner(**option)  # type: ignore[arg-type]
