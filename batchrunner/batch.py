@@ -24,7 +24,7 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Event
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.core.stopping import Silence, Stopping, outage, reason_to_stop
+from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.engine import Chore, Engine, Hooks
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
 from batchrunner.keyring import Door, doors
@@ -125,7 +125,7 @@ async def _open_endpoints(
             ids=way.provider.ids,
         )
         transports[way.name] = await stack.enter_async_context(transport)
-        endpoints.append(Endpoint(way.name, url, Limit(settings.concurrency)))
+        endpoints.append(Endpoint(way.name, url, Limit(settings.concurrency), alike(settings.stopping)))
     return endpoints, transports
 
 

@@ -110,6 +110,8 @@ class Engine:
                 self._grace_timer.cancel()
             self.stopping = self.stopping or ("" if self.fed and not self.scheduler.open else "cancelled")
             await _end([*tasks, *self._attempts])
+            self.scheduler.reopen()
+            self._post_decided()
             await self.outbox.flush()
         if self.failure:
             raise self.failure
@@ -261,11 +263,23 @@ class Engine:
             self.outbox.post(Event(now, attempt, outcome, verdict, notice))
             if self.scheduler.roomy:
                 self._room.set()
-            return
-        self.outbox.post(Event(now, attempt, outcome, None, notice))
+        else:
+            if verdict:
+                self.outbox.post(Event(now, attempt, outcome, None, notice))
+            self._wake_lanes()
+            if not self.stopping and self.scheduler.stopped:
+                self.drain(self.scheduler.stopped)
+        if self.scheduler.decided:
+            self._post_decided()
+
+    def _post_decided(self) -> None:
+        """What has been decided about requests that were held back."""
+        decided, self.scheduler.decided = self.scheduler.decided, []
+        for attempt, outcome, result in decided:
+            self.outbox.post(Event(self._clock(), attempt, outcome, result))
+        if self.scheduler.roomy:
+            self._room.set()
         self._wake_lanes()
-        if not self.stopping and self.scheduler.stopped:
-            self.drain(self.scheduler.stopped)
 
     def _wake_lanes(self) -> None:
         for wake in self._wakes.values():

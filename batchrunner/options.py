@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     keep_partial: bool
     max_attempts: int
     max_time: Duration
+    max_alike: int
     max_failures: int | str
     max_outage: Duration
     max_cost: float | str

@@ -24,7 +24,7 @@ from batchrunner.cli import main
 from batchrunner.simulator import Profile, Simulator
 from batchrunner.simulator.ledger import Ledger
 from tests.crash import chat, environment, served
-from tests.server import FaultServer, Peer, Script, Seen, json_reply
+from tests.server import FaultServer, Peer, Script, Seen, json_reply, reply
 from tests.server import chat as answer
 
 COMMAND = (sys.executable, "-m", "batchrunner")
@@ -670,6 +670,71 @@ def test_a_wrong_key_stops_at_once_and_every_line_stays_pending(command: Command
     assert ids() == list(range(100))
 
 
+# ---- refused alike from the start ----
+
+
+def unknown(question: str) -> tuple[int, object]:
+    return error(400, f"Unknown parameter: 'max_tokenz' (request id: req_{abs(hash(question)) % 10**9}x)")
+
+
+def test_c10_a_wrong_setting_stops_after_twenty_lines_and_burns_none(command: Command) -> None:
+    write(*range(500))
+    with served(FaultServer(judging(unknown))) as server:
+        code, out, _ = command("a.jsonl", "--base-url", server.url)
+        assert len(server.requests) < 100, "what was under way when the twentieth came, and no more"
+    assert (code, records(), records("a.errors.jsonl")) == (3, [], [])
+    assert "looks like configuration" in out
+    assert "Unknown parameter: 'max_tokenz'" in out
+    assert "explain E307" in out
+    assert (summary()["pending"], summary()["failed"]) == (500, 0)
+    assert summary()["attempts"] == len(server.requests)
+    with served(FaultServer(judging(good))) as server:
+        assert command("a.jsonl", "--base-url", server.url).code == 0
+    assert ids() == list(range(500))
+
+
+def test_c10_lines_that_are_meant_to_be_refused(command: Command) -> None:
+    write(*range(40))
+    with served(FaultServer(judging(unknown))) as server:
+        assert command("a.jsonl", "--base-url", server.url, "--max-alike", "0").code == 1
+    assert len(records("a.errors.jsonl")) == 40
+
+
+def test_c10_a_small_file_is_simply_refused(command: Command) -> None:
+    write(*range(7))
+    with served(FaultServer(judging(unknown))) as server:
+        assert command("a.jsonl", "--base-url", server.url).code == 1
+        assert len(server.requests) == 7
+    assert len(records("a.errors.jsonl")) == 7
+    with served(FaultServer(judging(good))) as server:
+        assert command("retry", "a.jsonl", "--kind", "rejected", "--base-url", server.url).code == 0
+    assert ids() == list(range(7))
+
+
+def test_c10_bad_lines_at_the_head_of_a_good_file(command: Command) -> None:
+    write(*range(200))
+    bad = {f"word{n}." for n in range(60)}
+    judge = judging(lambda question: unknown(question) if question.split()[0] in bad else good(question))
+    with served(FaultServer(judge)) as server:
+        code, _, _ = command("a.jsonl", "--base-url", server.url, "-c", "64")
+    assert (code, ids(), len(records("a.errors.jsonl"))) == (1, list(range(60, 200)), 60)
+
+
+def test_a22_a_login_page_stops_and_burns_no_line(command: Command) -> None:
+    write(*range(300))
+
+    async def portal(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(reply(b"<html><title>Sign in to the network</title></html>", headers={"Content-Type": "text/html"}))
+
+    with served(FaultServer(portal)) as server:
+        code, out, _ = command("a.jsonl", "--base-url", server.url, "-c", "32")
+    assert (code, records(), records("a.errors.jsonl")) == (3, [], [])
+    assert "Sign in to the network" in out
+    assert "[E307]" in out
+
+
 def test_a_dead_port_is_no_matter_beside_an_endpoint_that_answers(command: Command, sim: Simulator) -> None:
     write(*range(30))
     with socket.socket() as taken:
@@ -895,7 +960,7 @@ def produced(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_key_is_in_any_byte_we_produce(tmp_path: Path) -> None:
-    write(1, 2, 3)
+    write(5, 1, 2, 3)
     write(4, name="b.jsonl")
     with served(FaultServer(judging(_loud))) as server:
         more = ["--base-url", server.url, "--max-attempts", "2", "-v", "-c", "1", "--header", f"X-Team={TEAM}"]
@@ -907,7 +972,7 @@ def test_no_key_is_in_any_byte_we_produce(tmp_path: Path) -> None:
         assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
         assert server.requests[0].headers["X-Team"] == TEAM
     assert "Incorrect API key provided" in summary()["stopped"]
-    assert (len(records("b.results.jsonl")), records()) == (1, [])
+    assert (len(records("b.results.jsonl")), len(records())) == (1, 1)
     assert records("a.errors.jsonl"), "the server quoted the key there"
     found = [path for path, content in produced(tmp_path) if b"canary" in content]
     assert found == []

@@ -2,12 +2,13 @@
 
 Rules:
 
-1. It takes a request when nothing holds it: its limit, its gate, its breaker (`core.health`).
+1. It takes a request when nothing holds it: its limit, its gate, its breaker (`core.health`), its debut (`core.debut`).
 2. A refusal stops it for the rest of the run; one that has served is asked once more first, for gateways err.
 """
 
 from math import inf
 
+from batchrunner.core.debut import Debut
 from batchrunner.core.health import Breaker, Gate
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Kind, Outcome
@@ -20,14 +21,15 @@ RECHECK = 5.0  # seconds until an endpoint that has served is asked whether it r
 class Endpoint:
     """One endpoint: who it is, and how it is. `stopped` says in words why it is out of use; empty while it is in use."""
 
-    __slots__ = ("_doubted", "_served", "base_url", "breaker", "gate", "inflight", "limit", "name", "stopped")
+    __slots__ = ("_doubted", "_served", "base_url", "breaker", "debut", "gate", "inflight", "limit", "name", "stopped")
 
-    def __init__(self, name: str, base_url: str, limit: Limit) -> None:
+    def __init__(self, name: str, base_url: str, limit: Limit, alike: int = 0) -> None:
         self.name = name
         self.base_url = base_url
         self.limit = limit
         self.gate = Gate()
         self.breaker = Breaker(limit)
+        self.debut = Debut(alike)
         self.inflight = 0
         self.stopped = ""
         self._served = False
@@ -35,7 +37,7 @@ class Endpoint:
 
     def ready(self, now: float) -> float | None:
         """0.0: send; seconds: not before; None: when something in flight here has ended, or never, if it is stopped."""
-        if self.stopped or self.inflight >= self.limit.size:
+        if self.stopped or self.inflight >= self.limit.size or self.debut.full:
             return None
         rest = self.breaker.wait(now)
         return None if rest is None else max(rest, self.gate.until - now, 0.0)

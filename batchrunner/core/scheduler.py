@@ -12,6 +12,7 @@ Rules:
 4. A due retry goes before fresh work, except at an endpoint on probation: a poison request must not decide its fate.
 5. What a kind of outcome entails stands in `classify.TREATMENT`; this room only obeys it.
 6. Every verb is O(log n) in the number of open requests.
+7. What fails during an endpoint's debut is held back (`core.debut`): it stays open until `decided` tells what became of it.
 """
 
 from collections import deque
@@ -80,11 +81,13 @@ class Scheduler:
         self._ready: deque[_Open] = deque()
         self._waiting: list[tuple[float, int, _Open]] = []
         self._in_flight: dict[int, _Open] = {}
+        self._held: list[tuple[_Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._sequence = 0
         self.sent = 0  # attempts so far
         self.paused = False  # nothing new is sent; what is in flight ends as usual
         self.notice = ""  # what the last settling taught about an endpoint, for people
+        self.decided: list[tuple[Attempt, Outcome, Result | None]] = []  # of what was held back; None: open again
 
     def __repr__(self) -> str:
         return (
@@ -94,7 +97,7 @@ class Scheduler:
     @property
     def open(self) -> int:
         """Requests offered and not yet ended."""
-        return len(self._ready) + len(self._waiting) + len(self._in_flight)
+        return len(self._ready) + len(self._waiting) + len(self._in_flight) + len(self._held)
 
     @property
     def roomy(self) -> bool:
@@ -160,8 +163,11 @@ class Scheduler:
         """Seconds that a first attempt like this one may now wait for its first byte, and may take as a whole, and why."""
         return self._patience_for(attempt.endpoint, attempt.request, attempt.stream).in_force(attempt.request, attempt.stream)
 
-    def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result:
-        """End an attempt: its request is sent again, or this is its result. Once per attempt, else KeyError."""
+    def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result | None:
+        """End an attempt: its request is sent again, or this is its result, or None: that is decided later, and `decided` tells.
+
+        Once per attempt, else KeyError.
+        """
         entry = self._in_flight.pop(attempt.request.line)
         lane = self._endpoints[attempt.endpoint]
         lane.inflight -= 1
@@ -172,20 +178,28 @@ class Scheduler:
             self._ready.appendleft(entry)
             return Again(now, "cancelled")
         # What had begun to be answered is no outage, though it spoke against the endpoint: it worked, and may charge for it.
-        outage = lane.breaker.open and not 200 <= outcome.status < 300
+        # A page of somebody else's is no beginning.
+        outage = lane.breaker.open and (not 200 <= outcome.status < 300 or outcome.kind is Kind.GARBLED)
         self._inform(lane, attempt, outcome, treatment, now, u)
-        if outcome.kind is Kind.OK:
-            return self._finish(entry, attempt, outcome, treatment, now)
-        why = self._exhausted(entry, outcome, treatment, outage)
-        if why is not None:
-            return self._finish(entry, attempt, outcome, treatment, now, why)
-        return self._again(entry, outcome, treatment, now, u)
+        why = "" if outcome.kind is Kind.OK else self._exhausted(entry, outcome, treatment, outage)
+        verdict: Again | Result
+        if why is None:
+            verdict = self._again(entry, outcome, treatment, now, u)
+        else:
+            verdict = self._finish(entry, attempt, outcome, treatment, now, why)
+        return verdict if lane.debut.over and not self._held else self._on_debut(lane, entry, attempt, outcome, verdict)
+
+    def reopen(self) -> None:
+        """Whatever is held back is open again: the run ends, and nothing will tell any more whose fault it was."""
+        for lane in self._preference:
+            self._decide(lane, fails=False)
 
     def pending(self) -> Iterable[Request]:
         """The requests still open, in no order."""
         yield from (entry.request for entry in self._in_flight.values())
         yield from (entry.request for entry in self._ready)
         yield from (entry.request for _, _, entry in self._waiting)
+        yield from (entry.request for entry, *_ in self._held)
 
     def learned(self, endpoint: str) -> Lessons:
         """What this endpoint has taught so far."""
@@ -273,7 +287,7 @@ class Scheduler:
             return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
         if outcome.final or not treatment.again:
             return ""
-        free = treatment.cap and entry.repeated(outcome.kind) <= treatment.cap
+        free = treatment.cap and (outage or entry.repeated(outcome.kind) <= treatment.cap)
         if treatment.cap and not free:
             return f"{treatment.cap + 1} times"
         spent, counted = entry.spent, treatment.spends and not outage
@@ -295,6 +309,31 @@ class Scheduler:
         entry.due = now + delay
         heappush(self._waiting, (entry.due, self._sequence, entry))
         return Again(now + delay, outcome.kind)
+
+    def _on_debut(
+        self, lane: Endpoint, entry: _Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result
+    ) -> Again | Result | None:
+        """The verdict, or None when the debut has it held back. What is held is decided as soon as it can be."""
+        debut, result = lane.debut, verdict if isinstance(verdict, Result) else None
+        held = debut.take(attempt.request.line, outcome, result is not None)
+        if held and result:
+            self._held.append((entry, attempt, outcome, result))
+        if debut.full and not lane.inflight:
+            lane.stopped = lane.stopped or debut.verdict(lane.name)
+        if lane.stopped:
+            self._decide(lane, fails=False)
+        elif debut.over:
+            self._decide(lane, fails=True)
+        for other in self._preference if self.open == len(self._held) else ():
+            self._decide(other, fails=True)  # nothing is left that could tell
+        return None if held else verdict
+
+    def _decide(self, lane: Endpoint, *, fails: bool) -> None:
+        """What is held back of this endpoint's requests has failed, or is open again."""
+        mine = [each for each in self._held if each[1].endpoint == lane.name]
+        self._held = [each for each in self._held if each[1].endpoint != lane.name]
+        self._ready.extendleft(entry for entry, *_ in reversed(mine if not fails else ()))
+        self.decided += [(attempt, outcome, result if fails else None) for _, attempt, outcome, result in mine]
 
     def _finish(
         self, entry: _Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = ""

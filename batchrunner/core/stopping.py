@@ -3,7 +3,8 @@
 Rules:
 
 1. A pure function decides from counts and elapsed seconds; whoever runs the requests obeys.
-2. A cap names what may still happen: `max_failures = 10` stops at the 11th failure, 0 at the first.
+2. A cap names what may still happen: `max_failures = 10` stops at the 11th failure, 0 at the first. What is under way then
+   may still fail, and is recorded.
 3. A percentage is judged over at least `ENOUGH` finished requests, for three of the first four may just be bad luck.
 4. An outage begins with the first attempt that finds nobody after the last one that did. Waiting is none, however long.
 """
@@ -32,6 +33,16 @@ class Stopping(Struct, frozen=True, kw_only=True):
     max_failures: Annotated[
         str, option("stop when more requests than this have failed for good", group="Stop", metavar="N|P%")
     ] = ""
+    max_alike: Annotated[
+        int,
+        option(
+            "stop when the first so many requests of an endpoint all fail alike: it looks like configuration; 0 is never",
+            group="Stop",
+            metavar="N",
+            main=False,
+            ge=0,
+        ),
+    ] = 20
     max_outage: Annotated[
         float,
         option(
@@ -85,6 +96,15 @@ def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: flo
     return f"{failed} of {finished} requests failed (max_failures {stopping.max_failures}) [E306]"
 
 
+def alike(stopping: Stopping) -> int:
+    """How many first requests may fail alike before an endpoint is out of use (`core.debut`); 0: any number.
+
+    A lower cap on failures is the user's own judgement and goes first.
+    """
+    most, _ = failure_cap(stopping.max_failures)
+    return stopping.max_alike if most is None or most >= stopping.max_alike else 0
+
+
 class Silence:
     """How long every endpoint has been silent: a listener to the events of a run.
 
@@ -99,11 +119,14 @@ class Silence:
         self.ever = False  # somebody has answered in this run
 
     def __call__(self, event: Event) -> None:
-        """Take in an attempt that has ended. Anything with a status was an answer; a fault of this machine is no silence."""
+        """Take in an attempt that has ended.
+
+        Anything with a status was an answer, but for pages of somebody else's; a fault of this machine is no silence.
+        """
         attempt, outcome = event.attempt, event.outcome
         if attempt is None or outcome is None:
             return
-        if outcome.status or outcome.kind is Kind.OK:
+        if (outcome.status and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK:
             self.ever = True
             if self.since is not None:
                 self.since = None

@@ -157,8 +157,20 @@ CODES: Mapping[str, Code] = {
     ),
     "E306": Code(
         "too many requests failed",
-        "More failed for good than --max-failures allows, so that the run stopped before spending more.",
+        "More failed for good than --max-failures allows, so that the run stopped before spending more. Requests that were under "
+        "way at that moment were let finish, for they are paid for, and some of them may have failed too: with -c 1 hardly any.",
         ("look at the errors file: each line says why and what to do", "correct the cause, then batchrunner retry INPUT"),
+    ),
+    "E307": Code(
+        "it looks like configuration",
+        "The first requests of this run (--max-alike, 20) all failed alike, and not one was answered: rather a wrong model, "
+        "parameter or address than so many bad lines. None of them is recorded as failed; all are still to do. In a file with "
+        "fewer lines than that they are recorded as failed, each with what the endpoint said.",
+        (
+            "the message says what the endpoint answered; the errors of a small try say it in full: --limit 1",
+            "correct --base-url, --model or the lines' bodies; then the same command asks all of them",
+            "the lines are meant to fail: --max-alike 0, and each is recorded with its own failure",
+        ),
     ),
     "E401": Code(
         "a place where the output cannot be written",

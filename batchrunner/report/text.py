@@ -311,6 +311,8 @@ def _ways_on(summary: Summary, snapshot: Snapshot, job: Job) -> list[tuple[str, 
     hopeful = sum(count for kind, count in snapshot.failures.items() if kind not in HOPELESS)
     hopeless = sum(snapshot.failures.values()) - hopeful
     other = f"; the other {number(hopeless)} need other input" if hopeless else ""
+    if Kind.REJECTED in snapshot.failures and not (hopeful or summary.succeeded):
+        return [("next", f"{job.command('retry', '--kind', 'rejected')}     when the settings are corrected")]
     return [("next", f"{job.command('retry')}     the {number(hopeful)} that can succeed{other}")] if hopeful else []
 
 
