@@ -238,8 +238,16 @@ class Log:
 
 def records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """The lines of an output file from offset `start` on, each as (offset, raw line with its LF)."""
-    with path.open("rb", buffering=1 << 20) as file:
+    for at, block in record_blocks(path, start):
+        for raw in block:
+            yield at, raw
+            at += len(raw)
+
+
+def record_blocks(path: Path, start: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+    """The same some at a time: the offset of the first line, and the lines."""
+    with path.open("rb", buffering=4 * BLOCK) as file:
         file.seek(start)
-        for raw in file:
-            yield start, raw
-            start += len(raw)
+        while block := file.readlines(4 * BLOCK):
+            yield start, block
+            start += sum(map(len, block))

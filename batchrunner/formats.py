@@ -5,15 +5,17 @@ Rules:
 1. A line never raises. What cannot be sent becomes a finished `Result` of kind INVALID, under the same id and digest.
 2. The body is forwarded byte for byte: huge integers, long floats, key order and repeated keys stay as they were written.
    Only `model`, when it is set, changes it: that one value is put in and the rest of the values keep their bytes.
-3. `identify` and `parse` agree on the id and digest of every line, valid or not.
+3. `identify` and `parse` agree on the id and digest of every line, valid or not; so do `names` and `digests`, block by block.
 4. A line says where it goes only inside the fence (`core.address.fenced`), and sets only headers that are harmless.
 5. A message names the place and our own field names; it never quotes what the line says.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
+from itertools import count
 
 import msgspec
 import orjson
@@ -22,7 +24,8 @@ from msgspec import Raw, Struct
 from batchrunner.core.address import fenced
 from batchrunner.core.model import Error, Kind, Request, Result, Route
 from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened, read_entries, write
-from batchrunner.lines import Oversized
+from batchrunner.lines import Line, Oversized, blank
+from batchrunner.rows import WIDTH, number_of
 from batchrunner.shapes import explained, word
 
 
@@ -62,6 +65,30 @@ def identify(raw: bytes | Oversized, line: int) -> tuple[str, str]:
         return _made(line, raw.digest), raw.digest
     digest = sha256(raw).hexdigest()[:16]
     return _name(raw) or _made(line, digest), digest
+
+
+def names(lines: Sequence[Line], first: int) -> list[str]:
+    """The ids of a block of lines whose first has the number `first`, as `identify` gives them; "" for a blank line."""
+    try:
+        found = [named.custom_id for named in map(_read_name, lines)]  # type: ignore[arg-type]
+    except (ValueError, RecursionError, TypeError):  # TypeError: an oversized line
+        found = [None] * len(lines)
+    if all(found):
+        return found  # type: ignore[return-value]
+    return [name or _name_of(raw, line) for name, raw, line in zip(found, lines, count(first), strict=False)]
+
+
+def _name_of(raw: Line, line: int) -> str:
+    return "" if blank(raw) else identify(raw, line)[0]
+
+
+def digests(lines: Sequence[Line]) -> "array[int]":
+    """The digests of a block of lines, as `identify` gives them, each as the 64-bit number that `rows.number_of` makes of it."""
+    try:
+        whole = [digest.digest() for digest in map(sha256, lines)]  # type: ignore[arg-type]
+    except TypeError:
+        return array("q", [number_of(identify(raw, 0)[1]) for raw in lines])
+    return array("q", b"".join(whole))[:: sha256().digest_size // WIDTH]
 
 
 def refuse(raw: bytes | Oversized, line: int, message: str, hint: str) -> Result:

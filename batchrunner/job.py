@@ -33,13 +33,14 @@ from batchrunner.disk import DISK, records, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
-from batchrunner.formats import identify
+from batchrunner.formats import digests
 from batchrunner.journal import Journal
-from batchrunner.lines import Oversized, read_lines, spool
+from batchrunner.lines import Line, read_blocks, read_lines, spool
 from batchrunner.meter import Meter, Summary
 from batchrunner.paths import Paths
+from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey, tidy
-from batchrunner.selecting import of_shard
+from batchrunner.selecting import names_of_shard
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Row, Source
 from batchrunner.standing import Standing
@@ -430,12 +431,11 @@ class _Look:
         raise NotImplementedError
 
 
-def evidence_of(output: Output, settings: Settings) -> Evidence[bytes | Oversized]:
+def evidence_of(output: Output, settings: Settings) -> Evidence[Line]:
     """What a survey of this output reads."""
     intake = settings.intake
-    return Evidence(
-        lambda: of_shard(read_lines(output.paths.input, intake.max_line), intake.shard), identify, read_record, output
-    )
+    blocks = partial(read_blocks, output.paths.input, intake.max_line)
+    return Evidence(blocks, names_of_shard(intake.shard), digests, read_successes, read_record, output)
 
 
 def stdin() -> BinaryIO:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
-from itertools import count
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, cast
@@ -30,6 +30,7 @@ from batchrunner.errors import FileError, UsageError
 
 MAX_LINE = 64 * 1024 * 1024
 _CHUNK = 1024 * 1024
+_BLOCK = 256 * 1024
 PUT_BACK = "Put the whole file back, then run the same command again: finished requests are kept."
 
 
@@ -41,8 +42,22 @@ class Oversized(Struct, frozen=True):
     digest: str
 
 
+Line = bytes | Oversized
+
+
 def read_lines(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes | Oversized]]:
-    """The lines of a file, with their numbers from 1 and without their endings.
+    """The lines of a file, with their numbers from 1 and without their endings; blank ones are left out.
+
+    The rest is as `read_blocks` has it.
+    """
+    for first, block in read_blocks(source, max_line):
+        for number, line in enumerate(block, first):
+            if not blank(line):
+                yield number, line
+
+
+def read_blocks(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE) -> Iterator[tuple[int, list[Line]]]:
+    """All lines of a file, blank ones too, about `_BLOCK` bytes at a time, each block with the number of its first line.
 
     A path may lead to a gzip or zstd file; a file object is read as it is, from where it stands, and left open.
     UsageError E201 E202 E204 E206: not a file that can be read. E203: lines end in CR alone. FileError E406: broken on the way.
@@ -54,21 +69,46 @@ def read_lines(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LI
             raise FileError("E406", f"the input cannot be read any further: {_reason(fault)}", PUT_BACK) from None
 
 
-def _numbered(file: BinaryIO, max_line: int) -> Iterator[tuple[int, bytes | Oversized]]:
-    for number in count(1):
-        raw = file.readline(max_line + 2)
-        if not raw:
-            return
+def blank(line: Line) -> bool:
+    """Whether there is nothing on the line."""
+    return isinstance(line, bytes) and (not line or line.isspace())
+
+
+def _numbered(file: BinaryIO, max_line: int) -> Iterator[tuple[int, list[Line]]]:
+    number = 1
+    for raws, returns in _raw_blocks(file, max_line):
         if number == 1:
-            raw = _first(raw)
-        if raw[-1:] != b"\n" and len(raw) > max_line:
-            yield number, _read_through(file, raw, max_line)
-            continue
-        line = without_ending(raw)
-        if len(line) > max_line:
-            yield number, Oversized(len(line), max_line, sha256(line).hexdigest()[:16])
-        elif line and not line.isspace():
-            yield number, line
+            raws[0] = _first(raws[0])
+        last = [_read_through(file, raws.pop(), max_line)] if _endless(raws[-1], max_line) else []
+        lines = list(map(without_ending, raws)) if returns else [raw[:-1] for raw in raws]
+        block: list[Line] = [*lines, *last]
+        if max(map(len, lines), default=0) > max_line:
+            block[: len(lines)] = [_oversized(line, max_line) if len(line) > max_line else line for line in lines]
+        yield number, block
+        number += len(block)
+
+
+def _raw_blocks(file: BinaryIO, max_line: int) -> Iterator[tuple[list[bytes], bool]]:
+    """Lines with their endings, and whether these may be more than a LF. The last of all may have none, and an endless one."""
+    torn, read = b"", getattr(file, "read1", file.read)  # what can be had, before what cannot is an error
+    while piece := read(max(_BLOCK, len(torn))):
+        raws = BytesIO(piece).readlines()
+        returns = b"\r" in piece or torn[-1:] == b"\r"
+        raws[0] = torn + raws[0]
+        torn = b"" if raws[-1][-1:] == b"\n" or _endless(raws[-1], max_line) else raws.pop()
+        if raws:
+            yield raws, returns
+    if torn:
+        yield [torn], True
+
+
+def _endless(raw: bytes, max_line: int) -> bool:
+    """Whether a line is too long already and its end not yet in sight."""
+    return len(raw) > max_line + 1 and raw[-1:] != b"\n"
+
+
+def _oversized(line: bytes, max_line: int) -> Oversized:
+    return Oversized(len(line), max_line, sha256(line).hexdigest()[:16])
 
 
 def without_ending(raw: bytes) -> bytes:

@@ -4,36 +4,40 @@ Rules:
 
 1. A line is known by its id; the digest tells whether it is still the same line. Order and line numbers may change freely.
 2. A success settles its line for good, before an error; of several errors the last one counts.
-3. Memory is a few bits a line: ids and digests are joined as 64-bit hashes, in partitions that overflow to an unnamed file.
-4. What the hashes suspect is looked at again by its real id before anybody is refused.
-5. A damaged line of the output is set aside and its line asked again; many damaged lines stop the run.
-6. What is appended to the input after the survey waits for the next run.
+3. Memory is a few bits a line: ids and digests are 64-bit numbers, kept beside memory (`rows`).
+4. A success that stands where it says, with its id and digest, is paired off at once. Only what is left over is joined by id,
+   and only with the lines that it may speak of.
+5. What the hashes suspect is looked at again by its real id before anybody is refused.
+6. A damaged line of the output is set aside and its line asked again; many damaged lines stop the run.
+7. What is appended to the input after the survey waits for the next run.
 """
 
-import os
-import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import compress, count
 from pathlib import Path
-from typing import IO, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from batchrunner.disk import records, why
+from batchrunner.disk import record_blocks, why
 from batchrunner.errors import FileError
 from batchrunner.paths import Paths
+from batchrunner.rows import Column, Piles, number_of
 from batchrunner.standing import BIT, Standing, Twin
 
 Line = TypeVar("Line")
 
 FEW = 10  # how many examples are kept, and how many damaged lines are forgiven
-PARTITIONS = 1024
-BUDGET = 350_000  # rows of 24 bytes in memory, for the input and for the output each
+SPAN = 1 << 16  # lines that are held at once to pair records off with
+MANY = 100_000  # keys that are told apart from the others in memory
 
 _SUCCESS, _FAILURE, _OLD = 1, 2, 4
-_ANY = hash("")  # the digest of a record that has none
+_ANY = number_of("")  # the digest of a record that has none
 _KINDS = 127  # kinds of failure told apart; foreign files may hold any number
+_BLANK = hash("")  # the key of a line that is none of the job's, such as a blank one
 
 
 class Known(Protocol):
@@ -63,11 +67,24 @@ class Output(Protocol):
         """Rewrite the errors file."""
 
 
+class Told(Protocol):
+    """What a block of successes says of its lines (`records.Successes`)."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def lines(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def digests(self) -> "array[int]": ...  # noqa: D102
+
+
 class Evidence(Struct, Generic[Line], frozen=True):
     """What a survey reads: the lines of the input from its start as often as asked, and the output."""
 
-    lines: Callable[[], Iterable[tuple[int, Line]]]  # line number and raw line, as `source` reads them
-    identify: Callable[[Line, int], tuple[str, str]]  # to id and digest
+    blocks: Callable[[], Iterator[tuple[int, Sequence[Line]]]]  # number of the first line and raw lines, as `lines` reads them
+    names: Callable[[Sequence[Line], int], Sequence[str]]  # the ids of a block; "" for a line that is none of the job's
+    digests: Callable[[Sequence[Line]], "array[int]"]
+    read_successes: Callable[[Sequence[bytes]], Told | None]  # None: they are to be read one by one
     read_record: Callable[[bytes], Known]  # ValueError: it is none
     output: Output
 
@@ -80,8 +97,8 @@ def survey(evidence: Evidence[Line], reopen: Callable[[str], bool] | None = None
     """
     folder = evidence.output.paths.folder
     try:
-        with _Rows(folder) as asked, _Rows(folder) as told:
-            return _Survey(evidence, asked, told, reopen or (lambda kind: False), keep_changed).run()
+        with ExitStack() as until:
+            return _Survey(evidence, until, reopen or (lambda kind: False), keep_changed).run()
     except OSError as error:
         message = f"Cannot compare the input with the output in {folder}: {why(error)}. Nothing was sent."
         raise FileError("E404", message, "Mend that, then run the same command again.") from error
@@ -110,56 +127,21 @@ def still_failing(standing: Standing) -> Callable[[bytes], bool]:
     return keep
 
 
-class _Rows:
-    """Rows of three 64-bit numbers, dealt by the first of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.buffers = [array("q") for _ in range(PARTITIONS)]
-        self._places = [array("q") for _ in range(PARTITIONS)]  # offset and length of what was spilled, in turn
-        self._folder = folder
-        self._file: IO[bytes] | None = None
-
-    def spill(self) -> None:
-        """Move the rows in memory to the file."""
-        self._file = self._file or tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  closed by __exit__
-        end = self._file.seek(0, os.SEEK_END)
-        for buffer, places in zip(self.buffers, self._places, strict=True):
-            places.extend((end, len(buffer) * buffer.itemsize))
-            end += self._file.write(buffer)
-            del buffer[:]
-
-    def partitions(self) -> Iterator["array[int]"]:
-        """Each partition whole, in the order its rows came."""
-        for buffer, places in zip(self.buffers, self._places, strict=True):
-            rows = array("q")
-            for offset, length in zip(places[0::2], places[1::2], strict=True):
-                assert self._file is not None
-                self._file.seek(offset)
-                rows.frombytes(self._file.read(length))
-            rows.extend(buffer)
-            yield rows
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 class _Survey(Generic[Line]):
-    """One survey under way: read the input, read the output, join them partition by partition."""
+    """One survey under way: read the input, read the output, pair them off, join what is left over pile by pile."""
 
-    def __init__(
-        self, evidence: Evidence[Line], asked: _Rows, told: _Rows, reopen: Callable[[str], bool], keep_changed: bool
-    ) -> None:
+    def __init__(self, evidence: Evidence[Line], until: ExitStack, reopen: Callable[[str], bool], keep_changed: bool) -> None:
         self._evidence = evidence
-        self._asked = asked
-        self._told = told
         self._reopen = reopen
         self._keep_changed = keep_changed
+        folder = evidence.output.paths.folder
+        self._keys = Column(folder, until)  # the hash of each line's id
+        self._digests = Column(folder, until)
+        self._names = Piles(folder, until)  # the same hashes, to find those that come twice
+        self._asked = Piles(folder, until)  # hash of id, digest, line number
+        self._told = Piles(folder, until)  # hash of id, digest, tag
         self._kinds: dict[str, int] = {}
-        self._names: list[str] = []
+        self._kind_names: list[str] = []
         self._twins: list[tuple[int, int]] = []
         self._edits: list[int] = []
         self._standing = Standing(0, 0, bytearray(), bytearray())
@@ -171,46 +153,85 @@ class _Survey(Generic[Line]):
         standing.answered, standing.refused = bytearray(size), bytearray(size)
         self._read_output(True)
         standing.current = bytearray((self._read_output(False) >> 3) + 1)
-        self._names.extend(self._kinds)
-        for asked, told in zip(self._asked.partitions(), self._told.partitions(), strict=True):
+        self._kind_names.extend(self._kinds)
+        self._ask(self._wanted())
+        for asked, told in zip(self._asked, self._told, strict=True):
             if asked or told:
                 self._join(asked, told)
         self._second_look()
         return standing
 
     def _read_input(self) -> None:
-        """A row of hash(id), hash(digest), line number for each line that is not blank."""
-        buffers, identify, total, line = self._asked.buffers, self._evidence.identify, 0, 0
-        for line, raw in self._evidence.lines():
-            if isinstance(raw, bytes) and (not raw or raw.isspace()):
-                continue
-            name, digest = identify(raw, line)
-            key = hash(name)
-            buffers[key % PARTITIONS].extend((key, hash(digest), line))
-            total += 1
-            if not total % BUDGET:
-                self._asked.spill()
-        self._standing.total, self._standing.last = total, line
+        """Key and digest of each line; the digest only where there is something to compare it with."""
+        evidence, standing = self._evidence, self._standing
+        compared = any(self._path(ok).stat().st_size for ok in (True, False))
+        for first, lines in evidence.blocks():
+            names = evidence.names(lines, first)
+            keys = array("q", map(hash, names))
+            self._keys.extend(keys)
+            if compared:
+                self._digests.extend(evidence.digests(lines))
+            blank = names.count("")
+            self._names.deal([key for key in keys if key != _BLANK] if blank else keys)
+            standing.total += len(names) - blank
+            standing.last = first + len(names) - 1
+
+    # -- the output
 
     def _read_output(self, ok: bool) -> int:
-        """A row of hash(id), hash(digest), tag for each record; how many lines were read.
+        """Pair off what can be, deal the rest; how many lines were read."""
+        number = 0
+        for offset, lines in record_blocks(self._path(ok)):
+            told = self._evidence.read_successes(lines) if ok else None
+            if told:
+                self._pair(told, number)
+            else:
+                self._deal(ok, number, offset, lines)
+            number += len(lines)
+        return number
+
+    def _pair(self, told: Told, number: int) -> None:
+        """Successes whose line is where they say, and the same, settle it; the others are dealt."""
+        low, high = min(told.lines), max(told.lines)
+        near = high <= self._standing.last and high - low < SPAN
+        keys, digests = (column.window(low - 1, high if near else 0) for column in (self._keys, self._digests))
+        rows = list(zip(map(hash, told.ids), told.lines, told.digests, strict=True))
+        fits = [near and keys[line - low] == key and digests[line - low] == digest for key, line, digest in rows]
+        self._answer(compress(told.lines, fits))
+        for tag, (key, _line, digest) in enumerate(rows, number) if not all(fits) else ():
+            if not fits[tag - number]:
+                self._told.add(key, digest, tag << 9 | 1 << 8 | 1)
+
+    def _answer(self, lines: Iterable[int]) -> None:
+        """A success of each of these lines counts."""
+        answered, once, again = self._standing.answered, 0, 0
+        for line in lines:
+            at, bit = line >> 3, BIT[line & 7]
+            if answered[at] & bit:
+                again += 1
+            else:
+                answered[at] |= bit
+                once += 1
+        self._standing.succeeded += once
+        self._standing.repeated += again
+
+    def _deal(self, ok: bool, number: int, offset: int, lines: Sequence[bytes]) -> None:
+        """A row of hash(id), digest, tag for each record.
 
         The tag packs the number of the line in its file, the kind of failure and whether it is a success.
         """
-        buffers, read, kinds, number = self._told.buffers, self._evidence.read_record, self._kinds, -1
-        for number, (offset, raw) in enumerate(records(self._path(ok))):
+        read, kinds = self._evidence.read_record, self._kinds
+        for place, raw in enumerate(lines, number):
             try:
                 record = read(raw)
             except ValueError:
                 self._damaged(ok, offset, raw)
-                continue
-            kind = 0 if record.ok else kinds.setdefault(record.kind if len(kinds) < _KINDS else "other", len(kinds))
-            key = hash(record.id)
-            self._standing.superseded += not ok
-            buffers[key % PARTITIONS].extend((key, hash(record.digest), number << 9 | ok << 8 | kind << 1 | record.ok))
-            if not (number + 1) % BUDGET:
-                self._told.spill()
-        return number + 1
+            else:
+                kind = 0 if record.ok else kinds.setdefault(record.kind if len(kinds) < _KINDS else "other", len(kinds))
+                self._standing.superseded += not ok
+                tag = place << 9 | ok << 8 | kind << 1 | record.ok
+                self._told.add(hash(record.id), number_of(record.digest), tag)
+            offset += len(raw)
 
     def _path(self, ok: bool) -> Path:
         paths = self._evidence.output.paths
@@ -228,39 +249,56 @@ class _Survey(Generic[Line]):
             hint = f"Copies are in {output.paths.torn}. Restore the file or delete those lines, then run the same command again."
             raise FileError("E405", message, hint)
 
+    # -- the join
+
+    def _wanted(self) -> set[int] | None:
+        """The keys of lines that something is still to be said of; None when there are too many to tell them apart."""
+        wanted: set[int] = set()
+        for names, told in zip(self._names, self._told, strict=True):
+            wanted.update(told[0::3])
+            if len(set(names)) < len(names):
+                wanted.update(key for key, times in Counter(names).items() if times > 1)
+            if len(wanted) > MANY:
+                return None
+        return wanted
+
+    def _ask(self, wanted: set[int] | None) -> None:
+        """Deal the lines with these keys; with None all of them."""
+        if wanted is not None and not wanted:
+            return
+        for start in range(0, self._standing.last, SPAN):
+            keys, digests = (column.window(start, start + SPAN) for column in (self._keys, self._digests))
+            for at, key in enumerate(keys):
+                if key in wanted if wanted is not None else key != _BLANK:
+                    self._asked.add(key, digests[at] if digests else _ANY, start + at + 1)
+
     def _join(self, asked: "array[int]", told: "array[int]") -> None:
-        """Find for each record of a partition the line it speaks of, then settle the lines."""
+        """Find for each record of a pile the line it speaks of, then settle the lines."""
         keys, digests, lines = asked[0::3], asked[1::3], asked[2::3]
         where = dict(zip(keys, range(len(keys)), strict=True))
         if len(where) < len(keys):
             where = self._suspects(keys, lines)
-        states, last, repeated = bytearray(len(keys)), dict[int, int](), 0
+        answered = self._standing.answered
+        states = bytearray(_SUCCESS if answered[line >> 3] & BIT[line & 7] else 0 for line in lines)
+        last: dict[int, int] = {}
         for key, digest, tag in zip(told[0::3], told[1::3], told[2::3], strict=True):
             at = where.get(key)
             if at is None:
                 self._stranger(tag)
-            elif digest == digests[at] or digest == _ANY or (tag & 1 and self._keep_changed):
-                flag = _SUCCESS if tag & 1 else _FAILURE
-                if flag == _FAILURE:
-                    last[at] = tag
-                else:
-                    repeated += states[at] & flag
-                states[at] |= flag
+            elif not (digest == digests[at] or digest == _ANY or (tag & 1 and self._keep_changed)):
+                states[at] |= _OLD if tag & 1 else 0
             elif tag & 1:
-                states[at] |= _OLD
-        self._standing.repeated += repeated
+                states[at] |= _SUCCESS
+                self._answer([lines[at]])
+            else:
+                states[at] |= _FAILURE
+                last[at] = tag
         self._settle(states, lines, last)
 
     def _settle(self, states: bytearray, lines: "array[int]", last: dict[int, int]) -> None:
-        """Count each line of a partition by what its records said."""
-        standing, edits = self._standing, list[int]()
-        answered = standing.answered
-        for line, state in zip(lines, states, strict=True):
-            if state & _SUCCESS:
-                answered[line >> 3] |= BIT[line & 7]
-                standing.succeeded += 1
-            elif state == _OLD:
-                edits.append(line)
+        """Count the lines of a pile that have no success by what their records said."""
+        standing = self._standing
+        edits = [line for line, state in zip(lines, states, strict=True) if state == _OLD]
         for at, tag in last.items():
             if not states[at] & _SUCCESS:
                 self._failure(lines[at], tag)
@@ -270,7 +308,7 @@ class _Survey(Generic[Line]):
     def _failure(self, line: int, tag: int) -> None:
         """The line's last word is an error: it is refused, unless its kind is asked again."""
         self._keep(tag)
-        kind = self._names[tag >> 1 & _KINDS]
+        kind = self._kind_names[tag >> 1 & _KINDS]
         if self._reopen(kind):
             self._standing.reopened += 1
         else:
@@ -301,13 +339,8 @@ class _Survey(Generic[Line]):
 
     def _second_look(self) -> None:
         """Read the examples again for their real ids; a suspect with an id of its own was a collision of hashes."""
-        wanted = {*self._edits, *(line for pair in self._twins for line in pair)}
-        names: dict[int, str] = {}
-        for line, raw in self._evidence.lines() if wanted else ():
-            if line in wanted:
-                names[line] = self._evidence.identify(raw, line)[0]
-                if len(names) == len(wanted):
-                    break
+        wanted = sorted({*self._edits, *(line for pair in self._twins for line in pair)})
+        names = dict(zip(wanted, self._names_of(wanted), strict=True))
         standing = self._standing
         standing.edits = [(names[line], line) for line in self._edits]
         for line, first in self._twins:
@@ -315,3 +348,14 @@ class _Survey(Generic[Line]):
                 standing.twins.append(Twin(names[line], line, first))
             else:
                 standing.duplicates -= 1
+
+    def _names_of(self, wanted: Sequence[int]) -> Iterator[str]:
+        """The ids of these lines, in ascending order."""
+        evidence, rest = self._evidence, iter(wanted)
+        line = next(rest, 0)
+        for first, lines in evidence.blocks() if line else ():
+            while first <= line < first + len(lines):
+                yield evidence.names([lines[line - first]], line)[0]
+                line = next(rest, 0)
+            if not line:
+                return

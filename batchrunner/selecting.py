@@ -7,21 +7,29 @@ Rules:
 3. A line that cannot be read fits no condition, and belongs to a piece like any other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import orjson
 
 from batchrunner.core.selection import Fields, belongs, condition, piece
-from batchrunner.formats import identify
-from batchrunner.lines import Oversized
+from batchrunner.formats import identify, names
+from batchrunner.lines import Line, Oversized
 
-Numbered = tuple[int, bytes | Oversized]
+Numbered = tuple[int, Line]
 
 
 def of_shard(lines: Iterable[Numbered], shard: str) -> Iterable[Numbered]:
     """Those of this piece; all of them when there is none."""
     mine = piece(shard)
     return ((line, raw) for line, raw in lines if belongs(identify(raw, line)[0], mine)) if mine else lines
+
+
+def names_of_shard(shard: str) -> Callable[[Sequence[Line], int], list[str]]:
+    """What gives the ids of a block of lines (`formats.names`), empty ones to the lines of other pieces."""
+    mine = piece(shard)
+    if not mine:
+        return names
+    return lambda lines, first: [name if name and belongs(name, mine) else "" for name in names(lines, first)]
 
 
 def where(lines: Iterable[Numbered], text: str) -> Iterable[Numbered]:

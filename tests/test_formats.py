@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from batchrunner import formats
 from batchrunner.core.model import Kind, Request, Result, Route
-from batchrunner.formats import identify, parse
-from batchrunner.lines import Oversized
+from batchrunner.formats import digests, identify, names, parse
+from batchrunner.lines import Oversized, blank
+from batchrunner.rows import number_of
 
 CHAT = {"model": "m-1", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
 DEEP = 5_000
@@ -516,6 +517,18 @@ def agrees(raw: bytes) -> None:
     stub = item if isinstance(item, Request) else item.request
     assert (stub.id, stub.digest) == identify(raw, 3)
     assert isinstance(item, Request) or item.kind is Kind.INVALID
+    named, company = "" if blank(raw) else stub.id, chat()
+    for block, first, at in (([raw], 3, 0), ([company, raw, b" "], 2, 1), ([company, Oversized(9, 5, "ab" * 8), raw], 1, 2)):
+        assert names(block, first)[at] == named
+        assert digests(block)[at] == number_of(stub.digest)
+
+
+def test_a_block_of_lines_has_the_names_and_digests_of_its_lines() -> None:
+    lines = [chat(), b"", chat(custom_id=""), b"{broken", written(url="/x"), Oversized(9, 5, "0123456789abcdef"), b" \t"]
+    known = [identify(raw, line) for line, raw in enumerate(lines, 5)]
+    assert names(lines, 5) == ["r-1", "", *(name for name, _ in known[2:6]), ""]
+    assert list(digests(lines)) == [number_of(digest) for _, digest in known]
+    assert len({*digests(lines)}) == len(lines)
 
 
 @given(st.binary(max_size=200))

@@ -18,7 +18,7 @@ from batchrunner.journal import Durability, Journal, Paths
 from batchrunner.resume import Evidence, survey, tidy
 from batchrunner.standing import Standing
 from tests.test_journal import Fast
-from tests.test_resume import Record, identify, read_record
+from tests.test_resume import Record, evidence, identify, read_record
 
 DISK: Disk = Fast()
 
@@ -54,10 +54,7 @@ class History(RuleBasedStateMachine):
         return survey(self.evidence())
 
     def evidence(self) -> Evidence[bytes]:
-        texts = list(self.texts)
-        return Evidence(
-            lambda: ((line, text.encode()) for line, text in enumerate(texts, 1)), identify, read_record, self.journal
-        )
+        return evidence([text.encode() for text in self.texts], self.journal)
 
     def record(self, text: str, line: int, kind: str) -> bytes:
         name, digest = identify(text.encode(), line)

@@ -7,15 +7,18 @@ import os
 import stat
 import tracemalloc
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchrunner import lines
 from batchrunner.errors import FileError, UsageError
-from batchrunner.lines import Oversized, read_lines, spool
+from batchrunner.lines import Oversized, blank, read_blocks, read_lines, spool
 
 ROW = b'{"custom_id":"r","url":"/x"}'
 
@@ -247,12 +250,12 @@ def test_d21_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Failing(io.BytesIO):
-    """A file on a device that gives up after the first line."""
+    """A file on a device that gives up after the first block."""
 
-    def readline(self, size: int | None = -1, /) -> bytes:
+    def read1(self, size: int | None = -1, /) -> bytes:
         if self.tell():
             raise OSError(5, "Input/output error")
-        return super().readline(size)
+        return super().read1(2)
 
 
 def test_d18_a_read_error_ends_the_run_after_the_lines_before_it() -> None:
@@ -296,10 +299,15 @@ class Dripping(io.RawIOBase):
 @given(st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"a", b"{}", b" ", b"xyz" * 9, b"\xff"]), max_size=30), st.integers(1, 9))
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_chunking_gives_the_same_lines(parts: list[bytes], step: int) -> None:
+    """However the bytes come and however large the blocks are."""
     content = b"first\n" + b"".join(parts)
     pieces = [content[at : at + step] for at in range(0, len(content), step)]
-    chunked = list(read_lines(io.BufferedReader(Dripping(pieces), 16), 20))
+    with patch.object(lines, "_BLOCK", step + 2):
+        chunked = list(read_lines(io.BufferedReader(Dripping(pieces), 16), 20))
+        blocks = list(read_blocks(io.BytesIO(content), 20))
     assert chunked == of(content, 20)
+    assert [first for first, _ in blocks] == [*accumulate((len(block) for _, block in blocks), initial=1)][:-1]
+    assert [line for _, block in blocks for line in block if not blank(line)] == [line for _, line in chunked]
     plain = [(number, line) for number, line in enumerate(content.split(b"\n"), 1)]
     expected = {number: line.removesuffix(b"\r") for number, line in plain if line.strip(b" \r")}
     for number, line in chunked:

@@ -7,10 +7,12 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from batchrunner.core.model import Error, Kind, Request, Result, Route, Usage
 from batchrunner.formats import parse
-from batchrunner.records import Record, read_record, record
+from batchrunner.records import Record, read_record, read_successes, record
+from batchrunner.rows import number_of
 
 REQUEST = Request(line=17, id="r-1", digest="0123456789abcdef", route=Route.CHAT, path="/v1/chat/completions", model="m-1")
 BODY = b'{"id":"chatcmpl-1","choices":[{"index":0}],"n":123456789012345678901,"t":0.10,"a":1,"a":2}'
@@ -270,3 +272,58 @@ def test_an_answer_with_half_an_emoji_is_still_a_record() -> None:
 def test_half_an_emoji_in_the_answer_leaves_a_whole_one_in_the_id() -> None:
     raw = rb'{"custom_id":"\ud83d\ude00 \\\ud83d\ude00","response":{"status_code":200,"body":{"a":"\ud83d \ude00 \ud83d\ud83d"}}}'
     assert read_record(raw) == Record("😀 \\😀", 0, "", True, "ok")
+
+
+# ---- many lines at once ----
+
+
+def agrees(lines: list[bytes]) -> bool:
+    """Whether the short cut was taken; what it says is what the lines say one by one."""
+    told = read_successes(lines)
+    if told is None:
+        return False
+    records = [read_record(raw) for raw in lines]
+    assert all(each.ok for each in records)
+    assert [(each.id, each.line, number_of(each.digest)) for each in records] == [
+        *zip(told.ids, told.lines, told.digests, strict=True)
+    ]
+    return True
+
+
+def test_a_block_of_our_own_successes_is_read_at_once() -> None:
+    assert agrees([record(GOOD), record(structs.replace(GOOD, status=204)), record(structs.replace(GOOD, body=b""))])
+    assert agrees([])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"status_code":200', b'"status_code":199'),
+        (b'"status_code":200', b'"status_code":300'),
+        (b'"error":null', b'"error":{}'),
+        (b'"line":17', b'"line":0'),
+        (b'"digest":"0123456789abcdef"', b'"digest":"012345678 9abcde"'),
+        (b'"digest":"0123456789abcdef"', b'"digest":"0123456789abcdeg"'),
+        (b'"digest":"0123456789abcdef"', b'"digest":"01234567 89abcde"'),
+        (b'"digest":"0123456789abcdef"', b'"digest":"01234567"'),
+        (b'"digest":"0123456789abcdef"', b'"other":1'),
+        (b'"v":1', b'"v":1,"kind":"policy"'),
+        (b'"custom_id":"r-1",', b""),
+        (b'"index":0', b'"index":"\\ud83d"'),
+        (b"}\n", b"\n"),
+        (b'"n":', b'"n":{"batchrunner":'),
+    ],
+)
+def test_any_other_line_is_looked_at_for_itself(old: bytes, new: bytes) -> None:
+    odd = record(GOOD).replace(old, new, 1)
+    assert odd != record(GOOD)
+    assert not agrees([record(GOOD), odd])
+
+
+@given(st.lists(RESULTS, max_size=3), st.binary(max_size=3), st.integers(0, 400))
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+def test_many_lines_say_what_each_says_whatever_became_of_them(results: list[Result], damage: bytes, at: int) -> None:
+    lines = list(map(record, results))
+    agrees(lines)
+    agrees([*lines, record(GOOD)[:at] + damage + record(GOOD)[at:]])
+    agrees([*lines, record(GOOD)[:at] + damage + record(GOOD)[at + len(damage) :]])

@@ -4,17 +4,25 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from batchrunner import resume
+from batchrunner import foreign, formats, resume, rows
 from batchrunner.checkpoint import Checkpoint
+from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError
 from batchrunner.journal import Durability, Journal, Paths
-from batchrunner.resume import Evidence, survey, tidy
+from batchrunner.lines import Line, blank, read_blocks
+from batchrunner.records import Successes, read_successes, record
+from batchrunner.resume import Evidence, Output, survey, tidy
+from batchrunner.rows import number_of
 from batchrunner.standing import Standing, Twin
 
 
@@ -39,15 +47,36 @@ def read_record(raw: bytes) -> Record:
         raise ValueError("no record") from error
 
 
+def evidence(texts: Sequence[bytes], output: Output) -> Evidence[bytes]:
+    """Three lines to a block."""
+
+    def names(lines: Sequence[bytes], first: int) -> list[str]:
+        return [identify(line, number)[0] if line.strip() else "" for number, line in enumerate(lines, first)]
+
+    def digests(lines: Sequence[bytes]) -> "array[int]":
+        return array("q", [number_of(identify(line, 0)[1]) for line in lines])
+
+    def read_successes(lines: Sequence[bytes]) -> Successes | None:
+        try:
+            told = list(map(read_record, lines))
+        except ValueError:
+            return None
+        if not all(each.ok and each.line and each.digest for each in told):
+            return None
+        return Successes(
+            [each.id for each in told], [each.line for each in told], array("q", [number_of(each.digest) for each in told])
+        )
+
+    blocks = [(at + 1, texts[at : at + 3]) for at in range(0, len(texts), 3)]
+    return Evidence(lambda: iter(blocks), names, digests, read_successes, read_record, output)
+
+
 @dataclass
 class Job:
     """An input with its open journal."""
 
     journal: Journal
     texts: list[str]
-
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        return ((number, text.encode()) for number, text in enumerate(self.texts, 1))
 
     def write_input(self, texts: list[str]) -> None:
         self.texts = texts
@@ -65,7 +94,7 @@ class Job:
 
     @property
     def evidence(self) -> Evidence[bytes]:
-        return Evidence(self.lines, identify, read_record, self.journal)
+        return evidence([text.encode() for text in self.texts], self.journal)
 
     def survey(self, reopen: Callable[[str], bool] | None = None, keep_changed: bool = False) -> Standing:
         standing = survey(self.evidence, reopen, keep_changed)
@@ -234,20 +263,111 @@ def test_partitions_that_overflow_give_the_same_standing(job: Job, monkeypatch: 
     for line in range(1, 400):
         job.settle(line, ("ok", "policy", "invalid")[line % 3])
     whole = job.survey()
-    monkeypatch.setattr(resume, "BUDGET", 37)
+    monkeypatch.setattr(rows, "BUDGET", 37)
     assert job.survey() == whole
     assert whole.succeeded == 133
 
 
 def test_no_room_for_the_join_is_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "BUDGET", 3)
+    monkeypatch.setattr(rows, "BUDGET", 3)
 
     def full(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(rows.tempfile, "TemporaryFile", full)
     with pytest.raises(FileError, match=r"disk is full.*E404"):
         job.survey()
+
+
+# -- the short cut
+
+
+NAMES = st.sampled_from(["a", "b", "c", "\u00fc", "", None, 7])
+WORDS = st.sampled_from(["ok", "ok", "ok", "policy", "strict", "far", "wrong line", "wrong digest", "garbage", "blank"])
+
+
+def real(paths: Paths, exactly: bool) -> Evidence[Line]:
+    """The rooms themselves; `exactly` line by line."""
+
+    class Exact:
+        def __init__(self) -> None:
+            self.paths = paths
+
+        def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
+            """Nothing: both ways read the same file."""
+
+        def compact(self, keep: Callable[[bytes], bool]) -> int:
+            raise NotImplementedError
+
+    def names_of(lines: Sequence[Line], first: int) -> list[str]:
+        return ["" if blank(raw) else formats.identify(raw, number)[0] for number, raw in enumerate(lines, first)]
+
+    def digests_of(lines: Sequence[Line]) -> "array[int]":
+        return array("q", [number_of(formats.identify(raw, 0)[1]) for raw in lines])
+
+    blocks = partial(read_blocks, paths.input, 200)
+    if exactly:
+        return Evidence(blocks, names_of, digests_of, lambda lines: None, foreign.read_record, Exact())
+    return Evidence(blocks, formats.names, formats.digests, read_successes, foreign.read_record, Exact())
+
+
+def said(word: str, raw: Line, line: int) -> bytes:
+    """A line of the results about this line of the input."""
+    name, digest = formats.identify(raw, line)
+    shift = {"far": 10**9, "wrong line": 1}.get(word, 0)
+    digest = digest[::-1] if word == "wrong digest" else digest
+    request = Request(line=line + shift, id=name, digest=digest, route=Route.CHAT, path="/x")
+    kind = Kind.POLICY if word == "policy" else Kind.OK
+    line_of_it = record(Result(request=request, kind=kind, status=200, body=b"{}"), strict=word == "strict")
+    return {"garbage": b"{nothing\n", "blank": b" \n"}.get(word, line_of_it)
+
+
+@given(
+    rows=st.lists(st.tuples(NAMES, st.booleans()), max_size=12), told=st.lists(st.tuples(WORDS, st.integers(0, 11)), max_size=9)
+)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+def test_pairing_off_gives_the_standing_of_a_join(
+    tmp_path: Path, rows: list[tuple[object, bool]], told: list[tuple[str, int]]
+) -> None:
+    """Unless an id comes twice: then nothing is sent, and which of the twins has the answer is nobody's concern."""
+    paths = Paths.of(tmp_path / "in.jsonl")
+    lines = [
+        b"" if number % 5 == 4 else json.dumps({"custom_id": name and f"{name}{number}", "note": "x" * 300 * long}).encode()
+        for number, (name, long) in enumerate(rows)
+    ]
+    paths.input.write_bytes(b"".join(line + b"\n" for line in lines))
+    read = [raw for _, block in read_blocks(paths.input, 200) for raw in block]
+    records = [said(word, read[at % len(read)], at % len(read) + 1) for word, at in told if read]
+    paths.results.write_bytes(b"".join(records))
+    paths.errors.write_bytes(b"".join(records[::2]))
+    assert survey(real(paths, False)) == survey(real(paths, True))
+
+
+def test_successes_in_their_places_are_paired_off_without_a_join(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in range(1, 8):
+        job.settle(line)
+
+    def joined(*_: object) -> None:
+        raise AssertionError("nothing is left to join")
+
+    monkeypatch.setattr(resume._Survey, "_join", joined)
+    assert job.done(job.survey()) == list(range(1, 8))
+
+
+def test_records_far_apart_are_joined(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "SPAN", 4)
+    for line in (1, 9, 5, 2):
+        job.settle(line)
+    assert job.done(job.survey()) == [1, 2, 5, 9]
+
+
+def test_more_leftovers_than_are_told_apart(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in range(1, 8):
+        job.settle(line, "policy")
+    whole = job.survey()
+    monkeypatch.setattr(resume, "MANY", 3)
+    assert job.survey() == whole
+    assert whole.failed == 7
 
 
 # -- retry
