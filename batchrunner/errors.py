@@ -12,6 +12,8 @@ Rules:
 2. A message never holds a key, a prompt or an answer.
 """
 
+from collections.abc import Sequence
+
 
 class BatchError(Exception):
     """What stops a run. `str()` is the message, the hint on its own line, and the code."""
@@ -36,9 +38,13 @@ class UsageError(BatchError):
 
 
 class StopError(BatchError):
-    """An endpoint, or a cap the user set, ended the run early. The same command continues."""
+    """An endpoint, or a cap the user set, ended the run early. The same command continues.
+
+    `results` holds what `gather` had until then, in the order of the requests.
+    """
 
     exit_code = 3
+    results: Sequence[object] = ()
 
 
 class FileError(BatchError):

@@ -10,6 +10,7 @@ Rules:
 import asyncio
 import inspect
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
@@ -22,6 +23,7 @@ import msgspec
 from batchrunner import origins
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
 from batchrunner.engine import Hooks, streamed
+from batchrunner.errors import StopError
 from batchrunner.foreground import present, run_loop
 from batchrunner.job import STDIN, FileJob, Job, MemoryJob, Reopen
 from batchrunner.meter import Report
@@ -108,7 +110,8 @@ class Runner:
 
         `requests` is the path of a file, or an iterable or async iterable of input lines: dicts, raw bytes or `Request`s.
         With `output` they are also kept there, and the same call again yields only what is missing; without it nothing is
-        kept. A slow reader slows the run. Raises BatchError like `run`. Leaving the runner ends what still runs.
+        kept. A slow reader slows the run. Raises BatchError like `run`, and after the last result StopError when the run was
+        stopped before its end. Leaving the runner ends what still runs.
         """
         settings = self._settings(requests if isinstance(requests, str | os.PathLike) else STDIN, output)
         key = object()
@@ -116,8 +119,8 @@ class Runner:
         return stream
 
     async def _stream(self, key: object, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
-        async def start(deliver: Deliver) -> object:
-            return await present(settings, job, hooks=self._hooks, deliver=deliver)
+        async def start(deliver: Deliver) -> None:
+            _whole(await present(settings, job, hooks=self._hooks, deliver=deliver))
 
         try:
             async with aclosing(streamed(start)) as results:
@@ -127,9 +130,17 @@ class Runner:
             self._streams.pop(key, None)
 
     async def gather(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> list[Result]:
-        """All results as a list in the order of the requests."""
-        results = [result async for result in self.stream(requests, output)]
-        return sorted(results, key=lambda result: result.request.line)
+        """All results as a list in the order of the requests. StopError, which holds those there are, when it was stopped."""
+        results: list[Result] = []
+        try:
+            async for result in self.stream(requests, output):
+                results.append(result)  # noqa: PERF401 - a comprehension would lose them when it is stopped
+        except StopError as stop:
+            stop.results = results
+            raise
+        finally:
+            results.sort(key=lambda result: result.request.line)
+        return results
 
     def _settings(self, requests: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Settings:
         given: dict[str, Any] = {"display": "none", **self._options, "input": requests}
@@ -169,6 +180,17 @@ def _job(requests: Requests, settings: Settings, kept: bool) -> Job:
     if not kept:
         return MemoryJob(requests, settings)
     return FileJob(settings) if isinstance(requests, str | os.PathLike) else FileJob(settings, rows=requests)
+
+
+def _whole(report: Report) -> None:
+    """StopError when the run was stopped before its end: results that are missing must not go unnoticed."""
+    if stopped := report.summary.stopped:
+        code = _CODE.search(stopped)
+        name = code[1] if code else "E303"
+        raise StopError(name, _CODE.sub("", stopped), f"what has come is good; what to do: batchrunner explain {name}")
+
+
+_CODE = re.compile(r" ?\[(E[0-9]{3})\]")
 
 
 def _in_thread(work: Callable[[], T]) -> T:

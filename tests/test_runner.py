@@ -11,6 +11,7 @@ import pytest
 
 import batchrunner
 from batchrunner import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner.errors import StopError
 from batchrunner.options import Options
 from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
@@ -53,6 +54,18 @@ async def test_a_bad_row_is_a_result_not_an_exception() -> None:
     results = await batchrunner.gather(rows, base_url="simulated")
     assert [result.ok for result in results] == [True, True, False, False]
     assert all(result.error and result.error.kind is Kind.INVALID and result.error.hint for result in results[2:])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_run_that_was_stopped_says_so_after_its_last_result(kept: bool, tmp_path: Path) -> None:
+    options: Options = {"base_url": "simulated", "max_tokens_total": 1, "concurrency": 2}
+    output = tmp_path / "out.jsonl" if kept else None
+    with pytest.raises(StopError, match=r"\[E303\]") as stop:
+        await batchrunner.Runner(**options).gather(lines(200), output)
+    answered = [result.id for result in stop.value.results if isinstance(result, Result)]
+    assert 0 < len(answered) < 200
+    assert answered == sorted(answered, key=lambda name: int(name[2:]))
+    assert not kept or set(ids(tmp_path / "out.jsonl")) >= set(answered)
 
 
 async def test_run_keeps_results_beside_the_file_and_continues(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from batchrunner import Runner, reception
-from batchrunner.core import endpoints, retry, streaming
+from batchrunner.core import health, retry, streaming
 from batchrunner.core.model import Event, Kind, Result, Route, answer_text
 from batchrunner.simulator import FAULTS, PROFILES, Profile, Simulator
 from tests.server import FaultServer, Peer, chat, json_reply, sse
@@ -58,8 +58,8 @@ def _no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts last milliseconds."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.002)
     monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(endpoints, "FIRST_REST", 0.002)
-    monkeypatch.setattr(endpoints, "LONGEST_REST", 0.01)
+    monkeypatch.setattr(health, "FIRST_REST", 0.002)
+    monkeypatch.setattr(health, "LONGEST_REST", 0.01)
     monkeypatch.setattr(reception, "DRAIN", 0.05)
 
 
