@@ -172,7 +172,7 @@ class Engine:
                     return
                 await self._open(item)
             self._wake_lanes()
-        self.fed = True
+        self.fed = self.scheduler.last = True
         self._finish_if_idle()
 
     async def _open(self, item: Request | Result) -> None:
@@ -287,6 +287,8 @@ class Engine:
 
     def _finish_if_idle(self) -> None:
         idle = not self.scheduler.in_flight and self.outbox.empty
+        if idle and not self.stopping and self.scheduler.stopped:
+            self.drain(self.scheduler.stopped)
         if idle and (self.stopping or (self.fed and not self.scheduler.open)):
             self._over.set()
 

@@ -88,6 +88,7 @@ def test_each_outage_has_its_own_time() -> None:
 
 def test_what_every_endpoint_said_is_told() -> None:
     async def unknown(_attempt: Attempt) -> Fault:
+        await asyncio.sleep(0.002)
         return Fault(Cause.DNS, Phase.CONNECT, "no such host")
 
     engine, _ = ran(Stopping(), refused, unknown)

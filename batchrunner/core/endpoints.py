@@ -6,6 +6,7 @@ Rules:
 2. A refusal stops it for the rest of the run; one that has served is asked once more first, for gateways err.
 """
 
+from collections.abc import Mapping
 from math import inf
 
 from batchrunner.core.debut import Debut
@@ -15,18 +16,50 @@ from batchrunner.core.model import Kind, Outcome
 
 CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302", Kind.CONFIG: "E304"}
 """What a refusal that stops an endpoint is called (`batchrunner explain`)."""
+ANY = "*"  # every model that is not named; and of names, the one asked for
 RECHECK = 5.0  # seconds until an endpoint that has served is asked whether it really means its refusal
 
 
 class Endpoint:
-    """One endpoint: who it is, and how it is. `stopped` says in words why it is out of use; empty while it is in use."""
+    """One endpoint: who it is, and how it is. `stopped` says in words why it is out of use; empty while it is in use.
 
-    __slots__ = ("_doubted", "_served", "base_url", "breaker", "debut", "gate", "inflight", "limit", "name", "stopped")
+    `models` says what the models asked for are called here; with none all are called as they are. `weight` is its share of
+    the work, 0 or `reserve` keeps it for when no other serves (`core.spread`).
+    """
 
-    def __init__(self, name: str, base_url: str, limit: Limit, alike: int = 0) -> None:
+    __slots__ = (
+        "_doubted",
+        "_served",
+        "base_url",
+        "breaker",
+        "debut",
+        "gate",
+        "inflight",
+        "limit",
+        "models",
+        "name",
+        "reserve",
+        "stopped",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        limit: Limit,
+        alike: int = 0,
+        *,
+        models: Mapping[str, str] = {},
+        weight: float | None = None,
+        reserve: bool = False,
+    ) -> None:
         self.name = name
         self.base_url = base_url
         self.limit = limit
+        self.models = models
+        self.weight = weight
+        self.reserve = reserve or weight == 0
         self.gate = Gate()
         self.breaker = Breaker(limit)
         self.debut = Debut(alike)
@@ -34,6 +67,13 @@ class Endpoint:
         self.stopped = ""
         self._served = False
         self._doubted = inf  # when it first refused us after having served
+
+    def asks(self, model: str) -> str | None:
+        """What a model is called here; None: it is not served."""
+        if not self.models:
+            return model
+        theirs = self.models.get(model) or self.models.get(ANY)
+        return model if theirs == ANY else theirs
 
     def ready(self, now: float) -> float | None:
         """0.0: send; seconds: not before; None: when something in flight here has ended, or never, if it is stopped."""

@@ -1,66 +1,39 @@
 """Which request is sent next, and what becomes of it: the life of every open request.
 
-    offer ──► ready ──next──► in flight ──settle──► Result
+    offer ──► queue ──next──► in flight ──settle──► Result
                 ▲                │
-                └── retry heap ◄─┘ Again(at)
+                └────────────────┘ Again(at)
 
 Rules:
 
 1. Three verbs move a request: `offer` opens it, `next` sends it, `settle` ends its attempt: exactly once per attempt.
 2. Every offered request ends in exactly one `Result`, unless the run ends first; then it is still open and simply pending.
-3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the retry heap.
+3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the queue.
 4. A due retry goes before fresh work, except at an endpoint on probation: a poison request must not decide its fate.
-5. What a kind of outcome entails stands in `classify.TREATMENT`; this room only obeys it.
+5. What a kind of outcome entails stands in `classify.TREATMENT`, which endpoint goes first in `core.spread`; this room only
+   obeys them.
 6. Every verb is O(log n) in the number of open requests.
 7. What fails during an endpoint's debut is held back (`core.debut`): it stays open until `decided` tells what became of it.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from math import inf
 
 from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
-from batchrunner.core.retry import Retries, Spent, backoff
+from batchrunner.core.queue import Open, Queue, Row
+from batchrunner.core.retry import Retries, backoff
+from batchrunner.core.spread import Spread
 from batchrunner.core.streaming import Manner, Streaming
-
-
-class _Open:
-    """A request between its offer and its result."""
-
-    __slots__ = ("began", "billed", "due", "fresh", "partial", "plain", "repeats", "request", "spent", "whole")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.spent = Spent()
-        self.began = -1.0
-        self.due = 0.0  # of a retry
-        self.billed = 0
-        self.fresh = False
-        self.plain = False
-        self.whole = False  # it cannot be streamed, though others at its endpoint can
-        self.partial = b""
-        self.repeats: dict[Kind, int] | None = None
-
-    def repeated(self, kind: Kind) -> int:
-        """How often this kind has now happened to this request."""
-        if self.repeats is None:
-            self.repeats = {}
-        count = self.repeats[kind] = self.repeats.get(kind, 0) + 1
-        return count
-
-    def repeats_of(self, kind: Kind) -> int:
-        """How often this kind has happened to this request so far."""
-        return self.repeats.get(kind, 0) if self.repeats else 0
 
 
 class Scheduler:
     """Holds every open request. `max_open` bounds them, and with them the memory of a run.
 
-    The endpoints stand in order of preference: a later one is used while no earlier one can be.
+    The endpoints stand in order of preference.
     """
 
     def __init__(
@@ -72,32 +45,30 @@ class Scheduler:
         streaming: Streaming = Streaming(),
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
-        self._preference = tuple(endpoints)
+        self._spread = Spread(endpoints)
         self._retries_policy = retries
         self._timeouts = timeouts
         self._max_open = max_open
         self._keep_partial = streaming.keep_partial
         self._manners = {endpoint.name: Manner(endpoint.name, streaming) for endpoint in endpoints}
-        self._ready: deque[_Open] = deque()
-        self._waiting: list[tuple[float, int, _Open]] = []
-        self._in_flight: dict[int, _Open] = {}
-        self._held: list[tuple[_Open, Attempt, Outcome, Result]] = []
+        self._queue = Queue()
+        self._in_flight: dict[int, Open] = {}
+        self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
-        self._sequence = 0
+        self._offered = 0
         self.sent = 0  # attempts so far
+        self.last = False  # nothing more will be offered
         self.paused = False  # nothing new is sent; what is in flight ends as usual
         self.notice = ""  # what the last settling taught about an endpoint, for people
         self.decided: list[tuple[Attempt, Outcome, Result | None]] = []  # of what was held back; None: open again
 
     def __repr__(self) -> str:
-        return (
-            f"<Scheduler ready={len(self._ready)} retrying={self.retrying} in_flight={self.in_flight} max_open={self._max_open}>"
-        )
+        return f"<Scheduler open={self.open} retrying={self.retrying} in_flight={self.in_flight} max_open={self._max_open}>"
 
     @property
     def open(self) -> int:
         """Requests offered and not yet ended."""
-        return len(self._ready) + len(self._waiting) + len(self._in_flight) + len(self._held)
+        return len(self._queue) + len(self._in_flight) + len(self._held)
 
     @property
     def roomy(self) -> bool:
@@ -112,18 +83,20 @@ class Scheduler:
     @property
     def retrying(self) -> int:
         """Requests that wait for their next attempt."""
-        return len(self._waiting)
+        return self._queue.retrying
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
         """In order of preference."""
-        return self._preference
+        return tuple(self._endpoints.values())
 
     @property
     def stopped(self) -> str:
-        """Why no endpoint will ever serve again in this run; empty while one may."""
-        reasons = [endpoint.stopped for endpoint in self._preference]
-        return reasons[-1] if all(reasons) else ""
+        """Why nothing that is open will be sent any more in this run; empty while something may be."""
+        reasons = [endpoint.stopped for endpoint in self._endpoints.values() if endpoint.stopped]
+        if not reasons or (len(reasons) < len(self._endpoints) and not self._stranded()):
+            return ""
+        return "; ".join(dict.fromkeys(reasons))
 
     def oldest(self) -> float | None:
         """When the longest-running attempt's request was first sent; None when nothing is in flight."""
@@ -133,7 +106,8 @@ class Scheduler:
         """Open a request; False, and nothing happens, when `max_open` are open already."""
         if self.open >= self._max_open:
             return False
-        self._ready.append(_Open(request))
+        self._offered += 1
+        self._queue.append(Open(request, self._offered, self._spread.where(request.model)))
         return True
 
     def next(self, endpoint: str, now: float) -> Attempt | Wait:
@@ -144,11 +118,11 @@ class Scheduler:
             return Wait()
         if pause > 0.0:
             return Wait(now + pause)
-        if lane is not self._preference[0] and self._earlier_serves(lane, now):
-            return Wait()
-        entry = self._take(lane, now)
+        rows, passed_on = self._rows_for(lane, now)
+        entry = self._queue.take(rows, now, lane.breaker.open)
         if entry is None:
-            return Wait(self._waiting[0][0] if self._waiting else None)
+            due = min((row.due() for row in rows), default=inf)
+            return Wait(min(due, now + GLANCE) if passed_on else due if due < inf else None)
         return self._send(entry, lane, now)
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
@@ -175,7 +149,7 @@ class Scheduler:
         entry.billed += outcome.billed
         if outcome.kind is Kind.CANCELLED:
             entry.spent.sendings -= 1
-            self._ready.appendleft(entry)
+            self._queue.give_back(entry)
             return Again(now, "cancelled")
         # What had begun to be answered is no outage, though it spoke against the endpoint: it worked, and may charge for it.
         # A page of somebody else's is no beginning.
@@ -184,21 +158,20 @@ class Scheduler:
         why = "" if outcome.kind is Kind.OK else self._exhausted(entry, outcome, treatment, outage)
         verdict: Again | Result
         if why is None:
-            verdict = self._again(entry, outcome, treatment, now, u)
+            verdict = self._again(entry, lane, outcome, treatment, now, u)
         else:
             verdict = self._finish(entry, attempt, outcome, treatment, now, why)
         return verdict if lane.debut.over and not self._held else self._on_debut(lane, entry, attempt, outcome, verdict)
 
     def reopen(self) -> None:
         """Whatever is held back is open again: the run ends, and nothing will tell any more whose fault it was."""
-        for lane in self._preference:
+        for lane in self._endpoints.values():
             self._decide(lane, fails=False)
 
     def pending(self) -> Iterable[Request]:
         """The requests still open, in no order."""
         yield from (entry.request for entry in self._in_flight.values())
-        yield from (entry.request for entry in self._ready)
-        yield from (entry.request for _, _, entry in self._waiting)
+        yield from (entry.request for entry in self._queue)
         yield from (entry.request for entry, *_ in self._held)
 
     def learned(self, endpoint: str) -> Lessons:
@@ -217,21 +190,26 @@ class Scheduler:
             patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
             patience.recall(known.latencies)
 
-    def _earlier_serves(self, lane: Endpoint, now: float) -> bool:
-        for endpoint in self._preference:
-            if endpoint is lane:
-                return False
-            if endpoint.serves(now):
-                return True
-        return False
+    def _stranded(self) -> bool:
+        """Whether all that is open waits for endpoints that are stopped, and nothing else can come."""
+        if self._in_flight or not (self.last or self.open >= self._max_open):
+            return False
+        live = self._spread.in_use()
+        return not any(len(row) and row.where & live for row in self._queue.rows)
 
-    def _take(self, lane: Endpoint, now: float) -> _Open | None:
-        due = bool(self._waiting) and self._waiting[0][0] <= now
-        if self._ready and (not due or lane.breaker.open):
-            return self._ready.popleft()
-        return heappop(self._waiting)[2] if due else None
+    def _rows_for(self, lane: Endpoint, now: float) -> tuple[list[Row], bool]:
+        """The rows that this endpoint may take from now, and whether there is something to send that another takes first."""
+        bit, serving, before = self._spread.bit(lane.name), self._spread.serving(now), self._spread.before(lane, now)
+        rows, passed_on = [], False
+        for row in self._queue.rows:
+            may = row.open_to(serving)
+            if may & bit and not may & before:
+                rows.append(row)
+            elif may & bit and row.due() <= now:
+                passed_on = not lane.reserve  # a reserve waits for others to fail, not to fill
+        return rows, passed_on
 
-    def _send(self, entry: _Open, lane: Endpoint, now: float) -> Attempt:
+    def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
         request, spent = entry.request, entry.spent
         spent.sendings += 1
         if entry.began < 0.0:
@@ -281,7 +259,7 @@ class Scheduler:
         elif outcome.kind in KILLS:
             patience.killed(attempt, now - attempt.started)
 
-    def _exhausted(self, entry: _Open, outcome: Outcome, treatment: Treatment, outage: bool) -> str | None:
+    def _exhausted(self, entry: Open, outcome: Outcome, treatment: Treatment, outage: bool) -> str | None:
         """Why the request is not sent again, in words; None when it is."""
         if treatment.health == "stop":
             return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
@@ -298,20 +276,24 @@ class Scheduler:
         spent.turns += not (named or outage)
         return spent.over(self._retries_policy) or None
 
-    def _again(self, entry: _Open, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
+    def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
         entry.fresh = treatment.fresh
         entry.plain = entry.plain or outcome.kind is Kind.PROTOCOL
         entry.whole = entry.whole or (outcome.kind is Kind.UNSUPPORTED and entry.repeats_of(Kind.UNSUPPORTED) > 1)
         if self._keep_partial:
             entry.partial = outcome.partial or entry.partial
+        here = self._spread.bit(lane.name)
+        elsewhere = entry.where & ~here
+        entry.avoid = here if elsewhere and treatment.health in FLED else 0
         delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
-        self._sequence += 1
+        if elsewhere & self._spread.serving(now):
+            delay = min(delay, u * LONGEST_DETOUR)
         entry.due = now + delay
-        heappush(self._waiting, (entry.due, self._sequence, entry))
-        return Again(now + delay, outcome.kind)
+        self._queue.put_off(entry)
+        return Again(entry.due, outcome.kind)
 
     def _on_debut(
-        self, lane: Endpoint, entry: _Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result
+        self, lane: Endpoint, entry: Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result
     ) -> Again | Result | None:
         """The verdict, or None when the debut has it held back. What is held is decided as soon as it can be."""
         debut, result = lane.debut, verdict if isinstance(verdict, Result) else None
@@ -324,7 +306,7 @@ class Scheduler:
             self._decide(lane, fails=False)
         elif debut.over:
             self._decide(lane, fails=True)
-        for other in self._preference if self.open == len(self._held) else ():
+        for other in self._endpoints.values() if self.open == len(self._held) else ():
             self._decide(other, fails=True)  # nothing is left that could tell
         return None if held else verdict
 
@@ -332,12 +314,11 @@ class Scheduler:
         """What is held back of this endpoint's requests has failed, or is open again."""
         mine = [each for each in self._held if each[1].endpoint == lane.name]
         self._held = [each for each in self._held if each[1].endpoint != lane.name]
-        self._ready.extendleft(entry for entry, *_ in reversed(mine if not fails else ()))
+        for entry, *_ in reversed(mine if not fails else ()):
+            self._queue.give_back(entry)
         self.decided += [(attempt, outcome, result if fails else None) for _, attempt, outcome, result in mine]
 
-    def _finish(
-        self, entry: _Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = ""
-    ) -> Result:
+    def _finish(self, entry: Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = "") -> Result:
         request = entry.request
         for patience in self._patience.values() if entry.spent.kills else ():
             patience.forget(request)
@@ -362,4 +343,8 @@ class Scheduler:
         )
 
 
+GLANCE = 0.01  # seconds until an endpoint that let another go first looks again
+LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
+FLED = frozenset({"down", "stop"})
+"""What an endpoint's health hears when its failed requests are better sent elsewhere."""
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})

@@ -137,16 +137,6 @@ def test_a_key_refused_in_mid_run_is_asked_once_more() -> None:
     assert room.stopped
 
 
-def test_the_second_endpoint_serves_when_the_first_cannot() -> None:
-    room = scheduler(endpoint("a"), endpoint("b"))
-    for n in range(3):
-        room.offer(request(n))
-    assert room.next("b", 0.0) == Wait(), "in order of preference"
-    room.settle(send(room), Outcome(Kind.QUOTA, 429), 0.0, 0.5)
-    assert not room.stopped
-    assert send(room, 1.0, "b").endpoint == "b"
-
-
 def test_cancelling_puts_the_request_back_uncharged() -> None:
     room = scheduler()
     room.offer(request(1))

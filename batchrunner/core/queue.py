@@ -1,0 +1,157 @@
+"""Open requests, and those of them that wait: fresh ones in the order they came, the others until they are due again.
+
+Rules:
+
+1. A request waits in the row of those that may go to the same endpoints and avoid the same one; there are few rows.
+2. What is due goes before what is fresh, the longest due and the first come before the others, across all rows.
+3. Every move is O(log n) in the number of open requests.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+from math import inf
+
+from batchrunner.core.model import Kind, Request
+from batchrunner.core.retry import Spent
+
+
+class Open:
+    """A request between its offer and its result. `where` and `avoid` are sets of endpoints, one bit each (`core.spread`)."""
+
+    __slots__ = (
+        "avoid",
+        "began",
+        "billed",
+        "due",
+        "fresh",
+        "number",
+        "partial",
+        "plain",
+        "repeats",
+        "request",
+        "spent",
+        "where",
+        "whole",
+    )
+
+    def __init__(self, request: Request, number: int, where: int) -> None:
+        self.request = request
+        self.number = number  # in the order of their coming
+        self.where = where
+        self.avoid = 0  # where it has just failed
+        self.spent = Spent()
+        self.began = -1.0
+        self.due = 0.0  # of a retry
+        self.billed = 0
+        self.fresh = False
+        self.plain = False
+        self.whole = False  # it cannot be streamed, though others at its endpoint can
+        self.partial = b""
+        self.repeats: dict[Kind, int] | None = None
+
+    def repeated(self, kind: Kind) -> int:
+        """How often this kind has now happened to this request."""
+        if self.repeats is None:
+            self.repeats = {}
+        count = self.repeats[kind] = self.repeats.get(kind, 0) + 1
+        return count
+
+    def repeats_of(self, kind: Kind) -> int:
+        """How often this kind has happened to this request so far."""
+        return self.repeats.get(kind, 0) if self.repeats else 0
+
+
+class Row:
+    """Requests that wait and may go to the same endpoints."""
+
+    __slots__ = ("avoid", "fresh", "later", "where")
+
+    def __init__(self, where: int, avoid: int) -> None:
+        self.where = where
+        self.avoid = avoid
+        self.fresh: deque[Open] = deque()
+        self.later: list[tuple[float, int, Open]] = []
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.later)
+
+    def open_to(self, serving: int) -> int:
+        """The endpoints that may take from this row, where those of `serving` are in use: the one to avoid only if need be."""
+        rest = self.where & ~self.avoid
+        return rest if rest & serving else self.where
+
+    def due(self) -> float:
+        """When something may be sent: -inf for at once, inf for never."""
+        return -inf if self.fresh else self.later[0][0] if self.later else inf
+
+
+class Queue:
+    """All rows."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, int], Row] = {}
+        self._pushes = 0
+        self._size = 0
+        self.retrying = 0  # that wait for their next attempt
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Open]:
+        for row in self._rows.values():
+            yield from row.fresh
+            yield from (entry for _, _, entry in row.later)
+
+    @property
+    def rows(self) -> Iterable[Row]:
+        """Those that have ever been used; some are empty."""
+        return self._rows.values()
+
+    def append(self, entry: Open) -> None:
+        """At the end of the fresh ones."""
+        self._size += 1
+        self._row(entry).fresh.append(entry)
+
+    def give_back(self, entry: Open) -> None:
+        """Before all fresh ones: it had its turn, and nothing came of it."""
+        self._size += 1
+        self._row(entry).fresh.appendleft(entry)
+
+    def put_off(self, entry: Open) -> None:
+        """Until it is due again."""
+        self._size += 1
+        self._pushes += 1
+        self.retrying += 1
+        heappush(self._row(entry).later, (entry.due, self._pushes, entry))
+
+    def take(self, rows: Iterable[Row], now: float, fresh_first: bool) -> Open | None:
+        """The next request of these rows, and out of them; None when nothing is to be sent now."""
+        due, fresh = _first(rows, now)
+        if not (due or fresh):
+            return None
+        self._size -= 1
+        if fresh and (fresh_first or not due):
+            return fresh.fresh.popleft()
+        assert due
+        self.retrying -= 1
+        return heappop(due.later)[2]
+
+    def _row(self, entry: Open) -> Row:
+        key = (entry.where, entry.avoid)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Row(*key)
+        return row
+
+
+def _first(rows: Iterable[Row], now: float) -> tuple[Row | None, Row | None]:
+    """The row with the longest due request, and the one whose fresh request came first."""
+    due: Row | None = None
+    fresh: Row | None = None
+    for row in rows:
+        if row.later and row.later[0][0] <= now and (due is None or row.later[0] < due.later[0]):
+            due = row
+        if row.fresh and (fresh is None or row.fresh[0].number < fresh.fresh[0].number):
+            fresh = row
+    return due, fresh

@@ -1,0 +1,217 @@
+"""Work over several endpoints: who takes it, who goes first, and what failed at one goes to another."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.limit import Concurrency, Limit
+from batchrunner.core.model import Again, Attempt, Kind, Outcome, Result, Wait
+from batchrunner.core.retry import Retries
+from batchrunner.core.scheduler import GLANCE, Scheduler
+from tests.virtual import chat
+
+
+def endpoint(name: str, concurrency: int = 2, **more: Any) -> Endpoint:
+    return Endpoint(name, f"http://{name}/v1", Limit(Concurrency(concurrency=concurrency)), **more)
+
+
+def room_of(*endpoints: Endpoint, lines: int = 10, max_open: int = 100, models: tuple[str, ...] = ("m",)) -> Scheduler:
+    room = Scheduler(endpoints, Retries(), Timeouts(), max_open)
+    for line in range(lines):
+        assert room.offer(chat(line, model=models[line % len(models)]))
+    return room
+
+
+def sent(room: Scheduler, name: str, now: float = 0.0) -> Attempt:
+    step = room.next(name, now)
+    assert isinstance(step, Attempt), step
+    return step
+
+
+def all_sent(room: Scheduler, names: str, now: float = 0.0) -> list[Attempt]:
+    """Every lane takes one after the other, round and round, until none takes any more."""
+    flying: list[Attempt] = []
+    while taken := [step for name in names if isinstance(step := room.next(name, now), Attempt)]:
+        flying += taken
+    return flying
+
+
+def test_an_earlier_endpoint_goes_first_while_it_has_room() -> None:
+    room = room_of(endpoint("a"), endpoint("b"))
+    assert room.next("b", 0.0) == Wait(GLANCE)
+    assert [sent(room, "a").request.line for _ in range(2)] == [0, 1]
+    assert sent(room, "b").request.line == 2, "it is full: nothing waits for it"
+
+
+def test_with_nothing_to_send_nobody_looks_again_at_once() -> None:
+    room = room_of(endpoint("a"), endpoint("b"), lines=0)
+    assert room.next("b", 0.0) == Wait()
+
+
+@pytest.mark.parametrize("outcome", [Outcome(Kind.RATE_LIMITED, 429, wait=30.0), Outcome(Kind.QUOTA, 429)])
+def test_a_later_endpoint_serves_while_the_earlier_is_paused_or_stopped(outcome: Outcome) -> None:
+    room = room_of(endpoint("a"), endpoint("b"))
+    room.settle(sent(room, "a"), outcome, 0.0, 0.5)
+    assert sent(room, "b", 1.0).endpoint == "b"
+
+
+def test_an_endpoint_on_probation_does_not_hold_the_others_up() -> None:
+    first, second = endpoint("a", 20), endpoint("b")
+    room = room_of(first, second, lines=40)
+    for attempt in [sent(room, "a") for _ in range(10)]:
+        room.settle(attempt, Outcome(Kind.CONNECT), 0.0, 0.5)
+    assert first.breaker.open
+    probe = sent(room, "a", 5.0)
+    assert probe.number == 1, "a probe is a fresh request"
+    assert sent(room, "b", 5.0).number == 2, "and the others take what is due"
+
+
+def test_a_request_that_failed_goes_elsewhere_soon_and_back_if_it_must() -> None:
+    first, second = endpoint("a", 1), endpoint("b", 1)
+    room = room_of(first, second, lines=1)
+    verdict = room.settle(sent(room, "a"), Outcome(Kind.SERVER_ERROR, 500), 0.0, 0.9)
+    assert verdict == Again(0.9, Kind.SERVER_ERROR)
+    assert room.next("a", 1.0) == Wait(), "it is for the other"
+    attempt = sent(room, "b", 1.0)
+    room.settle(attempt, Outcome(Kind.SERVER_ERROR, 500), 1.0, 0.5)
+    assert sent(room, "a", 3.0).number == 3
+    second.stopped = "gone"
+    room.settle(next(iter([Attempt(chat(0), "a", 3, 3.0, attempt.deadlines)])), Outcome(Kind.SERVER_ERROR, 500), 3.0, 0.5)
+    assert sent(room, "a", 10.0).number == 4, "nobody else serves"
+
+
+def test_who_is_only_throttled_is_not_avoided_but_not_waited_for_either() -> None:
+    room = room_of(endpoint("a"), endpoint("b"), lines=1)
+    verdict = room.settle(sent(room, "a"), Outcome(Kind.RATE_LIMITED, 429, wait=300.0), 0.0, 0.5)
+    assert verdict == Again(0.5, Kind.RATE_LIMITED)
+    assert sent(room, "b", 0.5).number == 2
+    room = room_of(endpoint("a"), endpoint("b"), lines=1)
+    room.settle(sent(room, "a"), Outcome(Kind.RATE_LIMITED, 429), 0.0, 0.5)
+    assert sent(room, "a", 1.0).number == 2, "without a named wait it may be tried again"
+
+
+def test_two_that_both_pause_are_not_asked_before_their_time() -> None:
+    room = room_of(endpoint("a"), endpoint("b"), lines=2)
+    room.settle(sent(room, "a"), Outcome(Kind.RATE_LIMITED, 429, wait=20.0), 0.0, 0.5)
+    room.settle(sent(room, "b"), Outcome(Kind.RATE_LIMITED, 429, wait=10.0), 0.0, 0.5)
+    for name, until in (("a", 20.0), ("b", 10.0)):
+        step = room.next(name, 5.0)
+        assert step == Wait(until)
+    assert sent(room, "b", 13.0).endpoint == "b"
+
+
+def test_weights_share_what_there_is_too_little_of() -> None:
+    room = room_of(endpoint("a", 100, weight=1.0), endpoint("b", 100, weight=3.0), lines=40)
+    flying = all_sent(room, "ab")
+    assert sum(attempt.endpoint == "b" for attempt in flying) == 30
+    assert len(flying) == 40
+
+
+def test_weights_leave_no_room_idle() -> None:
+    room = room_of(endpoint("a", 100, weight=1.0), endpoint("b", 5, weight=9.0), lines=40)
+    flying = all_sent(room, "ab")
+    assert [sum(attempt.endpoint == name for attempt in flying) for name in "ab"] == [35, 5]
+
+
+@pytest.mark.parametrize("spare", [{"weight": 0.0}, {"reserve": True}])
+def test_a_reserve_serves_only_while_nobody_before_it_does(spare: dict[str, Any]) -> None:
+    first, second, third = endpoint("a", 1), endpoint("b", 1, **spare), endpoint("c", 1)
+    room = room_of(first, second, third)
+    assert {attempt.endpoint for attempt in all_sent(room, "abc")} == {"a", "c"}
+    first.stopped = "no money"
+    assert room.next("b", 0.0) == Wait()
+    third.stopped = "no money"
+    assert sent(room, "b").endpoint == "b"
+
+
+def test_reserves_stand_in_order() -> None:
+    first, *spares = endpoint("a"), endpoint("b", reserve=True), endpoint("c", reserve=True)
+    room = room_of(first, *spares)
+    first.stopped = "no money"
+    assert {attempt.endpoint for attempt in all_sent(room, "cb")} == {"b"}
+    spares[0].stopped = "no money"
+    assert sent(room, "c").endpoint == "c"
+
+
+# Model maps
+
+
+def test_a_model_is_called_what_it_is_called_there() -> None:
+    lane = endpoint("a", models={"m": "theirs", "n": "*", "*": "rest"})
+    assert [lane.asks(name) for name in ("m", "n", "x")] == ["theirs", "n", "rest"]
+    assert endpoint("b").asks("m") == "m"
+    assert endpoint("c", models={"m": "theirs"}).asks("x") is None
+
+
+def test_a_request_goes_only_where_its_model_is_served() -> None:
+    room = room_of(endpoint("a", 9, models={"m": "m1"}), endpoint("b", 9), lines=8, models=("m", "n"))
+    flying = all_sent(room, "ba")
+    assert {attempt.request.model for attempt in flying if attempt.endpoint == "a"} == {"m"}
+    assert {attempt.request.model for attempt in flying if attempt.endpoint == "b"} == {"n"}
+    assert len(flying) == 8, "who cannot go first is not waited for by what it does not serve"
+
+
+def test_requests_for_different_endpoints_keep_their_order() -> None:
+    room = room_of(endpoint("a", 1, models={"m": "m"}), endpoint("b", 9), lines=6, models=("n", "m"))
+    assert sent(room, "a").request.line == 1
+    assert [sent(room, "b").request.line for _ in range(5)] == [0, 2, 3, 4, 5]
+
+
+def test_what_no_endpoint_in_use_serves_ends_the_run_and_stays_pending() -> None:
+    first = endpoint("a", models={"m": "m"})
+    room = room_of(first, endpoint("b", models={"n": "n"}), lines=4, models=("m", "n"))
+    first.stopped = "a: no money [E302]"
+    for _ in range(2):
+        assert isinstance(room.settle(sent(room, "b"), Outcome(Kind.OK), 0.0, 0.5), Result)
+    assert not room.stopped, "more may come"
+    room.last = True
+    assert room.stopped == "a: no money [E302]"
+    assert sorted(request.line for request in room.pending()) == [0, 2]
+
+
+def test_a_room_full_of_what_nobody_serves_ends_the_run_too() -> None:
+    first = endpoint("a", models={"m": "m"})
+    room = room_of(first, endpoint("b", models={"n": "n"}), lines=4, max_open=4)
+    first.stopped = "a: no money [E302]"
+    assert room.stopped
+
+
+# Any history
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_happens_nobody_is_forgotten(data: st.DataObject) -> None:
+    """Three endpoints of any kind; each history ends with every line having one result, at an endpoint that serves its model."""
+    weights = st.sampled_from([None, 0.0, 1.0, 3.0])
+    maps: list[dict[str, str]] = [{}, {"m": "x"}, {"*": "y"}]
+    lanes = [
+        endpoint(name, data.draw(st.integers(1, 4)), weight=data.draw(weights), models=data.draw(st.sampled_from(maps)))
+        for name in "abc"
+    ]
+    lanes[0].models = {}  # somebody serves every model
+    room = room_of(*lanes, lines=20, models=("m", "n"))
+    results: dict[int, Result] = {}
+    flying: list[Attempt] = []
+    kinds = st.sampled_from([Kind.OK, Kind.SERVER_ERROR, Kind.CONNECT, Kind.RATE_LIMITED, Kind.TIMEOUT_TOTAL, Kind.STALE])
+    now, turns = 0.0, 0
+    while len(results) < 20:
+        turns += 1
+        now += data.draw(st.floats(0.01, 10.0))
+        for name in data.draw(st.permutations("abc")):
+            while isinstance(step := room.next(name, now), Attempt):
+                flying.append(step)
+        assert flying or turns < 400, "nothing is sent any more"
+        if flying:
+            attempt = flying.pop(data.draw(st.integers(0, len(flying) - 1)))
+            kind = data.draw(kinds) if turns < 100 else Kind.OK
+            verdict = room.settle(attempt, Outcome(kind), now, data.draw(st.floats(0.0, 0.99)))
+            if isinstance(verdict, Result):
+                lane = next(lane for lane in lanes if lane.name == verdict.endpoint)
+                assert lane.asks(verdict.request.model) is not None
+                assert results.setdefault(verdict.request.line, verdict) is verdict
+    assert room.open == 0
