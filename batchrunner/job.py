@@ -135,7 +135,7 @@ class FileJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
-        return aiter(Source(self.paths.input, self._settings.intake, self._standing.is_done, origins, model))
+        return aiter(Source(self.paths.input, self._settings.intake, self._standing.still_open, origins, model))
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
@@ -264,7 +264,7 @@ class PipeJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every line."""
-        return aiter(Source(self._path, self._settings.intake, lambda line: False, origins, model))
+        return aiter(Source(self._path, self._settings.intake, origins=origins, model=model))
 
     async def put(self, results: Sequence[Result]) -> None:
         """One line each on stdout. StopError when nobody reads it any more."""
@@ -304,7 +304,7 @@ class MemoryJob:
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every request."""
         if isinstance(self._requests, str | os.PathLike):
-            return aiter(Source(Path(self._requests), self._settings.intake, lambda line: False, origins, model))
+            return aiter(Source(Path(self._requests), self._settings.intake, origins=origins, model=model))
         return aiter(IterableSource(self._requests, self._settings.intake, origins, model))
 
     async def put(self, results: Sequence[Result]) -> None:

@@ -29,7 +29,7 @@ from batchrunner.core.policy import option
 from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
-from batchrunner.lines import MAX_LINE, PUT_BACK, read_lines, without_ending
+from batchrunner.lines import MAX_LINE, PUT_BACK, Line, blank, read_blocks, read_lines, without_ending
 from batchrunner.selecting import fits, of_shard, where
 
 Block = list[Request | Result]
@@ -95,28 +95,32 @@ def dialect_of(path: str | os.PathLike[str], intake: Intake) -> Dialect:
     return detected(next(filter(None, map(keys_of, lines)), ()), intake.route)
 
 
-def _open(_line: int) -> bool:
+ToDo = Callable[[int, int], Iterable[int]]
+
+
+def _all(first: int, count: int) -> Iterable[int]:
     """Nothing is done yet."""
-    return False
+    return range(first, first + count)
 
 
 class Source:
     """The requests of a file, in blocks, once: `async for block in source`.
 
-    `done` says of a line number whether that line has its result; it is asked in another thread. `origins` and `model` are
-    those of `formats.parse`. UsageError: the file is no input (`lines.read_lines`). FileError E406: it broke while it was read.
+    `to_do` says which of so many lines, from this one on, have no result yet; it is asked in another thread. `origins` and
+    `model` are those of `formats.parse`. UsageError: the file is no input (`lines.read_lines`). FileError E406: it broke
+    while it was read.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         intake: Intake = _ALL,
-        done: Callable[[int], bool] = _open,
+        to_do: ToDo = _all,
         origins: Collection[str] = (),
         model: str = "",
     ) -> None:
         self._closed = Event()
-        self._blocks = _read(Path(path), intake, done, partial(parse, origins=tuple(origins), model=model), self._closed)
+        self._blocks = _read(Path(path), intake, to_do, partial(parse, origins=tuple(origins), model=model), self._closed)
         self._thread = ThreadPoolExecutor(1, "batchrunner-source")
         self._ahead: asyncio.Future[Block | BatchError | None] | None = None
         weakref.finalize(self, self._closed.set)  # whoever drops us unclosed does not leave the thread reading
@@ -158,13 +162,11 @@ def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
         return fault
 
 
-def _read(path: Path, intake: Intake, done: Callable[[int], bool], read: Read, closed: Event) -> Generator[Block, None, None]:
+def _read(path: Path, intake: Intake, to_do: ToDo, read: Read, closed: Event) -> Generator[Block, None, None]:
     """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
     start, block, size = _standing(path), [], 0
     read = partial(read, dialect=dialect_of(path, intake))
-    # once closed, the next line is let through, so that passing over a hundred million finished ones ends too
-    mine = of_shard(read_lines(path, intake.max_line), intake.shard)
-    asked = where(((line, raw) for line, raw in mine if closed.is_set() or not done(line)), intake.where)
+    asked = where(of_shard(_asked(path, intake, to_do, closed), intake.shard), intake.where)
     for line, raw in islice(asked, intake.limit or None):
         if closed.is_set():
             return
@@ -177,6 +179,16 @@ def _read(path: Path, intake: Intake, done: Callable[[int], bool], read: Read, c
     _check(path, start)
     if block:
         yield block
+
+
+def _asked(path: Path, intake: Intake, to_do: ToDo, closed: Event) -> Iterator[tuple[int, Line]]:
+    """The lines to be asked. Passing over a hundred million finished ones ends too, once closed."""
+    for first, lines in read_blocks(path, intake.max_line):
+        if closed.is_set():
+            return
+        for line in to_do(first, len(lines)):
+            if not blank(lines[line - first]):
+                yield line, lines[line - first]
 
 
 def _standing(path: Path) -> os.stat_result | None:

@@ -6,6 +6,8 @@ Rules:
 2. What a survey finds odd is counted in full and shown by a few examples.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 BIT = bytes(1 << k for k in range(8))
@@ -51,6 +53,15 @@ class Standing(Struct):
         """Whether this run has nothing to do for the line."""
         at = line >> 3
         return line > self.last or bool((self.answered[at] | self.refused[at]) & BIT[line & 7])
+
+    def still_open(self, first: int, count: int) -> Sequence[int]:
+        """The lines of `count` from `first` on that this run has something to do for; of a finished stretch none, at once."""
+        end = min(first + count, self.last + 1)
+        settled = int.from_bytes(self.answered[first >> 3 : (end >> 3) + 1], "little")
+        settled |= int.from_bytes(self.refused[first >> 3 : (end >> 3) + 1], "little")
+        if (~settled >> (first & 7)) & ((1 << max(0, end - first)) - 1):
+            return [line for line in range(first, end) if not self.is_done(line)]
+        return ()
 
     def mark(self, line: int, ok: bool, kind: str = "") -> None:
         """Note a record that was just appended. `kind` is that of a failure."""

@@ -156,6 +156,18 @@ def test_marking_agrees_with_a_survey(job: Job) -> None:
     assert standing == job.survey()
 
 
+@given(
+    marks=st.lists(st.tuples(st.integers(1, 40), st.booleans())), last=st.integers(0, 40), first=st.integers(1, 45),
+    count=st.integers(0, 45),
+)  # fmt: skip
+def test_what_is_still_open_is_what_is_not_done(marks: list[tuple[int, bool]], last: int, first: int, count: int) -> None:
+    standing = Standing(40, 40, bytearray(6), bytearray(6))
+    for line, ok in dict(marks).items():
+        standing.mark(line, ok, "" if ok else "policy")
+    standing.last = last
+    assert list(standing.still_open(first, count)) == [line for line in range(first, first + count) if not standing.is_done(line)]
+
+
 def test_lines_that_come_after_the_survey_wait(job: Job) -> None:
     assert job.survey().is_done(11)
 
