@@ -33,14 +33,15 @@ from batchrunner.disk import DISK, records, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
-from batchrunner.formats import digests
+from batchrunner.formats import digests, identify
 from batchrunner.journal import Journal
 from batchrunner.lines import Line, read_blocks, read_lines, spool
 from batchrunner.meter import Meter, Summary
+from batchrunner.ordering import InOrder, places
 from batchrunner.paths import Paths
 from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey, tidy
-from batchrunner.selecting import names_of_shard
+from batchrunner.selecting import names_of_shard, of_shard
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Row, Source
 from batchrunner.standing import Standing
@@ -71,6 +72,7 @@ class Job(Protocol):
     results: str  # where they go, for people; "" for nowhere
     errors: str
     redact: Redact | None  # takes keys out of what is written
+    order: InOrder | None  # lets results flow on in the order of the input; None: as they come
     folder: Path | None  # where a run keeps what it writes about itself; None for nowhere
 
     async def open(self, meter: Meter) -> None:
@@ -108,6 +110,7 @@ class FileJob:
         self._standing: Standing
         self._tidy_at_end = False
         self.note = ""
+        self.order: InOrder | None = None
 
     async def open(self, meter: Meter) -> None:
         """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
@@ -135,7 +138,7 @@ class FileJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
-        return aiter(Source(self.paths.input, self._settings.intake, self._standing.still_open, origins, model))
+        return watched(Source(self.paths.input, self._settings.intake, self._standing.still_open, origins, model), self.order)
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
@@ -174,7 +177,9 @@ class FileJob:
             await self._journal.sync()
             if self._tidy_at_end:
                 await asyncio.to_thread(tidy, self._evidence, self._settings.changed == "keep")
-            else:
+            if self._settings.records.ordered and not summary.stopped:
+                await asyncio.to_thread(self._arrange)
+            if not self._tidy_at_end:
                 await self._save()
             with suppress(OSError):  # a copy: the files themselves tell the same
                 replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
@@ -223,6 +228,16 @@ class FileJob:
                 hint = f"continue in it: --output-format {found}\nstart over:     --fresh"
                 raise UsageError("E003", f"{path} is in the dialect of {found}; this run would write {wanted}", hint)
 
+    def _arrange(self) -> None:
+        """Put the lines of both files in the order of the input."""
+        intake = self._settings.intake
+        for ok, path in ((True, self.paths.results), (False, self.paths.errors)):
+            mine = of_shard(read_lines(self.paths.input, intake.max_line), intake.shard)
+            names = ((line, identify(raw, line)[0]) for line, raw in mine)
+            in_order = places(path, names, lambda raw: read_record(raw).id, self.paths.folder)
+            if in_order:
+                self._journal.arrange(ok, in_order)
+
     async def _save(self) -> None:
         await self._checkpoint.save(self._standing)
 
@@ -246,6 +261,7 @@ class PipeJob:
         self.results, self.errors, self.note = "", "", ""
         self._settings = settings
         self._stack = ExitStack()
+        self.order = InOrder() if settings.records.ordered else None
 
     async def open(self, meter: Meter) -> None:
         """Count the lines and refuse duplicates. UsageError E2xx, E401."""
@@ -264,10 +280,13 @@ class PipeJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every line."""
-        return aiter(Source(self._path, self._settings.intake, origins=origins, model=model))
+        return watched(Source(self._path, self._settings.intake, origins=origins, model=model), self.order)
 
     async def put(self, results: Sequence[Result]) -> None:
         """One line each on stdout. StopError when nobody reads it any more."""
+        self._print(self.order.release(results) if self.order else results)
+
+    def _print(self, results: Sequence[Result]) -> None:
         write = writer(self._settings, self.redact)
         try:
             write_all(DISK, sys.stdout.fileno(), b"".join(map(write, results)))
@@ -281,8 +300,10 @@ class PipeJob:
         return []
 
     async def close(self, summary: Summary | None) -> None:
-        """Remove what was spooled."""
-        self._stack.close()
+        """Say what still waits for its turn, and remove what was spooled."""
+        with self._stack:
+            if self.order and summary is not None:
+                self._print(self.order.rest())
 
 
 class MemoryJob:
@@ -293,6 +314,7 @@ class MemoryJob:
         self.folder: Path | None = None
         self.name = str(requests) if isinstance(requests, str | os.PathLike) else "requests"
         self.results, self.errors, self.note = "", "", ""
+        self.order: InOrder | None = None
         self._requests = requests
         self._settings = settings
 
@@ -304,8 +326,8 @@ class MemoryJob:
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every request."""
         if isinstance(self._requests, str | os.PathLike):
-            return aiter(Source(Path(self._requests), self._settings.intake, origins=origins, model=model))
-        return aiter(IterableSource(self._requests, self._settings.intake, origins, model))
+            return watched(Source(Path(self._requests), self._settings.intake, origins=origins, model=model), self.order)
+        return watched(IterableSource(self._requests, self._settings.intake, origins, model), self.order)
 
     async def put(self, results: Sequence[Result]) -> None:
         """Nothing to keep."""
@@ -324,6 +346,11 @@ def _first_record(path: Path) -> bytes:
 
 def _first_line(path: Path) -> bytes:
     return next((raw for _, raw in read_lines(path) if isinstance(raw, bytes)), b"")
+
+
+def watched(source: Source | IterableSource, order: InOrder | None) -> AsyncIterator[list[Request | Result]]:
+    """The blocks of a source, as far ahead as the order of results allows."""
+    return order.watch(aiter(source)) if order else aiter(source)
 
 
 def writer(settings: Settings, redact: Redact | None) -> Callable[[Result], bytes]:

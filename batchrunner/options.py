@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
     min_free: Size
     spill_dir: str
     strict_openai: bool
+    ordered: bool
     output_format: Literal["auto", "openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
     base_url: str | Sequence[str]
     provider: str

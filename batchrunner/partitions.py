@@ -2,7 +2,7 @@
 
 Rules:
 
-1. Rows of one key come to one partition, in the order in which they were put.
+1. Rows of one key come to one partition, in the order in which they were put. Keys from 0 to `PARTS` name theirs, in order.
 2. Beyond `BUDGET` bytes the rows go to a file without a name, which vanishes with us, however we end.
 """
 
@@ -18,7 +18,7 @@ _LENGTH = 8  # bytes before each row that say how long it is
 
 
 class Partitions:
-    """Put rows, then walk the partitions, once. A context manager. OSError when the disk has no room."""
+    """Put rows, then walk the partitions, as often as you like. A context manager. OSError when the disk has no room."""
 
     def __init__(self, folder: Path, budget: int = BUDGET) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class Partitions:
         self._places: list[list[tuple[int, int]]] = [[] for _ in range(PARTS)]
         self._file: IO[bytes] | None = None
 
-    def put(self, key: str, row: bytes) -> None:
+    def put(self, key: str | int, row: bytes) -> None:
         """Add a row."""
         buffer = self._buffers[hash(key) % PARTS]
         buffer += len(row).to_bytes(_LENGTH, "little")

@@ -1,4 +1,4 @@
-"""What is done to the output besides appending: refuse, lock, mend, compact.
+"""What is done to the output besides appending: refuse, lock, mend, rewrite.
 
 Rules:
 
@@ -17,10 +17,10 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-from batchrunner.disk import BLOCK, Disk, Log, Unfit, blocks, last_line_end, lines, own, why, write_all
+from batchrunner.disk import BLOCK, Disk, Log, Unfit, blocks, last_line_end, own, why, write_all
 from batchrunner.errors import BatchError, FileError, UsageError
 
 _DEVICE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
@@ -141,16 +141,17 @@ def _copied(disk: Disk, path: Path, pieces: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def compact(old: Log, keep: Callable[[bytes], bool]) -> tuple[Log, int]:
-    """Put a file with only those lines that `keep` accepts in the place of `old`; its log, and how many lines there are."""
+def rewrite(old: Log, records: Iterable[bytes]) -> tuple[Log, int]:
+    """Put a file of these lines in the place of `old`, from which they may be read; its log, and how many lines there are."""
     partial = old.path.with_name(f"{old.path.name}.partial")
     disk = old.disk
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(partial)
     new = Log(disk, partial, os.O_EXCL)
     try:
-        kept = _sift(old, new, keep)
+        kept = _fill(new, records)
         disk.sync(new.fd)
+        disk.lock(new.fd)  # as `old` may be: the name never leads to a file that others may write to
         disk.rename(partial, old.path)
     except BaseException:
         new.close()
@@ -163,15 +164,14 @@ def compact(old: Log, keep: Callable[[bytes], bool]) -> tuple[Log, int]:
     return new, kept
 
 
-def _sift(old: Log, new: Log, keep: Callable[[bytes], bool]) -> int:
-    """Append the lines of `old` that `keep` accepts to `new`, some at a time; how many."""
-    kept, batch, size = 0, list[bytes](), 0
-    for line in lines(old.disk, old.fd, 0, old.size):
-        if keep(line):
-            kept, size = kept + 1, size + len(line)
-            batch.append(line)
+def _fill(new: Log, records: Iterable[bytes]) -> int:
+    """Append lines to a file, some at a time; how many."""
+    count, batch, size = 0, list[bytes](), 0
+    for line in records:
+        count, size = count + 1, size + len(line)
+        batch.append(line)
         if size > BLOCK:
             new.append(b"".join(batch))
             batch, size = [], 0
     new.append(b"".join(batch))
-    return kept
+    return count

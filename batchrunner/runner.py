@@ -28,6 +28,7 @@ from batchrunner.foreground import present, run_loop
 from batchrunner.job import STDIN, FileJob, Job, MemoryJob, Reopen
 from batchrunner.meter import Report
 from batchrunner.options import Options
+from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver
 from batchrunner.report import text
 from batchrunner.settings import Settings
@@ -106,7 +107,7 @@ class Runner:
         return await present(self._settings(input, output), reopen=reopen, hooks=self._hooks)
 
     def stream(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> AsyncGenerator[Result, None]:
-        """Results as they arrive, in the order of their arrival.
+        """Results as they arrive; with the option `ordered` in the order of the requests.
 
         `requests` is the path of a file, or an iterable or async iterable of input lines: dicts, raw bytes or `Request`s.
         With `output` they are also kept there, and the same call again yields only what is missing; without it nothing is
@@ -119,8 +120,13 @@ class Runner:
         return stream
 
     async def _stream(self, key: object, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
+        order = job.order = InOrder() if settings.records.ordered else None
+
         async def start(deliver: Deliver) -> None:
-            _whole(await present(settings, job, hooks=self._hooks, deliver=deliver))
+            ending = await present(settings, job, hooks=self._hooks, deliver=order.deliver(deliver) if order else deliver)
+            for result in order.rest() if order else ():
+                await deliver(result)
+            _whole(ending)
 
         try:
             async with aclosing(streamed(start)) as results:

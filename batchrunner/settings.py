@@ -40,6 +40,12 @@ class Records(Struct, frozen=True, kw_only=True):
     """What a line of the output holds."""
 
     strict_openai: Annotated[bool, option("leave our own facts out of each result line", group="Input and output")] = False
+    ordered: Annotated[
+        bool,
+        option(
+            "results in the order of the input; files are put in it when the run has ended", group="Input and output", main=False
+        ),
+    ] = False
     output_format: Annotated[
         OutputFormat,
         option(

@@ -147,7 +147,7 @@ async def test_a_file_has_the_dialect_of_its_first_readable_line(tmp_path: Path)
 
 async def test_lines_done_already_still_tell_the_dialect(tmp_path: Path) -> None:
     path = file_of(tmp_path, {"custom_id": "a", "params": CHAT}, {"custom_id": "b", "params": CHAT})
-    (item,) = await everything(Source(path, done=lambda line: line == 1))
+    (item,) = await everything(Source(path, to_do=lambda first, count: [2]))
     assert isinstance(item, Request)
 
 
