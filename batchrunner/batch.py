@@ -33,6 +33,7 @@ from batchrunner.listed import load, price_of
 from batchrunner.meter import Meter, Report, summarise
 from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
 from batchrunner.outbox import Deliver, Listener, Sink
+from batchrunner.reuse import Reuse, reuse_of
 from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
 from batchrunner.transport import Transport
@@ -41,6 +42,7 @@ from batchrunner.view import Run as Run
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
 LISTEN_EVERY = 1.0
+FLUSH_EVERY = 1.0
 
 
 class Watch(Protocol):
@@ -82,13 +84,18 @@ async def run(
             view = Run(job, meter, endpoints, settings, _prices(settings, ways), any(way.simulated for way in ways), note)
             await asyncio.to_thread(load, [way.base_url for way in ways])
             trail = view.leave_trail(origins)
+            reuse = _reuse(settings, job, ways, hooks)
+            if reuse:
+                stack.callback(reuse.close)
+                hooks = structs.replace(hooks, admit=reuse.admit, echo=reuse.answer)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
             engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink)
             memory = Memory(job.folder, settings.service.model, {way.name: way.base_url for way in ways})
             memory.recall(engine.scheduler)
             stack.callback(memory.keep, engine.scheduler)
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
-            await engine.run([*job.chores(), *memory.chores(engine.scheduler), *trail.chores(), *caps, *watch(view)])
+            kept = [Chore(FLUSH_EVERY, reuse.flush)] if reuse else []
+            await engine.run([*job.chores(), *kept, *memory.chores(engine.scheduler), *trail.chores(), *caps, *watch(view)])
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
         if view:
@@ -153,6 +160,12 @@ def _engine(
         hooks=hooks,
         grace=settings.stopping.grace,
     )
+
+
+def _reuse(settings: Settings, job: Job, ways: Sequence[Door], hooks: Hooks) -> Reuse | None:
+    """What uses answers again. They are only alike when they come from the same endpoints, under the same rules."""
+    salt = "\n".join([*(way.base_url for way in ways), "judged" if hooks.judge else ""])
+    return reuse_of(settings.reusing, job.folder, salt, job.redact)
 
 
 def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:

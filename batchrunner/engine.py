@@ -26,7 +26,7 @@ from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.errors import BatchError
-from batchrunner.outbox import Deliver, Listener, Notice, Outbox, Sink
+from batchrunner.outbox import Deliver, Echo, Listener, Notice, Outbox, Sink
 
 Review = Callable[[Attempt, Phase, float], float]
 READ_AHEAD = 256  # results that wait for a reader before the run does
@@ -52,6 +52,8 @@ class Hooks(Struct, frozen=True):
     prepare: Callable[[Request], Awaitable[Request]] | None = None  # before the first sending
     judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None  # before an attempt is settled
     notice: Notice | None = None  # after something was settled
+    admit: Callable[[Request], Awaitable[Request | Result | None]] | None = None  # the last to see it: None keeps it back
+    echo: Echo | None = None  # what was kept back and a result answers as well
 
 
 class Engine:
@@ -76,7 +78,7 @@ class Engine:
         self.failure: BatchError | None = None  # what of our own broke it off
         self._source = source
         self._transports = transports
-        self.outbox = Outbox(sink, listeners, self._fail, deliver, hooks.notice)
+        self.outbox = Outbox(sink, listeners, self._fail, deliver, hooks.notice, hooks.echo)
         self._hooks = hooks
         self._grace = grace
         self._loop = asyncio.get_running_loop()
@@ -178,6 +180,11 @@ class Engine:
     async def _open(self, item: Request | Result) -> None:
         if isinstance(item, Request) and self._hooks.prepare:
             item = await self._prepared(item, self._hooks.prepare)
+        admitted = await self._hooks.admit(item) if isinstance(item, Request) and self._hooks.admit else item
+        if admitted is not None:
+            await self._offer(admitted)
+
+    async def _offer(self, item: Request | Result) -> None:
         if isinstance(item, Result):
             self.outbox.post(Event(self._clock(), None, None, item))
             await self.outbox.space()

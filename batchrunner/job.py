@@ -500,7 +500,8 @@ async def retire(paths: Paths, settings: Settings) -> None:
             if path.exists() and path.stat().st_size:
                 shelf = shelf or new_shelf(paths.folder / "earlier")
                 path.rename(shelf / path.name)
-        paths.checkpoint.unlink(missing_ok=True)
+        for cache in (paths.checkpoint, *(paths.answers.with_name(paths.answers.name + end) for end in ("", "-wal", "-shm"))):
+            cache.unlink(missing_ok=True)
 
 
 def new_shelf(folder: Path) -> Path:

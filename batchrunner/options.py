@@ -25,6 +25,10 @@ class Options(TypedDict, total=False):
     strict_openai: bool
     ordered: bool
     output_format: Literal["auto", "openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
+    dedupe: bool
+    cache: str
+    cache_size: Size
+    cache_all: bool
     base_url: str | Sequence[str]
     provider: str
     api_key_env: str | Sequence[str]

@@ -19,6 +19,7 @@ MOST = 1000  # events that may wait for the sink
 Listener = Callable[[Event], None]
 Deliver = Callable[[Result], Awaitable[None]]
 Notice = Callable[[Event], Awaitable[None]]
+Echo = Callable[[Result], Sequence[Result]]
 
 
 class Sink(Protocol):
@@ -38,12 +39,14 @@ class Outbox:
         fail: Callable[[BatchError], None],
         deliver: Deliver | None = None,
         notice: Notice | None = None,
+        echo: Echo | None = None,
     ) -> None:
         self.listeners = list(listeners)
         self._sink = sink
         self._fail = fail
         self._deliver = deliver
         self._notice = notice
+        self._echo = echo
         self._waiting: list[Event] = []
         self._busy = False
         self._stir = asyncio.Event()
@@ -82,6 +85,8 @@ class Outbox:
         """Pass on what is there. At the end of a run nobody reads any more: then nothing is delivered, only kept."""
         while self._waiting:
             group, self._waiting = self._waiting, []
+            if self._echo:
+                group = self._echoed(group, self._echo)
             self._busy = True
             try:
                 await self._pass_on(group, deliver)
@@ -90,6 +95,11 @@ class Outbox:
             finally:
                 self._busy = False
                 self._space.set()
+
+    def _echoed(self, group: list[Event], echo: Echo) -> list[Event]:
+        """With the results that others bring with them: they are kept in the same write."""
+        brought = (Event(event.at, None, None, twin) for event in group if event.result for twin in echo(event.result))
+        return [*group, *brought]
 
     async def _pass_on(self, group: list[Event], deliver: Deliver | None) -> None:
         results = [event.result for event in group if event.result]

@@ -53,6 +53,11 @@ class Paths(Struct, frozen=True):
         return self.folder / "checkpoint"
 
     @property
+    def answers(self) -> Path:
+        """The cache of `--dedupe`."""
+        return self.folder / "answers.sqlite"
+
+    @property
     def torn(self) -> Path:
         """The folder of everything that repair took out of a file."""
         return self.folder / "torn"

@@ -27,6 +27,7 @@ from batchrunner.core.streaming import Streaming
 from batchrunner.foreign import OutputFormat
 from batchrunner.journal import Durability
 from batchrunner.progress import Display
+from batchrunner.reuse import Reusing
 from batchrunner.source import Intake
 
 SHORT = {"output": "-o", "concurrency": "-c", "quiet": "-q", "verbose": "-v"}
@@ -91,6 +92,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     intake: Intake = Intake()
     durability: Durability = Durability()
     records: Records = Records()
+    reusing: Reusing = Reusing()
     spending: Spending = Spending()
     keeping: Keeping = Keeping()
     display: Display = Display()

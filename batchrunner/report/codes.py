@@ -213,6 +213,11 @@ CODES: Mapping[str, Code] = {
         "The file was replaced, cut or removed under a running job, or the stream broke off.",
         ("put the whole file back", "run the same command again: it continues"),
     ),
+    "E409": Code(
+        "a cache that cannot be used",
+        "The folder of --cache, or the run folder with --dedupe, cannot be written, or something else stands there.",
+        ("name another folder:  --cache DIR", "do without --dedupe: nothing is lost but what equal requests cost"),
+    ),
     "E501": Code(
         "a function of yours raised an exception",
         "A hook (prepare, validate, classify) failed on one line; the record names the exception. Only that line fails.",
