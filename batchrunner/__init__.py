@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batchrunner.core.model import Attempt, Error, Event, Kind, Outcome, Request, Result
     from batchrunner.errors import BatchError
-    from batchrunner.meter import Report
     from batchrunner.runner import Runner, chat, gather, run, run_sync
+    from batchrunner.summary import Report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
 
 _ROOMS = {
     "BatchError": "errors",
-    "Report": "meter",
+    "Report": "summary",
     **dict.fromkeys(("Attempt", "Error", "Event", "Kind", "Outcome", "Request", "Result"), "core.model"),
     **dict.fromkeys(("Runner", "chat", "gather", "run", "run_sync"), "runner"),
 }

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Self
 
 from batchrunner.engine import Chore
 from batchrunner.errors import BatchError
-from batchrunner.meter import Report
 from batchrunner.notify import notify
 from batchrunner.outbox import Listener
 from batchrunner.pages import Pages
 from batchrunner.progress import PERIOD, Progress
 from batchrunner.report import text
 from batchrunner.settings import Settings
+from batchrunner.summary import Report
 from batchrunner.view import Run
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Audience:
         """A run begins."""
         self._pages = Pages(run, self._settings, self._said)
         note = self.progress.note
-        note(text.opening(run.job.name, run.job.results, run.snapshot(), run.simulated))
+        note(text.opening(run.job.name, run.job.results, run.snapshot(), run.endpoints, run.simulated))
         self._tell(run.note)
         if self._dashboard:
             self._dashboard.watch(run, self._pages)

@@ -30,12 +30,14 @@ from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_o
 from batchrunner.keyring import Door, doors
 from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
-from batchrunner.meter import Meter, Report, summarise
+from batchrunner.meter import Meter
 from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
 from batchrunner.outbox import Deliver, Listener, Sink
+from batchrunner.paths import PAGE
 from batchrunner.reuse import Reuse, reuse_of
 from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
+from batchrunner.summary import Report, summarise
 from batchrunner.transport import Transport
 from batchrunner.view import Run as Run
 
@@ -111,7 +113,8 @@ def status(settings: Settings) -> Report:
     meter.resume(standing.succeeded, failures(standing))
     snapshot = meter.snapshot(0.0)
     summary = summarise(snapshot, settings.input, exit_code=3 if standing.pending else 0)
-    return Report(summary, snapshot, str(paths.results), str(paths.errors))
+    page = str(paths.report) if paths.report.exists() else ""
+    return Report(summary, snapshot, str(paths.results), str(paths.errors), page=page)
 
 
 async def _open_endpoints(
@@ -228,4 +231,5 @@ def _ending(view: Run) -> Report:
     view.trail.take()
     snapshot = view.snapshot()
     summary = summarise(snapshot, job.name, stopped, exit_code)
-    return Report(summary, snapshot, job.results, job.errors, tuple(view.diagnose()))
+    page = str(job.folder / PAGE) if job.folder else ""
+    return Report(summary, snapshot, job.results, job.errors, tuple(view.diagnose()), page)

@@ -23,8 +23,8 @@ from batchrunner.job import paths_of, standing_of
 from batchrunner.keyring import doors
 from batchrunner.lines import read_lines
 from batchrunner.listed import context_of, price_of
-from batchrunner.meter import CheckReport, ModelUse, Problem
 from batchrunner.reading import attempts, last_moments
+from batchrunner.report.preview import CheckReport, ModelUse, Problem
 from batchrunner.selecting import of_shard, where
 from batchrunner.settings import Settings
 from batchrunner.source import dialect_of

@@ -26,11 +26,12 @@ import msgspec
 from aiohttp import web
 
 from batchrunner import __version__
-from batchrunner.meter import Report, Snapshot
+from batchrunner.core.wording import visible
+from batchrunner.meter import Snapshot
 from batchrunner.pages import Pages
 from batchrunner.report import html
 from batchrunner.report.metrics import exposition
-from batchrunner.report.text import visible
+from batchrunner.summary import Report
 from batchrunner.view import Run
 
 HOST = "127.0.0.1"

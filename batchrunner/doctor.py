@@ -22,10 +22,11 @@ from msgspec import Struct, structs
 from batchrunner import simulator
 from batchrunner.core.classify import TREATMENT, classify
 from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Reply, Request, Route
+from batchrunner.core.wording import WORDS, seconds, visible
 from batchrunner.keyring import Door, doors
 from batchrunner.network import NONE, proxy_for, proxy_secrets, trust
 from batchrunner.probe import Step, Target, reach
-from batchrunner.report.text import WORDS, seconds, visible
+from batchrunner.report.layout import WIDTH, fold
 from batchrunner.secret import redactor
 from batchrunner.settings import Settings
 from batchrunner.transport import Transport
@@ -80,20 +81,21 @@ async def examine(settings: Settings, environ: Mapping[str, str]) -> list[Visit]
     return visits
 
 
-def told(visits: Sequence[Visit]) -> str:
+def told(visits: Sequence[Visit], width: int = WIDTH) -> str:
     """The visits in words, with the first thing to do at the end of each."""
-    return "\n\n".join(_told(visit) for visit in visits)
+    return "\n\n".join(_told(visit, width) for visit in visits)
 
 
 _MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 
 
-def _told(visit: Visit) -> str:
+def _told(visit: Visit, width: int) -> str:
     lines = [f"{visible(visit.endpoint)}  {visit.url}"]
     for step in visit.steps:
         spent = seconds(step.seconds) if step.seconds else ""
-        lines.append(f"  {_MARKS[step.state]} {step.name:<8} {spent:>8}  {visible(step.said)}".rstrip())
-        lines += [f"{'':22}→ {visible(step.remedy)}"] if step.remedy else []
+        said = fold(visible(step.said), width, 23)
+        lines.append(f"  {_MARKS[step.state]} {step.name:<8} {spent:>8}  {said[0].lstrip()}")
+        lines += [*said[1:], *(fold(f"→ {visible(step.remedy)}", width, 23) if step.remedy else [])]
     bad = sum(step.state == "fail" for step in visit.steps)
     return "\n".join([*lines, "  It does not work yet; see the arrow." if bad else "  It works."])
 

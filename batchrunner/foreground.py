@@ -22,11 +22,11 @@ from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.engine import Chore, Hooks
 from batchrunner.job import Job, Reopen
-from batchrunner.meter import Report
 from batchrunner.network import raise_descriptors
 from batchrunner.outbox import Deliver
 from batchrunner.report import status, text
 from batchrunner.settings import Settings
+from batchrunner.summary import Report
 
 T = TypeVar("T")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

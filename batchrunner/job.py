@@ -36,7 +36,7 @@ from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import digests, identify
 from batchrunner.journal import Journal
 from batchrunner.lines import Line, read_blocks, read_lines, spool
-from batchrunner.meter import Meter, Summary
+from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.paths import Paths
 from batchrunner.records import read_successes
@@ -45,6 +45,7 @@ from batchrunner.selecting import names_of_shard, of_shard
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Row, Source
 from batchrunner.standing import Standing
+from batchrunner.summary import Summary
 
 STDIN = STDOUT = "-"
 Rows = Iterable[Row] | AsyncIterable[Row]

@@ -6,18 +6,14 @@ Rules:
 2. Memory does not grow with the number of requests: counters, one histogram per endpoint, five minutes of seconds.
 3. The clock is an argument. Rates and the time left come from the last minutes of this run; what an earlier run finished
    counts as done and never as speed.
-4. `total = succeeded + failed + invalid + pending`, always, and checked where a summary is made.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
 
-import msgspec
 from msgspec import Struct
 
 from batchrunner.core.histogram import MINUTE, MINUTES, Histogram, Lately
 from batchrunner.core.model import Event, Kind
-from batchrunner.core.trail import Finding
 
 TIMEOUTS = (Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL)
 
@@ -106,133 +102,6 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def truncated(self) -> int:
         """Attempts whose answer was cut short."""
         return self.kinds.get(Kind.TRUNCATED, 0)
-
-
-class Tokens(Struct, frozen=True):
-    """Tokens as the providers counted them, in this run."""
-
-    input: int = 0
-    output: int = 0
-
-
-class Summary(Struct, frozen=True, kw_only=True):
-    """`summary.json`. Counts of lines are of the whole job, counts of attempts and tokens of this run."""
-
-    v: int = 1
-    input: str
-    total: int
-    succeeded: int
-    failed: int
-    invalid: int
-    pending: int
-    resumed: int = 0
-    attempts: int = 0
-    retries: int = 0
-    rate_limited: int = 0
-    timeouts: int = 0
-    truncated: int = 0
-    maybe_billed: int = 0
-    duplicates: int = 0
-    seconds: float = 0.0
-    tokens: Tokens = Tokens()
-    cost: float | None = None
-    stopped: str | None = None
-    exit_code: int = 0
-
-    def __post_init__(self) -> None:
-        if self.total != self.succeeded + self.failed + self.invalid + self.pending or self.pending < 0:
-            counts = f"{self.succeeded} succeeded, {self.failed} failed, {self.invalid} invalid, {self.pending} pending"
-            raise ValueError(f"{self.total} lines are not {counts}")
-
-    def to_json(self) -> bytes:
-        """One line of JSON, without its line ending."""
-        return msgspec.json.encode(self)
-
-
-class Report(Struct, frozen=True):
-    """How a run stands when it is over, or when somebody asks: the summary, and the figures behind it."""
-
-    summary: Summary
-    snapshot: Snapshot = Snapshot()
-    results: str = ""  # where the results are
-    errors: str = ""
-    findings: tuple[Finding, ...] = ()  # what the diagnosis says of this run
-
-    @property
-    def ok(self) -> bool:
-        """Whether every line of the job has a good answer."""
-        return self.summary.exit_code == 0
-
-    @property
-    def succeeded(self) -> int:
-        """Lines with a good answer."""
-        return self.summary.succeeded
-
-    @property
-    def failed(self) -> int:
-        """Lines that failed for good, invalid ones included."""
-        return self.summary.failed + self.summary.invalid
-
-    @property
-    def exit_code(self) -> int:
-        """What the process returns."""
-        return self.summary.exit_code
-
-    def to_dict(self) -> dict[str, Any]:
-        """`summary.json` as a dict."""
-        return cast("dict[str, Any]", msgspec.to_builtins(self.summary))
-
-
-class Problem(Struct, frozen=True):
-    """What `check` found wrong with one line."""
-
-    line: int
-    message: str
-    hint: str = ""
-    count: int = 1  # lines with this problem
-    lines: str = ""  # all of them: "3, 5, 7–9"
-
-
-class ModelUse(Struct, frozen=True):
-    """What the lines for one model ask for. Tokens are guessed."""
-
-    model: str
-    requests: int
-    tokens_in: int
-    tokens_out_most: int
-    context: int = 0  # what the model can take at once; 0: not known
-
-
-class CheckReport(Struct, frozen=True, kw_only=True):
-    """What `check` found, without sending anything."""
-
-    input: str
-    requests: int
-    problems: int = 0
-    examples: tuple[Problem, ...] = ()  # one for each kind, with the numbers of all its lines
-    tokens_in: int = 0  # guessed: bytes / 4, or as the last run has counted them; of what is to do
-    tokens_out_most: int = 0  # by max_tokens; 0: no line says
-    done: int = 0  # lines that an earlier run has finished
-    to_go: int = 0
-    uncertainty: float = 0.0  # of tokens_in: 0.3 is give or take 30 %
-    tokens_out: int | None = None  # as many as answers had in the last run; None: there was none
-    models: tuple[ModelUse, ...] = ()
-    cost: float | None = None  # None: not known
-    cost_most: float | None = None  # if every answer were as long as it may be; None: not known, or some may be of any length
-    unpriced: tuple[str, ...] = ()  # models without a price
-    rate: float | None = None  # lines a second in the last run
-    seconds: float | None = None  # expected at that rate
-    too_long: int = 0  # prompts that look longer than their model's context
-    too_long_lines: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """2 when a line cannot be sent as it is."""
-        return 2 if self.problems else 0
-
-    def to_json(self) -> bytes:
-        """One line of JSON, without its line ending."""
-        return msgspec.json.encode(self)
 
 
 class _Figures:
@@ -385,29 +254,3 @@ class Meter:
             spread.merge(track.histogram)
         tracks = self._tracks.values()
         return spread, sum(track.worked for track in tracks), sum(track.waited for track in tracks)
-
-
-def summarise(snapshot: Snapshot, input: str, stopped: str = "", exit_code: int = 0) -> Summary:  # noqa: A002 - the field's name
-    """The summary of a job whose input has been counted. Without an `exit_code`: 3 when stopped, else 0 or 1."""
-    total = snapshot.done if snapshot.total is None else snapshot.total
-    return Summary(
-        input=input,
-        total=total,
-        succeeded=snapshot.succeeded,
-        failed=snapshot.failed,
-        invalid=snapshot.invalid,
-        pending=total - snapshot.done,
-        resumed=snapshot.resumed,
-        attempts=snapshot.attempts,
-        retries=snapshot.retries,
-        rate_limited=snapshot.rate_limited,
-        timeouts=snapshot.timeouts,
-        truncated=snapshot.truncated,
-        maybe_billed=snapshot.maybe_billed,
-        duplicates=snapshot.duplicates,
-        seconds=round(snapshot.seconds, 3),
-        tokens=Tokens(snapshot.tokens_in, snapshot.tokens_out),
-        cost=None if snapshot.gauges.cost is None else round(snapshot.gauges.cost, 6),
-        stopped=stopped or None,
-        exit_code=exit_code or (3 if stopped else int(snapshot.failed + snapshot.invalid > 0)),
-    )

@@ -17,7 +17,7 @@ from contextlib import suppress
 import msgspec
 
 from batchrunner.errors import BatchError
-from batchrunner.meter import Report
+from batchrunner.summary import Report
 
 PATIENCE = 60.0  # seconds
 

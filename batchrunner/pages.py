@@ -20,12 +20,12 @@ from batchrunner.core.trail import AttemptLine, End, Moment, Spend
 from batchrunner.errors import UsageError
 from batchrunner.job import paths_of, replace
 from batchrunner.listed import price_of
-from batchrunner.meter import Report, Summary, summarise
 from batchrunner.paths import Paths
 from batchrunner.report import html, text
 from batchrunner.report.story import Story
 from batchrunner.report.telling import Chapter, Count, Priced, chapters, tell
 from batchrunner.settings import Settings
+from batchrunner.summary import Report, Summary, summarise
 from batchrunner.view import Run
 
 TAIL = 4 * 2**20  # bytes of attempts.jsonl in which the slowest are looked for at the end of a run

@@ -11,6 +11,7 @@ from typing import Self
 
 from msgspec import Struct
 
+PAGE = "report.html"
 _PACKED = (".gz", ".zst")
 _LINES = (".jsonl", ".ndjson", ".json")
 
@@ -75,7 +76,7 @@ class Paths(Struct, frozen=True):
     @property
     def report(self) -> Path:
         """The page that explains the job."""
-        return self.folder / "report.html"
+        return self.folder / PAGE
 
     @property
     def summary(self) -> Path:

@@ -24,9 +24,9 @@ from msgspec import Struct
 
 from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
+from batchrunner.core.wording import WORDS, visible
 from batchrunner.meter import Snapshot
 from batchrunner.report import status
-from batchrunner.report.text import WORDS, visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm

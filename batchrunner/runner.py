@@ -22,17 +22,17 @@ import msgspec
 
 from batchrunner import origins
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Hooks, streamed
 from batchrunner.errors import StopError
 from batchrunner.foreground import present, run_loop
 from batchrunner.job import STDIN, FileJob, Job, MemoryJob, Reopen
-from batchrunner.meter import Report
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver
-from batchrunner.report import text
 from batchrunner.settings import Settings
 from batchrunner.source import Row
+from batchrunner.summary import Report
 
 T = TypeVar("T")
 Requests = str | os.PathLike[str] | Iterable[Row] | AsyncIterable[Row]
@@ -102,7 +102,7 @@ class Runner:
         `done` are output and error files of a failed or expired batch of a provider's or vLLM's: what they answer is taken over,
         what they lack is sent. Raises BatchError like `run`; E207 when they answer none of the input's requests.
         """
-        chosen = set(kinds) if kinds is not None else frozenset(Kind) - text.HOPELESS
+        chosen = set(kinds) if kinds is not None else frozenset(Kind) - HOPELESS
         reopen = Reopen(chosen.__contains__, [Path(path) for path in done])
         return await present(self._settings(input, output), reopen=reopen, hooks=self._hooks)
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from batchrunner.core.wording import visible
 from batchrunner.errors import BatchError, FileError
-from batchrunner.report import text
 
 
 def fill_streams() -> None:
@@ -46,9 +46,9 @@ def say(said: str, stream: TextIO | None = None) -> None:
 
 def complain(error: BatchError) -> None:
     """What stops a command, on stderr."""
-    hint = "".join(f"\n   {text.visible(line)}" for line in error.hint.splitlines())
+    hint = "".join(f"\n   {visible(line)}" for line in error.hint.splitlines())
     with suppress(OSError):
-        say(f"error: {text.visible(error.message)} [{error.code}]{hint}", sys.stderr)
+        say(f"error: {visible(error.message)} [{error.code}]{hint}", sys.stderr)
 
 
 def unexpected(error: Exception) -> int:

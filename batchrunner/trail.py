@@ -29,8 +29,9 @@ from batchrunner.core.model import Event
 from batchrunner.core.tally import Tally
 from batchrunner.core.trail import End, Finding, LaneMoment, Line, Moment, Ourselves, Start, joined
 from batchrunner.engine import Chore
-from batchrunner.meter import Snapshot, Summary
+from batchrunner.meter import Snapshot
 from batchrunner.scroll import Scroll
+from batchrunner.summary import Summary
 from batchrunner.vitals import Vitals
 
 TICK = 0.25

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from batchrunner import origins
 from batchrunner.core.model import Kind
+from batchrunner.core.wording import HOPELESS, visible
 from batchrunner.errors import UsageError
 from batchrunner.report import text
 from batchrunner.settings import OPTIONS, Settings, masked, schema, values
@@ -84,7 +85,7 @@ def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
     """Which kinds of failure to send again: those named, all, or those that can succeed."""
     if kinds:
         return set(kinds).__contains__
-    return lambda kind: every or kind not in text.HOPELESS
+    return lambda kind: every or kind not in HOPELESS
 
 
 def _executed(call: Call, kinds: Callable[[str], bool] | None, done: Sequence[Path] = ()) -> int:
@@ -95,7 +96,8 @@ def _executed(call: Call, kinds: Callable[[str], bool] | None, done: Sequence[Pa
 
     reopen = Reopen(kinds, done) if kinds else None
     ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
-    said = ending.summary.to_json().decode() if settings.display.json else text.final(ending, call.job(), settings.display.quiet)
+    show = settings.display
+    said = ending.summary.to_json().decode() if show.json else text.final(ending, call.job(), show.quiet, width())
     say(said, sys.stderr if settings.output == "-" else sys.stdout)
     return ending.exit_code
 
@@ -103,9 +105,10 @@ def _executed(call: Call, kinds: Callable[[str], bool] | None, done: Sequence[Pa
 def _check(call: Call) -> int:
     settings = _with_input(call)
     from batchrunner import checking
+    from batchrunner.report import preview
 
     found = checking.check(settings)
-    say(found.to_json().decode() if settings.display.json else text.check(found, call.job()))
+    say(found.to_json().decode() if settings.display.json else preview.check(found, call.job(), width()))
     return found.exit_code
 
 
@@ -114,7 +117,7 @@ def _status(call: Call) -> int:
     from batchrunner import batch
 
     ending = batch.status(settings)
-    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, call.job()))
+    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, call.job(), width()))
     return ending.exit_code
 
 
@@ -162,11 +165,9 @@ def _show(call: Call) -> None:
         rows = {name: {"value": value, "origin": resolved.origins[name]} if told else value for name, value in shown.items()}
         say(msgspec.json.encode(rows).decode())
         return
-    literal = {name: text.visible(msgspec.json.encode(value).decode()) for name, value in shown.items()}
+    literal = {name: visible(msgspec.json.encode(value).decode()) for name, value in shown.items()}
     wide = max(len(value) for value in literal.values())
-    lines = (
-        f"{name:<20} {value:<{wide}}  {text.visible(resolved.origins[name]) if told else ''}" for name, value in literal.items()
-    )
+    lines = (f"{name:<20} {value:<{wide}}  {visible(resolved.origins[name]) if told else ''}" for name, value in literal.items())
     say("\n".join(line.rstrip() for line in lines))
 
 
@@ -184,7 +185,7 @@ def _diagnose(call: Call) -> int:
         hint = "Run the job first, or examine an endpoint: batchrunner diagnose --base-url URL"
         raise UsageError("E201", f"{paths.events}: no run of this job has left a trail.", hint)
     findings = diagnose(moments)
-    say(msgspec.json.encode(findings).decode() if settings.display.json else text.diagnosis(findings, call.job()))
+    say(msgspec.json.encode(findings).decode() if settings.display.json else text.diagnosis(findings, call.job(), width()))
     return int(any(finding.verdict == "yes" for finding in findings))
 
 
@@ -193,7 +194,7 @@ def _visited(call: Call) -> int:
     from batchrunner import doctor, foreground
 
     reports = foreground.run_loop(doctor.examine(settings, os.environ))
-    say(msgspec.json.encode(reports).decode() if settings.display.json else doctor.told(reports))
+    say(msgspec.json.encode(reports).decode() if settings.display.json else doctor.told(reports, width()))
     return max((report.exit_code for report in reports), default=0)
 
 
@@ -222,7 +223,7 @@ def _merge(call: Call) -> int:
     from batchrunner import merging
 
     merged = merging.merge([Path(word) for word in call.words], Path(settings.output), call.own.get("input", ""))
-    said = "\n".join(map(text.visible, str(merged).splitlines()))
+    said = "\n".join(map(visible, str(merged).splitlines()))
     say(msgspec.json.encode(merged).decode() if settings.display.json else said)
     return merged.exit_code
 

@@ -47,6 +47,11 @@ class Run:
         self._settings = settings
         self._endpoints = endpoints
 
+    @property
+    def endpoints(self) -> list[str]:
+        """Their names, in order of preference."""
+        return [endpoint.name for endpoint in self._endpoints]
+
     def snapshot(self) -> Snapshot:
         """All figures of this moment."""
         scheduler = self.engine.scheduler
@@ -80,7 +85,7 @@ class Run:
             input=self.job.name,
             total=self.meter.total,
             resumed=self.meter.snapshot(_now()).resumed,
-            endpoints=[endpoint.name for endpoint in self._endpoints],
+            endpoints=self.endpoints,
             simulated=self.simulated,
             settings=shown,
             origins=origins,

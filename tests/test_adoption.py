@@ -13,13 +13,13 @@ import batchrunner
 from batchrunner.adoption import Batch, adopt
 from batchrunner.answers import Told, read_answer
 from batchrunner.core.model import Error, Kind, Request, Result, Route
+from batchrunner.core.wording import HOPELESS
 from batchrunner.errors import UsageError
 from batchrunner.foreign import WRITERS
-from batchrunner.meter import Report
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
-from batchrunner.report import text
 from batchrunner.source import Intake
+from batchrunner.summary import Report
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 Line = dict[str, Any]
@@ -195,7 +195,7 @@ async def test_lines_that_are_torn_or_foreign_are_left_out_and_counted() -> None
     for path in (paths.results, paths.errors):
         path.touch()
     kept: list[Result] = []
-    counts = adopt(Batch([Path("out.jsonl")], paths, Intake(), lambda kind: kind not in text.HOPELESS), kept.extend)
+    counts = adopt(Batch([Path("out.jsonl")], paths, Intake(), lambda kind: kind not in HOPELESS), kept.extend)
     assert [result.id for result in kept] == ["r-0"]
     assert (counts.answered, counts.strangers, counts.unreadable) == (1, 1, 1)
     assert str(counts) == "answers taken over: 1 · answers to other requests: 1 · lines without an answer: 1"

@@ -22,10 +22,11 @@ from batchrunner.dashboard import Dashboard
 from batchrunner.engine import Hooks
 from batchrunner.errors import FileError
 from batchrunner.foreground import present
-from batchrunner.meter import Report, Snapshot, summarise
+from batchrunner.meter import Snapshot
 from batchrunner.notify import notify, told
 from batchrunner.origins import ARGUMENT, resolve
 from batchrunner.settings import Settings
+from batchrunner.summary import Report, summarise
 from tests.test_report_html import Tree
 
 SIMULATED = {"base_url": "simulated", "display": "none"}

@@ -13,7 +13,7 @@ from batchrunner import checking, listed
 from batchrunner.checking import check, learned
 from batchrunner.core.trail import VERSION, AttemptLine, Moment, Spend
 from batchrunner.origins import resolve
-from batchrunner.report import text
+from batchrunner.report import preview, text
 
 
 def row(number: int, text: str = "hello", **body: Any) -> str:
@@ -68,7 +68,7 @@ def test_every_problem_with_its_lines(tmp_path: Path) -> None:
     assert "3–5, 9" in told
     assert told["7"] == 1
     assert "10" in told
-    said = text.check(found, text.Job(input="a.jsonl"))
+    said = preview.check(found, text.Job(input="a.jsonl"))
     assert "lines 3–5, 9" in said
     assert found.exit_code == 2
     assert "Nothing was sent. exit 2" in said
@@ -84,7 +84,7 @@ def test_line_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_cost_is_unknown_without_a_price_and_says_how_to_give_one(tmp_path: Path) -> None:
     found = checked(tmp_path, [row(1)])
     assert (found.cost, found.cost_most, found.unpriced) == (None, None, ("m",))
-    assert "cost unknown (no price of m: --price MODEL=IN/OUT)" in text.check(found, text.Job(input="a"))
+    assert "cost      unknown (no price of m: --price MODEL=IN/OUT)" in preview.check(found, text.Job(input="a"))
 
 
 def test_cost_at_most_where_every_line_caps_its_answer(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_the_last_run_teaches_tokens_cost_and_time(tmp_path: Path) -> None:
     assert found.tokens_out == 200 * 50
     assert found.cost == pytest.approx(10_000)
     assert (found.rate, found.seconds) == (10.0, 20.0)
-    said = text.check(found, text.Job(input="a"))
+    said = preview.check(found, text.Job(input="a"))
     assert "as counted by the last run" in said
-    assert "time ≈ 20 s at 10.0 req/s (last run)" in said
+    assert "time      ≈ 20 s at 10.0 req/s (last run)" in said
 
 
 def test_only_what_is_to_do_is_estimated(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_list_prices_and_contexts_where_the_package_is_installed(tmp_path: Path,
     assert found.unpriced == ()
     assert (found.too_long, found.too_long_lines) == (2, "2–3")
     assert found.models[0].context == 1000
-    assert "2 prompts too long for the model" in text.check(found, text.Job(input="a"))
+    assert "2 prompts too long for the model" in preview.check(found, text.Job(input="a"))
     elsewhere = checked(tmp_path, lines, base_url="http://127.0.0.1:8000/v1")
     assert (elsewhere.cost_most, elsewhere.too_long) == (None, 0)  # a server of one's own may call its model anything
 

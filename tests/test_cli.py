@@ -15,9 +15,11 @@ import batchrunner
 from batchrunner import cli, usage
 from batchrunner.core.model import Kind
 from batchrunner.errors import BatchError, FileError, StopError
-from batchrunner.meter import CheckReport, Report, Snapshot, summarise
+from batchrunner.meter import Snapshot
 from batchrunner.report import text
+from batchrunner.report.preview import CheckReport
 from batchrunner.settings import OPTIONS, Settings
+from batchrunner.summary import Report, summarise
 
 ROOT = Path(__file__).parent.parent
 
@@ -284,14 +286,14 @@ def test_the_exit_code_is_the_summarys(batch: Batch, capsys: pytest.CaptureFixtu
         capsys, "a b.jsonl", "-o", "x", "--base-url", "http://h", "--header", "Key=hunter2", "--config", os.devnull
     )
     assert code == 1
-    assert "batchrunner retry 'a b.jsonl' -o x --base-url http://h --config /dev/null  " in out
+    assert "batchrunner retry 'a b.jsonl' -o x --base-url http://h --config /dev/null\n" in out
     assert "hunter2" not in out
 
 
 def test_a_module_run_names_itself_so(batch: Batch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/batchrunner/__main__.py"])
     batch.snapshot = Snapshot(total=2, succeeded=1)
-    assert "continue: python -m batchrunner a.jsonl" in said(capsys, "a.jsonl")[1]
+    assert "  next      python -m batchrunner a.jsonl     continues" in said(capsys, "a.jsonl")[1]
 
 
 @pytest.mark.parametrize("argv", [["check", "a.jsonl"], ["a.jsonl", "--dry-run"]])

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from batchrunner.core.histogram import Histogram, Lately
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route, Timing, Usage
-from batchrunner.meter import CheckReport, Gauges, Meter, Report, Snapshot, Summary, Tokens, summarise
+from batchrunner.meter import Gauges, Meter, Snapshot
+from batchrunner.report.preview import CheckReport
+from batchrunner.summary import Report, Summary, Tokens, summarise
 
 REQUEST = Request(line=1, id="a", digest="d", route=Route.CHAT, path="/v1/chat/completions")
 PATIENCE = Deadlines(1.0, 1.0, 1.0, 1.0)

@@ -1,15 +1,17 @@
 """report.text: what a run says, and that nothing from outside can command the terminal."""
 
 import shlex
-import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind
-from batchrunner.meter import CheckReport, Gauges, Problem, Report, Snapshot, summarise
-from batchrunner.report import text
+from batchrunner.core.wording import WORDS
+from batchrunner.meter import Gauges, Snapshot
+from batchrunner.report import layout, preview, text
+from batchrunner.report.preview import CheckReport, Problem
+from batchrunner.summary import Report, summarise
 
 JOB = text.Job(input="my input.jsonl", options=("-o", "out.jsonl"))
 KINDS = {Kind.RATE_LIMITED: 3214, Kind.TIMEOUT_IDLE: 300, Kind.TIMEOUT_TOTAL: 102, Kind.TRUNCATED: 118, Kind.GATEWAY: 221}
@@ -31,78 +33,8 @@ FULL = Snapshot(
 )
 
 
-def ending(snapshot: Snapshot, stopped: str = "", code: int = 0) -> Report:
-    return Report(summarise(snapshot, "jobs/my input.jsonl", stopped, code), snapshot, "out.jsonl", "out.errors.jsonl")
-
-
-# ---- figures ----
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (0.0, "0.00 s"),
-        (0.354, "0.35 s"),
-        (0.9996, "1.0 s"),
-        (3.24, "3.2 s"),
-        (9.96, "10 s"),
-        (59.4, "59 s"),
-        (59.6, "1 m 0 s"),
-        (744, "12 m 24 s"),
-        (3599.6, "1 h 0 m"),
-        (7500, "2 h 5 m"),
-        (273600, "3 d 4 h"),
-    ],
-)
-def test_seconds(value: float, said: str) -> None:
-    assert text.seconds(value) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(0, "0"), (740, "740"), (999.7, "1.0 k"), (35_400, "35.4 k"), (454_000, "454 k"), (31_000_000, "31.0 M"), (2.5e9, "2.5 G")],
-)
-def test_amount(value: float, said: str) -> None:
-    assert text.amount(value) == said
-
-
-@pytest.mark.parametrize(("value", "said"), [(334, "05:34"), (7534, "2:05:34"), (59.7, "01:00"), (0, "00:00")])
-def test_clock(value: float, said: str) -> None:
-    assert text.clock(value) == said
-
-
-@pytest.mark.parametrize(
-    ("value", "said"), [(0, "0 req/s"), (0.034, "0.034 req/s"), (46.4, "46.4 req/s"), (3512.2, "3512 req/s")]
-)
-def test_rate(value: float, said: str) -> None:
-    assert text.rate(value) == said
-
-
-def test_percent_says_all_only_when_all_is_there() -> None:
-    assert [text.percent(999, 1000), text.percent(1000, 1000), text.percent(0, 0)] == ["99 %", "100 %", "100 %"]
-
-
-@given(st.text())
-@settings(deadline=None, max_examples=300)
-def test_visible_leaves_no_control_character(raw: str) -> None:
-    said = text.visible(raw)
-    assert all(unicodedata.category(each)[0] != "C" for each in said)
-    said.encode()
-
-
-@pytest.mark.parametrize(
-    "raw", ["\x1b[2J", "\x1b]52;c;aGk=\x07", "a\rb", "\x9b31m", "\u202egnp.exe", "\u2066x", "\udc80", "\x00", "\u200b"]
-)
-def test_visible_spells_out_commands(raw: str) -> None:
-    assert "\\" in text.visible(raw)
-
-
-def test_visible_keeps_letters_of_any_script() -> None:
-    assert text.visible("Größe 名前 имя ✓ 😀") == "Größe 名前 имя ✓ 😀"
-
-
-def test_every_kind_has_words() -> None:
-    assert set(text.WORDS) == set(Kind)
+def ending(snapshot: Snapshot, stopped: str = "", code: int = 0, page: str = "") -> Report:
+    return Report(summarise(snapshot, "jobs/my input.jsonl", stopped, code), snapshot, "out.jsonl", "out.errors.jsonl", (), page)
 
 
 # ---- commands ----
@@ -122,22 +54,55 @@ def test_all_good() -> None:
     said = text.final(ending(Snapshot(total=20, succeeded=20, seconds=4.0)), JOB)
     assert said.splitlines()[0].startswith("✓ 20 of 20 succeeded  ")
     assert said.splitlines()[0].endswith("4.0 s · 5.0 req/s")
-    assert said.splitlines()[1] == "  files     out.jsonl     exit 0"
-    assert len(said.splitlines()) == 2
+    assert said.splitlines()[1:] == ["  results   out.jsonl", "  exit      0"]
 
 
 def test_finished_with_failures() -> None:
-    lines = text.final(ending(FULL), JOB).splitlines()
+    lines = text.final(ending(FULL, page="out.run/report.html"), JOB).splitlines()
     assert lines[0].startswith("✗ 49,871 of 50,000 succeeded, 129 failed  ")
     assert lines[0].endswith("17 m 58 s · 46.4 req/s")
     assert lines[1:] == [
-        "  tokens    31.0 M in · 7.2 M out   4 failed attempts may be billed",
+        "  tokens    31.0 M in · 7.2 M out · 4 failed attempts may be billed",
         "  latency   p50 3.2 s · p95 8.9 s · p99 21 s  (waiting for the first byte: 64 %)",
-        "  trouble   429 × 3,214   timeouts × 402   cut answers × 118   server errors × 221     3,700 recovered",
+        "  trouble   429 × 3,214 · timeouts × 402 · cut answers × 118 · server errors × 221;",
+        "            3,700 requests recovered",
         "  failed    96 prompt too long · 24 content filter · 6 timeout · 3 answer cut short",
-        "  next      batchrunner retry 'my input.jsonl' -o out.jsonl     the 9 that can succeed; the other 120 need other input",
-        "  files     out.jsonl · out.errors.jsonl     exit 1",
+        "  next      batchrunner retry 'my input.jsonl' -o out.jsonl",
+        "            asks again the 9 that can succeed; the other 120 need other input",
+        "  results   out.jsonl",
+        "  failures  out.errors.jsonl",
+        "  report    out.run/report.html",
+        "  exit      1",
     ]
+
+
+WORD = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=30)
+
+
+@given(st.integers(60, 120), st.lists(WORD, max_size=6), st.integers(0, 10**9), st.sampled_from(["", *WORDS]))
+@settings(deadline=None, max_examples=100)
+def test_prose_fits_the_screen_and_loses_no_word(width: int, words: list[str], figure: int, more: str) -> None:
+    said = " ".join([*words, f"{figure:,} s", more, "≤ 26 s"])
+    lines = layout.fold(said, width, 12)
+    assert " ".join(lines).split() == said.split()
+    assert all(len(line) <= width or len(line.split()) == 1 for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_end_of_a_run_fits_the_screen(width: int) -> None:
+    lines = text.final(ending(FULL, page="out.run/report.html"), JOB, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "  next      batchrunner retry 'my input.jsonl' -o out.jsonl" in lines
+
+
+def test_a_command_is_never_folded() -> None:
+    long = text.Job(input="a" * 90)
+    lines = text.final(ending(FULL), long, width=60).splitlines()
+    assert f"  next      batchrunner retry {'a' * 90}" in lines
+
+
+def test_a_unit_stays_with_its_figure() -> None:
+    assert layout.fold("the longest timeout is 26 s", 25) == ["the longest timeout is", "26 s"]
 
 
 def test_resumed_lines_are_no_speed() -> None:
@@ -156,18 +121,19 @@ def test_nothing_to_retry_when_all_failures_are_hopeless() -> None:
 def test_stopped_early(reason: str, code: int) -> None:
     snapshot = Snapshot(total=50000, succeeded=15500, failed=2, failures={Kind.TIMEOUT_TOTAL: 2}, gauges=Gauges(in_flight=7))
     lines = text.final(ending(snapshot, reason, code), JOB).splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         f"■ stopped at 31 % · {reason}",
-        "  15,502 done, 34,498 to go · nothing lost, 7 in flight dropped · continue: batchrunner 'my input.jsonl' -o out.jsonl",
+        "  15,502 done, 34,498 to go · nothing lost, 7 in flight dropped",
+        "  next      batchrunner 'my input.jsonl' -o out.jsonl     continues",
     ]
-    assert lines[-1].endswith(f"exit {code}")
+    assert lines[-1].split() == ["exit", str(code)]
     assert sum("batchrunner 'my" in line for line in lines) == 1
 
 
 def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
     assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"
-    assert lines[2] == "  what E301 means: batchrunner explain E301"
+    assert lines[3] == "            batchrunner explain E301     what E301 means"
 
 
 def test_quiet_is_the_verdict_alone() -> None:
@@ -183,9 +149,9 @@ def test_a_reason_from_outside_is_made_visible() -> None:
 
 
 def test_opening() -> None:
-    said = text.opening("in\x1b.jsonl", "out.jsonl", Snapshot(total=50000, succeeded=2), simulated=True)
+    said = text.opening("in\x1b.jsonl", "out.jsonl", Snapshot(total=50000, succeeded=2), ["A", "B"], simulated=True)
     assert said.splitlines() == [
-        "in\\x1b.jsonl  50,000 requests · 2 done before, 49,998 to go",
+        "in\\x1b.jsonl  50,000 requests to A, B · 2 done before, 49,998 to go",
         "results → out.jsonl · Ctrl-C is safe",
         "The answers are simulated: no model is asked.",
     ]
@@ -203,7 +169,8 @@ def test_status_of_an_open_job() -> None:
         "  lines     30 succeeded · 1 failed · 69 to go",
         "  failed    1 out of money",
         "  next      batchrunner 'my input.jsonl' -o out.jsonl",
-        "  files     out.jsonl · out.errors.jsonl",
+        "  results   out.jsonl",
+        "  failures  out.errors.jsonl",
     ]
 
 
@@ -219,17 +186,17 @@ def test_check_with_problems() -> None:
         tokens_in=29_400_000,
         tokens_out_most=50_000_000,
     )
-    assert text.check(found, JOB).splitlines() == [
+    assert preview.check(found, JOB).splitlines() == [
         "50,000 requests, 5 problems",
         '  line 1042    custom_id "r\\x1b-77" already used on line 77  → rename one',
         "  line 33900   body.messages is missing",
         "  and 3 more",
-        "tokens ≈ 29.4 M in (bytes / 4), ≤ 50.0 M out by max_tokens",
+        "  tokens    ≈ 29.4 M in (bytes / 4), ≤ 50.0 M out by max_tokens",
         "Nothing was sent. exit 2",
     ]
 
 
 def test_check_without_problems_ends_with_the_command() -> None:
-    said = text.check(CheckReport(input="a", requests=1, done=1), JOB)
+    said = preview.check(CheckReport(input="a", requests=1, done=1), JOB)
     assert said.splitlines()[0] == "1 request, no problems, 1 done before"
-    assert said.splitlines()[-1] == "Nothing was sent. exit 0    To run it: batchrunner 'my input.jsonl' -o out.jsonl"
+    assert said.splitlines()[-2:] == ["Nothing was sent. exit 0", "To run it: batchrunner 'my input.jsonl' -o out.jsonl"]

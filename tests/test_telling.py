@@ -7,12 +7,12 @@ import pytest
 
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Line, Moment, Spend, Start, bucket
-from batchrunner.meter import Summary
 from batchrunner.report import html
 from batchrunner.report.story import GROUPS, Story
 from batchrunner.report.svg import POINTS
 from batchrunner.report.telling import KEPT, Chapter, Count, chapters, folded, tell
 from batchrunner.report.text import Job
+from batchrunner.summary import Summary
 
 JOB = Job(input="a.jsonl", options=("--base-url", "http://h/v1"))
 GROUP = list(GROUPS)
@@ -271,7 +271,7 @@ def test_the_diagnosis_is_passed_on_as_it_was_said() -> None:
 def test_endpoints_are_summed_by_name() -> None:
     (lane,) = told(TWO).endpoints
     assert (lane.name, lane.attempts, lane.good, lane.timeout, lane.in_flight, lane.state) == ("A", 104, 100, "26 s", "3/8", "")
-    assert (lane.p50, lane.connect) == ("3.0 s", "0.01 s")
+    assert (lane.p50, lane.connect) == ("3.0 s", "10 ms")
 
 
 def test_a_spike_of_deaths_is_marked() -> None:

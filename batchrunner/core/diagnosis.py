@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from batchrunner.core.evidence import Evidence, crowding, growth
+from batchrunner.core.evidence import Evidence, crowding, growth, mean
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding, Moment, quantile
-from batchrunner.core.wording import mean, part, plural, stretch, time_of, tokens
+from batchrunner.core.wording import part, plural, seconds, stretch, tokens
 
 FEW = 20  # attempts below which hardly anything can be told
 RARE = 3  # single mishaps prove nothing
@@ -110,8 +110,8 @@ def _network(evidence: Evidence) -> Answer:
         said = f"{part(lost, evidence.attempts)} found no connection or lost it{f': {words}' if words else ''}"
         return Answer("yes", said, _WIRE_CAUSES[worst[0]][1] if worst else _DOCTOR)
     if slow >= SLOW_CONNECT and made >= FEW:
-        return Answer("yes", f"connecting takes {time_of(slow)} (median of {made})", f"look at each step: {_DOCTOR}")
-    spent = f"connecting takes {time_of(slow)}" if made else "no new connection"
+        return Answer("yes", f"connecting takes {seconds(slow)} (median of {made})", f"look at each step: {_DOCTOR}")
+    spent = f"connecting takes {seconds(slow)}" if made else "no new connection"
     return _no(evidence, f"{spent}; {part(lost, evidence.attempts)} lost")
 
 
@@ -124,7 +124,7 @@ def _request(evidence: Evidence) -> Answer:
     sizes = [size for size in evidence.last.answers if size.good >= FEW]
     if len(sizes) > 1:
         small, large = sizes[0], sizes[-1]
-        times = f"{time_of(large.seconds / large.good)} against {time_of(small.seconds / small.good)}"
+        times = f"{seconds(large.seconds / large.good)} against {seconds(small.seconds / small.good)}"
         return _no(evidence, f"answers of {tokens(large.tokens)} tokens and more take {times} of the smallest")
     return _no(evidence, "no request was refused for its length, and size makes no difference")
 
@@ -156,8 +156,8 @@ def _service(evidence: Evidence) -> Answer:
     worst = max(evidence.grown, key=lambda pair: pair[1].first_byte / pair[0].first_byte, default=None)
     if worst and growth(worst) >= max(GREW, 2.0 * crowding(worst)):
         good, bad = worst
-        flat = f" while connecting stayed at {time_of(bad.connect)}" if 0 < bad.connect < 2 * max(good.connect, 0.01) else ""
-        slower = f"first byte after {time_of(bad.first_byte)} instead of {time_of(good.first_byte)}{flat}"
+        flat = f" while connecting stayed at {seconds(bad.connect)}" if 0 < bad.connect < 2 * max(good.connect, 0.01) else ""
+        slower = f"first byte after {seconds(bad.first_byte)} instead of {seconds(good.first_byte)}{flat}"
         said = f"{stretch(bad.begin, bad.end)}: {slower}"
         return Answer(
             "yes",
@@ -169,7 +169,7 @@ def _service(evidence: Evidence) -> Answer:
     if alike and judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE:
         said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
         return Answer("yes", said, "nothing to do: they are asked again; tell whoever runs it")
-    return _no(evidence, f"first byte after {time_of(quantile(evidence.first_byte, 0.5))} (median), all the time about the same")
+    return _no(evidence, f"first byte after {seconds(quantile(evidence.first_byte, 0.5))} (median), all the time about the same")
 
 
 def _server(evidence: Evidence) -> Answer:
@@ -184,7 +184,7 @@ def _server(evidence: Evidence) -> Answer:
         said = (
             f"{more.in_flight:.0f} in flight instead of {less.in_flight:.0f}"
             f" brought {more.rate:.3g} answers a second instead of {less.rate:.3g},"
-            f" and the first byte after {time_of(more.first_byte)} instead of {time_of(less.first_byte)}"
+            f" and the first byte after {seconds(more.first_byte)} instead of {seconds(less.first_byte)}"
         )
         return Answer("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(less.in_flight))}")
     return _no(evidence, f"{part(busy + refused, evidence.attempts)} turned away, and answers do not wait for one another")
@@ -193,7 +193,7 @@ def _server(evidence: Evidence) -> Answer:
 def _proxy(evidence: Evidence) -> Answer:
     spike = evidence.spike
     if spike and _is_cut(evidence):
-        lost = f"{spike.count} of {spike.of} lost answers ended {time_of(spike.age)} after the start"
+        lost = f"{spike.count} of {spike.of} lost answers ended {seconds(spike.age)} after the start"
         said = f"{lost}; {100 * spike.slower:.2g} % of the good ones take longer"
         remedy = "answer in a stream: --stream on; or raise the proxy's limit (nginx: proxy_read_timeout)"
         return Answer("yes", said, remedy)
@@ -222,12 +222,12 @@ def _us(evidence: Evidence) -> Answer:
     typical = late[len(late) // 2] if late else 0.0
     if typical >= LATE or (len(busy) > len(us) / 2 and typical >= LATE / 5):
         cpu = mean([each.cpu for each in us])
-        said = f"our own loop is {time_of(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
+        said = f"our own loop is {seconds(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
         return Answer("yes", said, "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N")
     worst = late[-1] if late else 0.0
     return _no(
         evidence,
-        f"loop at most {time_of(worst)} late, {100 * fds:.0f} % of the descriptors in use, disk {100 * disk:.0f} % of the time",
+        f"loop at most {seconds(worst)} late, {100 * fds:.0f} % of the descriptors in use, disk {100 * disk:.0f} % of the time",
     )
 
 
@@ -235,17 +235,17 @@ def _short(evidence: Evidence) -> Answer:
     judged, deadline = evidence.last.judged, quantile(evidence.kills, 0.5)
     if judged.wrong >= RARE and evidence.share(judged.wrong) >= FALSE_SHARE:
         said = (
-            f"{part(judged.wrong, evidence.attempts)} given up after {time_of(deadline)} would have been answered a little later"
+            f"{part(judged.wrong, evidence.attempts)} given up after {seconds(deadline)} would have been answered a little later"
         )
         return Answer("yes", said, _longer(evidence))
     killed = sum(evidence.kills.values())
     if _crowded(evidence):
-        given_up = f"{part(killed, evidence.attempts)} given up after {time_of(deadline)}"
-        said = f"{given_up}, and one good answer in ten takes {time_of(quantile(evidence.total, 0.9))}"
+        given_up = f"{part(killed, evidence.attempts)} given up after {seconds(deadline)}"
+        said = f"{given_up}, and one good answer in ten takes {seconds(quantile(evidence.total, 0.9))}"
         return Answer("yes", said, _longer(evidence))
     if killed >= FEW // 4 and not evidence.good:
         return Answer(
-            "unknown", f"all was given up after {time_of(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
+            "unknown", f"all was given up after {seconds(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
         )
     return _no(evidence, f"{plural(judged.wrong, 'attempt')} of {evidence.attempts:,} given up too early, as far as one can tell")
 
@@ -271,8 +271,8 @@ def _long(evidence: Evidence) -> Answer:
     age, p99 = quantile(evidence.kills, 0.5), quantile(evidence.total, 0.99)
     alike = judged.right > judged.wrong and not _heaviest(evidence)
     if alike and killed >= RARE and evidence.good >= FEW and held >= HELD_SHARE and age >= DEAD * p99:
-        spent = f"{part(killed, evidence.attempts)} held their place for {time_of(age)}, {100 * held:.0f} % of all the time"
-        said = f"{spent}, and were not answered; 99 % of the answers come within {time_of(p99)}"
+        spent = f"{part(killed, evidence.attempts)} held their place for {seconds(age)}, {100 * held:.0f} % of all the time"
+        said = f"{spent}, and were not answered; 99 % of the answers come within {seconds(p99)}"
         tighter = "let it be learned: --timeout auto" if _fixed(evidence) else f"wait less: --timeout {max(1, round(3 * p99))}s"
         return Answer("yes", said, tighter)
     return _no(evidence, f"{plural(killed, 'attempt')} given up, {100 * held:.0f} % of the time held by them")

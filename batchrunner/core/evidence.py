@@ -84,6 +84,11 @@ def crowding(pair: Pair) -> float:
     return max(pair[1].in_flight, 1.0) / max(pair[0].in_flight, 1.0)
 
 
+def mean(values: Sequence[float]) -> float:
+    """The mean; 0.0 of nothing."""
+    return sum(values) / len(values) if values else 0.0
+
+
 class Spike(Struct, frozen=True):
     """Attempts that were lost at one age."""
 

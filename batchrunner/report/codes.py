@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.model import Kind
-from batchrunner.report.text import WORDS
+from batchrunner.core.wording import WORDS
 
 
 class Code(Struct, frozen=True):

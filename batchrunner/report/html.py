@@ -13,10 +13,10 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
+from batchrunner.core.wording import amount, clock, number, visible
+from batchrunner.core.wording import seconds as lasting
 from batchrunner.report import svg
 from batchrunner.report.story import GROUPS, Moment, Slow, Story, Value
-from batchrunner.report.text import amount, clock, number, visible
-from batchrunner.report.text import seconds as lasting
 
 GROUP_WORDS: Final = {
     "good": "good",

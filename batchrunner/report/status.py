@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from batchrunner.core.wording import amount, clock, money, number, rate, seconds, visible
 from batchrunner.meter import Lane, Snapshot
-from batchrunner.report.text import amount, clock, money, number, rate, seconds, visible
 
 SETTLED = 30.0  # seconds, and as many results, before the rate of a run tells how long it will take
 OLD = 10.0  # seconds from which on the age of the oldest request is of interest

@@ -19,11 +19,12 @@ from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, Buckets, End, Line, Moment, Spend, Start, joined, merged, middle, quantile
 from batchrunner.core.trail import Finding as Found
-from batchrunner.meter import Summary
+from batchrunner.core.wording import WORDS, amount, money, number, percent, plural, rate, seconds, visible
 from batchrunner.report import story as page
 from batchrunner.report.svg import POINTS
-from batchrunner.report.text import HOPELESS, WORDS, Job, amount, money, number, percent, plural, rate, seconds, visible
+from batchrunner.report.text import Job, hopes, reopened
 from batchrunner.settings import OPTIONS
+from batchrunner.summary import Summary
 
 SLOWEST = 20
 MOST_ROWS = 60
@@ -161,12 +162,8 @@ def _next(count: Count, job: Job) -> tuple[str, str]:
         return "", ""
     if count.summary.pending or count.summary.stopped:
         return job.command(), "continues where it was"
-    hopeful = sum(n for kind, n in count.failures.items() if kind not in HOPELESS)
-    hopeless = sum(count.failures.values()) - hopeful
-    if hopeful:
-        others = f"; the other {number(hopeless)} need other input" if hopeless else ""
-        return job.command("retry"), f"asks again the {number(hopeful)} that can succeed{others}"
-    return "", ""
+    hopeful, hopeless = reopened(count.failures)
+    return (job.command("retry"), f"asks again {hopes(hopeful, hopeless)}") if hopeful else ("", "")
 
 
 # ---- figures ----

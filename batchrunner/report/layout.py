@@ -1,0 +1,70 @@
+"""Lines that fit a screen.
+
+Rules:
+
+1. Pure functions; the width is an argument, in columns of plain letters.
+2. Prose is folded between words, and never between a figure and its unit. A command is never folded: it must survive
+   being copied, so that it gets a line of its own where there is no room beside it.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+WIDTH = 96
+MARGIN = 12  # columns before what a fact says
+_UNIT = re.compile(r"(?<=[0-9≈≤→$×]) (?=\S)|(?<=\S) (?=[×)])")
+_TIED = "\x00"
+
+
+class Command(Struct, frozen=True):
+    """Something to type, and what it does."""
+
+    typed: str
+    does: str = ""
+
+
+Fact = tuple[str, str | Command]
+"""A name and what is said of it; what is empty is left out."""
+
+
+def fold(said: str, width: int, margin: int = 0) -> list[str]:
+    """Prose in lines of at most `width` columns, each after a margin."""
+    tied = _UNIT.sub(_TIED, said)
+    space = " " * margin
+    lines = textwrap.wrap(
+        tied,
+        max(width, margin + 20),
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_TIED, " ") for line in lines]
+
+
+def type_in(command: Command, width: int, margin: int = 0) -> list[str]:
+    """A command, with what it does beside it or below."""
+    typed = f"{'':{margin}}{command.typed}"
+    beside = f"{typed}     {command.does}".rstrip()
+    return [beside] if len(beside) <= width else [typed, *fold(command.does, width, margin)]
+
+
+def block(facts: Iterable[Fact], width: int = WIDTH) -> list[str]:
+    """`  name      what is said of it`, folded below itself."""
+    return [line for name, said in facts for line in _fact(name, said, width)]
+
+
+def _fact(name: str, said: str | Command, width: int) -> Iterator[str]:
+    lines = fold(said, width, MARGIN) if isinstance(said, str) else type_in(said, width, MARGIN)
+    for place, line in enumerate(lines):
+        yield f"  {name:<{MARGIN - 3}} {line[MARGIN:]}" if place == 0 else line
+
+
+def ends(left: str, right: str, width: int) -> list[str]:
+    """One thing at each end of a line, or one below the other."""
+    if len(left) + 2 + len(right) > width:
+        return [*fold(left, width), f"  {right}"]
+    return [f"{left}{right:>{width - len(left)}}"]
