@@ -164,7 +164,7 @@ def test_a_retry_says_how_long_it_waited_for_a_place() -> None:
 def test_the_deadlines_in_force_are_those_an_attempt_would_get() -> None:
     patience = Patience(Timeouts())
     first, whole, why = patience.in_force(chat(1), False)
-    assert first == whole == 180.0
+    assert first == whole == 60.0
     assert "no answers yet" in why
     sent = Attempt(chat(1), "a", 1, 0.0, Deadlines(1, 1, 1, 1))
     for _ in range(600):

@@ -4,11 +4,12 @@ import heapq
 import random
 from collections.abc import Callable
 from math import exp, inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.model import Attempt, Phase, Request, Route, Timing
@@ -48,6 +49,17 @@ def total(patience: Patience, kills: int = 0, max_tokens: int = 0, size: int = 0
     return patience.deadlines(request(max_tokens=max_tokens, size=size), kills, False).total
 
 
+def whole(patience: Patience, max_tokens: int = 0, size: int = 0) -> float:
+    return patience.in_force(request(max_tokens=max_tokens, size=size), False)[1]
+
+
+def of_size(patience: Patience, seconds: float, times: int, max_tokens: int = 0, size: int = 0) -> None:
+    asked = request(max_tokens=max_tokens, size=size)
+    sent = Attempt(asked, "a", 1, 0.0, patience.deadlines(asked, 0, False))
+    for _ in range(times):
+        patience.success(sent, Timing(total=seconds, first_byte=seconds), 0.0)
+
+
 def ends(patience: Patience, sent: Attempt, now: float = 0.0) -> float:
     """The age at which an attempt that never answers is given up, looked at whenever it asks to be."""
     age = sent.deadlines.total if not sent.stream else sent.deadlines.first_byte
@@ -71,19 +83,42 @@ def test_after_a_window_of_equal_answers_the_deadline_is_twice_their_time_whatev
     assert total(patience) == 12.0
 
 
-def test_a_larger_request_gets_longer() -> None:
-    patience = learned(6.0)
-    assert total(patience, max_tokens=300) == pytest.approx(24.0)
-    assert total(patience, size=48_000) == pytest.approx(24.0)
-    assert total(patience, max_tokens=100_000) > 300.0
-    assert total(patience, max_tokens=10_000_000) == 600.0
-
-
-def test_samples_are_taken_in_proportion_to_size() -> None:
+def test_a_size_never_seen_gets_in_proportion_to_a_smaller_one() -> None:
     patience = Patience(Timeouts())
-    for _ in range(500):
-        patience.success(attempt(patience, max_tokens=300), Timing(total=12.0), 0.0)
-    assert total(patience) == pytest.approx(12.0)
+    of_size(patience, 1.0, 500, max_tokens=64, size=2048)
+    assert whole(patience, max_tokens=64, size=2048) == pytest.approx(2.0)
+    assert whole(patience, max_tokens=1024, size=2048) == pytest.approx(32.0, rel=0.01)
+    assert whole(patience, max_tokens=64, size=16 * 2048) == pytest.approx(32.0, rel=0.4), "and what lies within a power of two"
+    assert whole(patience, max_tokens=10**6, size=2048) == 600.0
+    assert whole(patience, max_tokens=32, size=100) == pytest.approx(2.0, rel=0.2), "a smaller one no more than a larger one"
+    assert whole(patience, size=2048) == 600.0, "an answer without a bound may be of any length"
+
+
+def test_what_a_size_takes_is_learned_and_the_others_keep_theirs() -> None:
+    patience = Patience(Timeouts())
+    for _ in range(100):
+        of_size(patience, 1.0, 9, max_tokens=64)
+        of_size(patience, 20.0, 1, max_tokens=1024)
+    assert whole(patience, max_tokens=64) == pytest.approx(2.0, rel=0.05)
+    assert whole(patience, max_tokens=1024) == pytest.approx(40.0, rel=0.15)
+
+
+def test_where_size_tells_nothing_all_get_the_same() -> None:
+    patience = Patience(Timeouts())
+    for _ in range(50):
+        for max_tokens in (64, 256, 1024, 4096):
+            of_size(patience, 1.0, 1, max_tokens=max_tokens)
+    assert [whole(patience, max_tokens=n) for n in (64, 256, 1024, 4096)] == pytest.approx([2.0] * 4, rel=0.2)
+
+
+def test_a_slow_down_moves_the_level_for_every_size_and_keeps_the_shape() -> None:
+    patience = Patience(Timeouts())
+    for _ in range(100):
+        of_size(patience, 1.0, 9, max_tokens=64)
+        of_size(patience, 20.0, 1, max_tokens=1024)
+    of_size(patience, 5.0, 50, max_tokens=64)  # not one large row has answered since
+    assert whole(patience, max_tokens=64) == pytest.approx(10.0, rel=0.05)
+    assert whole(patience, max_tokens=1024) == pytest.approx(200.0, rel=0.2)
 
 
 def test_connecting_is_no_part_of_a_sample() -> None:
@@ -96,9 +131,10 @@ def test_connecting_is_no_part_of_a_sample() -> None:
     assert patience.deadlines(request(), 0, True).first_byte == 9.0
 
 
-def test_each_kill_doubles_up_to_the_cap() -> None:
+def test_a_kill_doubles_the_deadline_and_another_one_gives_the_longest() -> None:
     patience = learned(6.0)
-    assert [total(patience, kills) for kills in (0, 1, 2, 3, 9)] == [12.0, 24.0, 48.0, 96.0, 600.0]
+    assert [total(patience, kills) for kills in (0, 1, 2, 3, 9)] == [12.0, 24.0, 600.0, 600.0, 600.0]
+    assert total(learned(6.0, max_timeout=20.0), 1) == 20.0
 
 
 def test_kills_teach_nothing() -> None:
@@ -109,7 +145,7 @@ def test_kills_teach_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "floor"), [(0, 180.0), (1, 180.0), (5, 40.0), (20, 10.0), (100, 2.0), (200, 1.0), (500, 1.0)]
+    ("answers", "floor"), [(0, 60.0), (1, 60.0), (4, 50.0), (5, 40.0), (20, 10.0), (100, 2.0), (200, 1.0), (500, 1.0)]
 )
 def test_the_floor_sinks_as_answers_come_in(answers: int, floor: float) -> None:
     """Five milliseconds an answer: only the floor decides."""
@@ -162,7 +198,7 @@ def test_what_is_learned_meanwhile_reaches_running_attempts() -> None:
     assert sent.deadlines.total == 1.0
     assert patience.review(sent, TOTAL, 1.0, 1.0) == (1.0, False)
     assert patience.review(sent, TOTAL, 2.0, 2.0) == (2.0, False)
-    assert patience.review(sent, TOTAL, 60.0, 60.0) == (15.0, False)
+    assert patience.review(sent, TOTAL, 30.0, 30.0) == (15.0, False)
     answered(patience, 0.2, 500, now=61.0)
     assert patience.review(sent, TOTAL, 62.0, 62.0) == (0.0, False)
 
@@ -192,9 +228,16 @@ def test_a_connection_that_is_not_made_is_given_up_at_once() -> None:
 def test_an_endpoint_gone_silent_costs_few_kills() -> None:
     patience = learned(6.0)
     patience.success(attempt(patience), Timing(total=6.0), 1000.0)
-    judged = [patience.review(attempt(patience, line), TOTAL, 100.0, 1000.0) for line in range(100)]
+    judged = [patience.review(attempt(patience, line), TOTAL, 100.0, 1100.0) for line in range(100)]
     assert judged.count((0.0, False)) <= 16
     assert judged[-1] == (25.0, True)
+
+
+def test_an_endpoint_that_answers_others_is_not_overloaded() -> None:
+    patience = learned(6.0)
+    spent(patience)
+    patience.success(attempt(patience), Timing(total=6.0), 1.0)
+    assert patience.review(attempt(patience), TOTAL, 100.0, 2.0) == (25.0, False)
 
 
 def test_before_any_answer_there_are_four_kills() -> None:
@@ -252,7 +295,7 @@ def test_only_unfinished_requests_are_remembered() -> None:
             answered(patience, 1.0, line=line)
         else:
             patience.forget(request(line))
-    assert not patience._killed
+    assert not patience._kills
 
 
 # What the user fixes
@@ -292,7 +335,7 @@ def test_a_fixed_first_byte_rules_beside_a_learned_whole() -> None:
 def test_a_fixed_silence_rules_in_every_body() -> None:
     patience = Patience(Timeouts(idle_timeout=4.0))
     plain = attempt(patience)
-    assert (plain.deadlines.idle, plain.deadlines.total) == (4.0, 180.0)
+    assert (plain.deadlines.idle, plain.deadlines.total) == (4.0, 60.0)
     assert patience.review(plain, Phase.BODY, 4.0, 0.0) == (0.0, False)
     answered(patience, 300.0, 500)
     more, _ = patience.review(plain, Phase.BODY, 180.0, 0.0)
@@ -321,7 +364,14 @@ def test_only_the_prompt_makes_a_first_byte_later() -> None:
     patience = Patience(Timeouts())
     streamed(patience, 2.0, 0.5, 500)
     assert patience.deadlines(request(max_tokens=5000), 0, True).first_byte == 6.0
-    assert patience.deadlines(request(size=48_000), 0, True).first_byte == pytest.approx(12.0)
+    assert patience.in_force(request(size=48_000), True)[0] > 12.0
+    long, short = request(size=48_000), request(size=12_000)
+    for _ in range(100):
+        for asked, first in ((short, 2.0), (long, 4.0)):
+            sent = Attempt(asked, "a", 1, 0.0, patience.deadlines(asked, 0, True), stream=True)
+            patience.success(sent, Timing(first_byte=first, total=50.0, gap=0.5), 0.0)
+    assert patience.deadlines(long, 0, True).first_byte == pytest.approx(12.0, rel=0.1)
+    assert patience.deadlines(short, 0, True).first_byte == pytest.approx(6.0, rel=0.1)
 
 
 def test_silence_is_judged_by_its_own_clock() -> None:
@@ -340,18 +390,18 @@ def test_silence_is_judged_by_its_own_clock() -> None:
 @pytest.mark.parametrize(
     ("policy", "answers", "stream", "why"),
     [
-        ({}, 0, False, "no answers yet: 180 s"),
+        ({}, 0, False, "no answers yet: 60 s"),
         ({}, 50, False, "p99 of 50 answers of this size × 2.8, at least 4.0 s"),
         ({}, 412, False, "p99 of 412 answers of this size × 2.0, at least 1.0 s"),
         ({}, 900, False, "p99 of 500 answers of this size × 2.0, at least 1.0 s"),
         ({"timeout": 60.0}, 50, False, "set by --timeout"),
         ({"timeout": 60.0, "idle_timeout": 5.0}, 0, False, "set by --timeout; silence set by --idle-timeout"),
-        ({}, 0, True, "first byte: no answers yet: 180 s; silence: no answers yet: 60 s"),
+        ({}, 0, True, "first byte: no answers yet: 60 s; silence: no answers yet: 60 s"),
         (
             {"idle_timeout": 5.0},
             100,
             True,
-            "first byte: p99 of 100 first bytes × 3.0, at least 6.0 s; silence: set by --idle-timeout",
+            "first byte: p99 of 100 first bytes of this size × 3.0, at least 6.0 s; silence: set by --idle-timeout",
         ),
         (
             {"first_byte_timeout": 9.0},
@@ -368,6 +418,47 @@ def test_a_deadline_says_where_it_comes_from(policy: dict[str, float], answers: 
     else:
         answered(patience, 1.0, answers)
     assert patience.deadlines(request(), 0, stream).why == why
+
+
+@pytest.mark.parametrize(
+    ("changes", "stream", "seconds"),
+    [
+        ({}, False, 60.0),
+        ({"body": b"x" * 16_000}, False, 120.0),
+        ({"max_tokens": 1000}, False, 120.0),
+        ({"images": 1}, False, 180.0),
+        ({"route": Route.IMAGES}, False, 180.0),
+        ({"max_tokens": 1000}, True, 60.0),
+        ({"body": b"x" * 16_000}, True, 120.0),
+        ({"images": 1}, True, 180.0),
+    ],
+)
+def test_before_the_first_answer_the_weight_of_a_request_decides(changes: dict[str, Any], stream: bool, seconds: float) -> None:
+    asked = structs.replace(request(), **changes)
+    first, _, why = Patience(Timeouts()).in_force(asked, stream)
+    assert first == seconds
+    assert f"no answers yet: {seconds:g} s" in why
+
+
+def test_a_deadline_says_how_much_is_known_of_the_size() -> None:
+    patience = Patience(Timeouts())
+    of_size(patience, 1.0, 400, max_tokens=64)
+    of_size(patience, 2.0, 30, max_tokens=1024)
+    _, _, why = patience.in_force(request(max_tokens=1024), False)
+    assert why == "p99 of 430 answers scaled to this size, 30 of it, × 2.0, at least 1.0 s"
+
+
+def test_the_next_run_knows_level_and_shape() -> None:
+    patience = Patience(Timeouts())
+    for _ in range(100):
+        of_size(patience, 1.0, 9, max_tokens=64)
+        of_size(patience, 20.0, 1, max_tokens=1024)
+    later = Patience(Timeouts())
+    later.recall(patience.learned())
+    for max_tokens in (64, 1024):
+        assert whole(later, max_tokens) == pytest.approx(whole(patience, max_tokens), rel=0.25)
+    of_size(later, 5.0, 50, max_tokens=64)
+    assert whole(later, 1024) == pytest.approx(200.0, rel=0.25), "and learns on from there"
 
 
 # A day in virtual time
@@ -422,7 +513,7 @@ def live(
             patience.forget(sent.request)
         else:
             todo.append((sent.request.line, sent.kills + 1))
-    return Day(done, false_kills, lost, sorted(held), len(patience._killed))
+    return Day(done, false_kills, lost, sorted(held), len(patience._kills))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -8,7 +8,8 @@ Rules:
 """
 
 from collections.abc import Callable, Mapping
-from math import ceil, exp
+from math import ceil, exp, inf
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -121,12 +122,61 @@ def small_hung(run: Run) -> float:
     return max(ages, default=0.0) / SMALL_P99
 
 
+FALSE_KILLS = at_most("false kills", lambda run: run.wronged, 0.005)
+SOON = at_most("longest wait for a hung row, seconds", lambda run: longest_held(run), 15.0)
 SIZED = [
     at_most("false kills of large rows", large_wronged, 0.01),
     at_most("false kills", lambda run: run.wronged, 0.005),
     at_most("hung small rows die within (× their p99)", small_hung, 3.0),
     LOST,
 ]
+
+
+def _hanging(rows: int, seed: int, asked: list[Request], weather: Weather, calm: Callable[[int, int], float]) -> Stage:
+    """What every line takes is `calm`; those that the weather says hang on their first sending."""
+
+    def work(line: int, sending: int, answered: int) -> float:
+        return inf if sending == 1 and weather.hung[line] else calm(line, answered)
+
+    return Stage(asked, {"a": Nature(work)}, listed(rows, MOST, calm), DEFAULTS)
+
+
+def meaningless(rows: int, seed: int) -> Stage:
+    """Bodies from a line to a book and three words on how long the answer may be, none of which says how long it takes."""
+    weather, chance = Weather(rows, seed, median=0.3, sigma=0.8, hangs=0.01), Random(seed + 100)
+    lengths = (int(min(40_000.0, 800 * exp(chance.gauss(0.0, 1.2)))) for _ in range(rows))
+    asked = [
+        chat(line, body=b"x" * length, max_tokens=(0, 256, 1000)[chance.randrange(3)]) for line, length in enumerate(lengths)
+    ]
+    return _hanging(rows, seed, asked, weather, weather.calm)
+
+
+def sizes_slowdown(rows: int, seed: int) -> Stage:
+    """Large rows take 20 times as long, and everything five times longer for the middle third."""
+    weather = Weather(rows, seed, median=SMALL_MEDIAN / 4, sigma=SMALL_SIGMA, hangs=0.01)
+
+    def calm(line: int, answered: int) -> float:
+        return weather.seconds(line) * (1.0 if line % LARGE else 20.0) * (5.0 if rows <= 3 * answered < 2 * rows else 1.0)
+
+    asked = [chat(line, max_tokens=50 if line % LARGE else 1000) for line in range(rows)]
+    return _hanging(rows, seed, asked, weather, calm)
+
+
+def bimodal(rows: int, seed: int) -> Stage:
+    """Nine of ten answers come from a cache in 50 ms, and nothing tells which; the others take 20 s."""
+    weather, chance = Weather(rows, seed, median=1.0, sigma=0.3, hangs=0.01), Random(seed)
+    medians = [20.0 if chance.random() < 0.1 else 0.05 for _ in range(rows)]
+    return _hanging(rows, seed, requests(rows), weather, lambda line, _: weather.seconds(line) * medians[line])
+
+
+def tenth(rows: int, seed: int) -> Stage:
+    weather = Weather(rows, seed, median=0.3, sigma=0.8, hangs=0.1)
+    return _hanging(rows, seed, requests(rows), weather, weather.calm)
+
+
+def longest_held(run: Run) -> float:
+    """The longest that a hung row was waited for, in seconds."""
+    return max((sent.ended - sent.began for sent in run.those("killed")), default=0.0)
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -266,6 +316,23 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "sizes": Scenario("large rows take 20 times as long; max_tokens tells", 10_000, sizes, SIZED),
     "sizes-body": Scenario("large rows take 20 times as long; the body's length tells", 10_000, bodies, SIZED),
+    "meaningless": Scenario(
+        "1 % hangs, rows of all sizes, which say nothing of their latency",
+        10_000,
+        meaningless,
+        [at_most(SLOWER, lambda run: run.slower, 1.5), FALSE_KILLS, LOST],
+    ),
+    "sizes-slowdown": Scenario(
+        "large rows take 20 times as long, and all × 5 for the middle third",
+        5_000,
+        sizes_slowdown,
+        [at_most("false kills", lambda run: run.wronged, 0.02), at_most("false kills of large rows", large_wronged, 0.02), LOST],
+    ),
+    "bimodal": Scenario(
+        "a tenth of the answers takes 400 times as long, and nothing tells which", 3_000, bimodal, [FALSE_KILLS, LOST]
+    ),
+    "tenth": Scenario("10 % hangs", 5_000, tenth, [SOON, at_most(SLOWER, lambda run: run.slower, 2.5), FALSE_KILLS, LOST]),
+    "tiny": Scenario("300 rows, 1 % hangs", 300, hangs, [SOON, FALSE_KILLS, LOST]),
     "rate-window": Scenario(
         "unknown limit of 400 a second by the clock", 24_000, rate_window, [at_least(YIELD, attained, 0.95), *THROTTLED]
     ),

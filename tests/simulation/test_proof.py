@@ -18,10 +18,6 @@ from tests.simulation.world import run
 SEEDS = (1, 2, 3)
 
 BEYOND: Mapping[tuple[str, str], str] = {
-    ("sizes", "false kills of large rows"): "0.027: the deadline's scale knows 2.7 times between rows that differ by 20",
-    ("sizes", "hung small rows die within (× their p99)"): "13.4: p99 over all sizes is that of the large rows",
-    ("sizes-body", "false kills of large rows"): "0.028: 500 and 10,000 bytes of body are one size to the deadline",
-    ("sizes-body", "hung small rows die within (× their p99)"): "31.7: p99 over all sizes is that of the large rows",
     ("rate-window", "share of the attainable"): "0.82: the limit saws at a rate instead of pacing to it",
     ("rate-window", "429s after two seconds"): "0.0201: each window ends in refusals",
     ("rate-bucket", "share of the attainable"): "0.942: the limit saws at a rate instead of pacing to it",
