@@ -13,33 +13,33 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from itertools import chain
 from typing import Protocol
 
 from msgspec import structs
 
 from batchrunner import simulator
+from batchrunner.channel import Opening
 from batchrunner.core.cost import Budget, Prices, price_table
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Event
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
-from batchrunner.engine import Chore, Engine, Hooks
+from batchrunner.crew import TEND_EVERY, Crew
+from batchrunner.engine import Chore, Engine, Hooks, Transport
 from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
-from batchrunner.keyring import Door, doors
+from batchrunner.keyring import Door
 from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
 from batchrunner.meter import Meter
-from batchrunner.network import NONE, fitted, proxy_for, proxy_secrets
+from batchrunner.network import fitted
 from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.paths import PAGE
 from batchrunner.reuse import Reuse, reuse_of
-from batchrunner.secret import Redact, redactor
 from batchrunner.settings import Settings
 from batchrunner.summary import Report, summarise
-from batchrunner.transport import Transport
 from batchrunner.view import Run as Run
+from batchrunner.ways import Ways
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
@@ -74,30 +74,32 @@ async def run(
     try:
         async with AsyncExitStack() as stack:
             await job.open(meter)
-            ways = doors(settings.service, environ)
-            limits, fit = fitted(settings.concurrency, len(ways))
+            ways = Ways(settings.service, settings.connection, environ)
+            limits, fit = fitted(settings.concurrency, len(ways.doors), settings.processes.workers)
             note = "\n".join(filter(None, (job.note, fit)))
             settings = structs.replace(settings, concurrency=limits)
-            proxies = [proxy_for(way.base_url, settings.connection.proxy, environ) for way in ways]
-            job.redact = redactor(
-                [*chain.from_iterable(way.secrets for way in ways), *chain.from_iterable(map(proxy_secrets, proxies))]
-            )
-            endpoints, transports = await _open_endpoints(ways, proxies, settings, job.redact, stack)
-            view = Run(job, meter, endpoints, settings, _prices(settings, ways), any(way.simulated for way in ways), note)
-            await asyncio.to_thread(load, [way.base_url for way in ways])
+            job.redact = ways.redact
+            urls = {door.name: await _address(door, stack) for door in ways.doors}
+            endpoints = [Endpoint(name, url, Limit(settings.concurrency), alike(settings.stopping)) for name, url in urls.items()]
+            transports, care = await _open(ways, urls, settings, environ, stack)
+            prices, simulated = _prices(settings, ways.doors), any(door.simulated for door in ways.doors)
+            view = Run(job, meter, endpoints, settings, prices, simulated, note)
+            await asyncio.to_thread(load, [door.base_url for door in ways.doors])
             trail = view.leave_trail(origins)
-            reuse = _reuse(settings, job, ways, hooks)
+            reuse = _reuse(settings, job, ways.doors, hooks)
             if reuse:
                 stack.callback(reuse.close)
                 hooks = structs.replace(hooks, admit=reuse.admit, echo=reuse.answer)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
             engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink)
-            memory = Memory(job.folder, settings.service.model, {way.name: way.base_url for way in ways})
+            memory = Memory(job.folder, settings.service.model, {door.name: door.base_url for door in ways.doors})
             memory.recall(engine.scheduler)
             stack.callback(memory.keep, engine.scheduler)
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
             kept = [Chore(FLUSH_EVERY, reuse.flush)] if reuse else []
-            await engine.run([*job.chores(), *kept, *memory.chores(engine.scheduler), *trail.chores(), *caps, *watch(view)])
+            await engine.run(
+                [*job.chores(), *kept, *memory.chores(engine.scheduler), *trail.chores(), *care, *caps, *watch(view)]
+            )
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
         if view:
@@ -117,26 +119,23 @@ def status(settings: Settings) -> Report:
     return Report(summary, snapshot, str(paths.results), str(paths.errors), page=page)
 
 
-async def _open_endpoints(
-    ways: Sequence[Door], proxies: Sequence[str], settings: Settings, redact: Redact | None, stack: AsyncExitStack
-) -> tuple[list[Endpoint], dict[str, Transport]]:
-    endpoints, transports = [], {}
-    for way, proxy in zip(ways, proxies, strict=True):
-        url = way.base_url
-        if way.simulated:
-            url = (await stack.enter_async_context(simulator.Simulator(simulator.profile_named(url)))).url
-        transport = Transport(
-            way.name,
-            url,
-            structs.replace(settings.connection, proxy=proxy or NONE),
-            headers=way.headers,
-            secret=way.opening,
-            redact=redact,
-            ids=way.provider.ids,
-        )
-        transports[way.name] = await stack.enter_async_context(transport)
-        endpoints.append(Endpoint(way.name, url, Limit(settings.concurrency), alike(settings.stopping)))
-    return endpoints, transports
+async def _address(door: Door, stack: AsyncExitStack) -> str:
+    """Where the endpoint is; the embedded one is started."""
+    if not door.simulated:
+        return door.base_url
+    return (await stack.enter_async_context(simulator.Simulator(simulator.profile_named(door.base_url)))).url
+
+
+async def _open(
+    ways: Ways, urls: Mapping[str, str], settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
+) -> tuple[Mapping[str, Transport], Sequence[Chore]]:
+    """What sends to each endpoint, open: a transport of our own or, for all of them, a crew of workers; and its chores."""
+    transports = ways.transports(urls)  # with a crew too: what they refuse is refused before anything is sent
+    if settings.processes.workers == 1:
+        return {name: await stack.enter_async_context(transport) for name, transport in transports.items()}, []
+    crew = Crew(settings.processes.workers, Opening(settings.service, settings.connection, urls), environ)
+    await stack.enter_async_context(crew)
+    return dict.fromkeys(urls, crew), [Chore(TEND_EVERY, crew.tend)]
 
 
 def _engine(
@@ -201,9 +200,9 @@ def _outage(stopping: Stopping, engine: Engine) -> list[Chore]:
     return [Chore(LISTEN_EVERY, judge)]
 
 
-def _prices(settings: Settings, ways: Sequence[Door]) -> Prices:
+def _prices(settings: Settings, doors: Sequence[Door]) -> Prices:
     """What tokens cost: by the user's own table, else by the list prices of whoever answers at an endpoint."""
-    urls = {way.name: way.base_url for way in ways}
+    urls = {door.name: door.base_url for door in doors}
     return Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(urls[endpoint], model))
 
 

@@ -35,8 +35,8 @@ READ_AHEAD = 256  # results that wait for a reader before the run does
 class Transport(Protocol):
     """Sends one attempt. Faults come back as values."""
 
-    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
-        """The answer to this attempt, or what became of it."""
+    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault | Outcome:
+        """The answer to this attempt, or what became of it; an outcome where the answer was judged elsewhere."""
 
 
 class Chore(Struct, frozen=True):
@@ -251,13 +251,14 @@ class Engine:
 
     async def _outcome(self, attempt: Attempt, transport: Transport) -> Outcome:
         try:
-            outcome = classify(attempt, await transport.send(attempt, self._review))
+            answer = await transport.send(attempt, self._review)
+            outcome = answer if isinstance(answer, Outcome) else classify(attempt, answer)
             return await self._hooks.judge(attempt, outcome) if self._hooks.judge else outcome
         except asyncio.CancelledError:
             self.scheduler.settle(attempt, Outcome(Kind.CANCELLED), self._clock(), 0.0)
             raise
         except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
-            return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
+            return broken_off(bug)
 
     def _review(self, attempt: Attempt, phase: Phase, age: float) -> float:
         return self.scheduler.review(attempt, phase, age, self._clock())
@@ -306,6 +307,11 @@ class Engine:
                 await chore.work()
 
         return repeat
+
+
+def broken_off(bug: Exception) -> Outcome:
+    """The outcome of an attempt that a mistake of ours has ended."""
+    return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
 
 
 def hook_failed(request: Request, error: Exception) -> Result:

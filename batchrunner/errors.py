@@ -3,7 +3,7 @@
     BatchError
     ├── UsageError      exit 2   wrong options, settings or input; nothing was sent
     ├── StopError       exit 3   stopped by an endpoint or by a cap of the user's own; resumable
-    └── FileError       exit 4   a file of ours cannot be read or written; resumable
+    └── FileError       exit 4   a file or a process of ours fails us; resumable
 
 Rules:
 
@@ -48,6 +48,6 @@ class StopError(BatchError):
 
 
 class FileError(BatchError):
-    """A file of ours failed us: full disk, broken device, lost lock. The same command continues."""
+    """What this machine owes us failed: full disk, broken device, lost lock, dead workers. The same command continues."""
 
     exit_code = 4

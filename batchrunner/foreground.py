@@ -1,4 +1,4 @@
-"""A run in a terminal or a job scheduler: loop, signals, progress.
+"""A run in a terminal or a job scheduler: signals, progress.
 
 Rules:
 
@@ -9,26 +9,23 @@ Rules:
 """
 
 import asyncio
-import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
 
 from batchrunner import batch
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.engine import Chore, Hooks
 from batchrunner.job import Job, Reopen
-from batchrunner.network import raise_descriptors
+from batchrunner.loop import run_loop, tune
 from batchrunner.outbox import Deliver
 from batchrunner.report import status, text
 from batchrunner.settings import Settings
 from batchrunner.summary import Report
 
-T = TypeVar("T")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -36,9 +33,7 @@ def execute(
     settings: Settings, *, reopen: Reopen | None = None, origins: Mapping[str, str] = {}, said: text.Job | None = None
 ) -> Report:
     """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
-    gc.freeze()  # what is imported stays; a request leaves next to nothing to the collector, so it may come rarely
-    gc.set_threshold(20_000, 50, 100)
-    raise_descriptors()
+    tune()
     with _killable():
         return run_loop(present(settings, reopen=reopen, signals=True, origins=origins, said=said))
 
@@ -54,20 +49,6 @@ def _killable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop where it is installed, on asyncio's own loop elsewhere."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(main)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 class Ladder:

@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     max_response: Size
     concurrency: int | Literal["auto"]
     max_concurrency: int
+    workers: int
     timeout: Duration | Literal["auto"]
     max_timeout: Duration
     connect_timeout: Duration

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, structs
 
 from batchrunner.core.model import Kind, Request, Result, Usage
 
@@ -103,7 +103,7 @@ def written_out(line: Any) -> bytes:
     try:
         return _write(line)
     except UnicodeEncodeError:  # a lone surrogate in a message
-        return _write(_encodable(line))
+        return _write(encodable(line))
 
 
 def _strict(result: Result) -> _Strict:
@@ -152,16 +152,16 @@ def _error(result: Result) -> _Error | None:
     return _Error(error.code or result.kind, error.message) if error else _Error(result.kind, "")
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
     """The same value, with a question mark for every character that UTF-8 has no bytes for."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, tuple):
-        return tuple(map(_encodable, value))
+        return tuple(map(encodable, value))
     if isinstance(value, dict):
-        return {name: _encodable(each) for name, each in value.items()}
+        return {name: encodable(each) for name, each in value.items()}
     if isinstance(value, Struct):
-        return type(value)(*(_encodable(getattr(value, name)) for name in value.__struct_fields__))
+        return structs.replace(value, **{name: encodable(getattr(value, name)) for name in value.__struct_fields__})
     return value
 
 

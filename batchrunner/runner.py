@@ -25,8 +25,9 @@ from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Resul
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Hooks, streamed
 from batchrunner.errors import StopError
-from batchrunner.foreground import present, run_loop
+from batchrunner.foreground import present
 from batchrunner.job import STDIN, FileJob, Job, MemoryJob, Reopen
+from batchrunner.loop import run_loop
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver

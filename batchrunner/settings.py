@@ -24,6 +24,7 @@ from batchrunner.core.retry import Retries
 from batchrunner.core.service import Connection, Service
 from batchrunner.core.stopping import Stopping
 from batchrunner.core.streaming import Streaming
+from batchrunner.crew import Processes
 from batchrunner.foreign import OutputFormat
 from batchrunner.journal import Durability
 from batchrunner.progress import Display
@@ -85,6 +86,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     service: Service = Service()
     connection: Connection = Connection()
     concurrency: Concurrency = Concurrency()
+    processes: Processes = Processes()
     timeouts: Timeouts = Timeouts()
     streaming: Streaming = Streaming()
     retries: Retries = Retries()

@@ -191,9 +191,10 @@ def _diagnose(call: Call) -> int:
 
 def _visited(call: Call) -> int:
     settings = call.resolved().settings
-    from batchrunner import doctor, foreground
+    from batchrunner import doctor
+    from batchrunner.loop import run_loop
 
-    reports = foreground.run_loop(doctor.examine(settings, os.environ))
+    reports = run_loop(doctor.examine(settings, os.environ))
     say(msgspec.json.encode(reports).decode() if settings.display.json else doctor.told(reports, width()))
     return max((report.exit_code for report in reports), default=0)
 

@@ -85,6 +85,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "TERM": "dumb", **more}
 
 
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a run."""
+    with suppress(FileNotFoundError):
+        return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return []
+
+
 def chat(number: int, **changes: Any) -> dict[str, Any]:
     """A chat line whose question, and so whose answer, begins with a word of its own."""
     body = {"model": "m", "messages": [{"role": "user", "content": f"word{number}. say it"}], **changes}

@@ -79,6 +79,7 @@ _ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] =
     Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
     Kind.CONFIG:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
     Kind.LOCAL:              (YES, NO,  "crowded",  "",       NO,   NO,   NO,   0),
+    Kind.CRASHED:            (YES, NO,  "",         "",       NO,   NO,   NO,   4),
     Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
     Kind.CANCELLED:          (YES, NO,  "",         "",       NO,   NO,   NO,   0),
 }
@@ -115,6 +116,7 @@ _HINTS: Mapping[Kind, str] = {
     Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
     Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
     Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
+    Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then run again.",
     Kind.HOOK: "A function of yours raised an exception: correct it and run again.",
     Kind.CANCELLED: "The run ended before an answer came: run again.",
 }

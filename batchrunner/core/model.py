@@ -97,6 +97,7 @@ class Kind(StrEnum):
     CONFIG = "config"
     # ourselves
     LOCAL = "local"
+    CRASHED = "crashed"  # the worker process that made the attempt has died
     HOOK = "hook"
     CANCELLED = "cancelled"
 

@@ -20,6 +20,7 @@ from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
 
 ENOUGH = 100
+OURSELVES = frozenset({Kind.LOCAL, Kind.CRASHED})  # they say nothing of who should answer
 FIRST_OUTAGE = 60.0  # seconds: an address where nobody has answered yet is more likely wrong than out of order
 _CAP = re.compile(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?)%")
 
@@ -131,7 +132,7 @@ class Silence:
             if self.since is not None:
                 self.since = None
                 self.said.clear()
-        elif outcome.kind is not Kind.LOCAL:
+        elif outcome.kind not in OURSELVES:
             self.since = event.at if self.since is None else self.since
             self.said[attempt.endpoint] = outcome.message
 

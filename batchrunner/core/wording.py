@@ -43,6 +43,7 @@ WORDS: Mapping[Kind, str] = {
     Kind.QUOTA_WINDOW: "quota used up for now",
     Kind.CONFIG: "wrong model, route or address",
     Kind.LOCAL: "fault of this machine",
+    Kind.CRASHED: "worker process died",
     Kind.HOOK: "a hook failed",
     Kind.CANCELLED: "cancelled",
 }

@@ -213,6 +213,18 @@ CODES: Mapping[str, Code] = {
         "The file was replaced, cut or removed under a running job, or the stream broke off.",
         ("put the whole file back", "run the same command again: it continues"),
     ),
+    "E407": Code(
+        "the worker processes cannot be kept alive",
+        "With --workers N, N processes hold the connections; one that dies is replaced and what it had under way is sent again. "
+        "Here they died one after the other without an answer between them, or could not be started at all. Nothing that was "
+        "answered is lost.",
+        (
+            "look for a lack of memory: the system's log tells what its out-of-memory killer has ended",
+            "BATCHRUNNER_DEBUG=1 shows what the workers themselves have to say",
+            "fewer workers, or none:  --workers 1",
+            "run the same command again: it continues",
+        ),
+    ),
     "E409": Code(
         "a cache that cannot be used",
         "The folder of --cache, or the run folder with --dedupe, cannot be written, or something else stands there.",

@@ -23,7 +23,7 @@ GROUPS: Mapping[str, tuple[Kind, ...]] = {
     "busy": (Kind.RATE_LIMITED, Kind.OVERLOADED, Kind.LOADING, Kind.QUOTA_WINDOW),
     "timeout": (Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL),
     "cut": (Kind.TRUNCATED, Kind.GARBLED, Kind.PROTOCOL, Kind.INVALID_OUTPUT),
-    "broken": (Kind.SERVER_ERROR, Kind.GATEWAY, Kind.CONNECT, Kind.NETWORK, Kind.TLS, Kind.STALE, Kind.LOCAL),
+    "broken": (Kind.SERVER_ERROR, Kind.GATEWAY, Kind.CONNECT, Kind.NETWORK, Kind.TLS, Kind.STALE, Kind.LOCAL, Kind.CRASHED),
     "refused": (
         Kind.REJECTED,
         Kind.CONTEXT,

@@ -30,7 +30,7 @@ _TROUBLE: Mapping[str, tuple[Kind, ...]] = {
     "cut answers": (Kind.TRUNCATED,),
     "garbled": (Kind.GARBLED, Kind.PROTOCOL),
     "server errors": (Kind.SERVER_ERROR, Kind.GATEWAY),
-    "network": (Kind.CONNECT, Kind.NETWORK, Kind.STALE, Kind.LOCAL),
+    "network": (Kind.CONNECT, Kind.NETWORK, Kind.STALE, Kind.LOCAL, Kind.CRASHED),
 }
 
 

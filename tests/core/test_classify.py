@@ -206,7 +206,8 @@ def test_every_kind_has_a_treatment_and_says_what_to_do() -> None:
 
 def test_what_costs_no_attempt() -> None:
     """Waiting never does, nor a connection that went stale, nor an endpoint or a machine that is of no use just now."""
-    free = {K.RATE_LIMITED, K.LOADING, K.STALE, K.UNSUPPORTED, K.DENIED, K.QUOTA, K.QUOTA_WINDOW, K.CONFIG, K.LOCAL, K.CANCELLED}
+    free = {K.RATE_LIMITED, K.LOADING, K.STALE, K.UNSUPPORTED, K.DENIED, K.QUOTA, K.QUOTA_WINDOW, K.CONFIG}
+    free |= {K.LOCAL, K.CRASHED, K.CANCELLED}
     assert {kind for kind, treatment in TREATMENT.items() if treatment.again and not treatment.spends} == free
 
 

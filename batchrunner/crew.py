@@ -1,0 +1,232 @@
+"""The workers of a run: processes that hold its connections, so that it can use more than one core.
+
+    engine ──attempt──► crew ──► the worker with the least in flight (`worker`) ──► endpoint
+           ◄──outcome──      ◄──
+
+Rules:
+
+1. Everything is decided and kept in one place, the run: one scheduler, one limit and pace for each endpoint, one journal.
+   What is spread over processes is the wire: connections, TLS, HTTP, streams, and the judging of answers. Thus nothing has
+   to be divided among workers, and nothing that they hold is worth keeping.
+2. A worker that dies takes no result with it: what it had under way is sent again, spends nothing of its request, and may
+   be on the bill. It is replaced; one place in the crew where worker after worker dies ends the run, in order (E407).
+3. When the run dies, the workers see the end of their pair and end too.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+from msgspec import Struct
+
+from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Ready, Send
+from batchrunner.core.model import Attempt, Kind, Outcome, Phase, Timing
+from batchrunner.core.policy import option
+from batchrunner.errors import FileError
+
+TEND_EVERY = 0.25
+DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
+FAREWELL = 2.0  # seconds until a worker that does not end is killed
+
+Review = Callable[[Attempt, Phase, float], float]
+
+
+class Processes(Struct, frozen=True, kw_only=True):
+    """How the work is spread over this machine."""
+
+    workers: Annotated[
+        int,
+        option(
+            "processes that hold the connections: more than one core for TLS, streams and high rates",
+            group="Speed",
+            metavar="N",
+            main=False,
+            ge=1,
+            le=256,
+        ),
+    ] = 1
+
+
+class _Errand:
+    """An attempt on its way through a worker."""
+
+    __slots__ = ("answer", "attempt", "review")
+
+    def __init__(self, attempt: Attempt, review: Review, answer: "asyncio.Future[Outcome]") -> None:
+        self.attempt = attempt
+        self.review = review
+        self.answer = answer
+
+
+class Place:
+    """One place in the crew, and the worker that fills it. `changed` is called when it can send, or no longer."""
+
+    def __init__(self, opening: Opening, environ: Mapping[str, str], changed: Callable[[], None]) -> None:
+        self.ready = False
+        self.deaths = 0  # since the last answer
+        self.errands: dict[int, _Errand] = {}
+        self._opening = opening
+        self._environ = environ
+        self._changed = changed
+        self._channel: Channel | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._number = 0
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def empty(self) -> bool:
+        """Whether a worker is wanted here."""
+        return self._channel is None
+
+    async def fill(self) -> None:
+        """Start a worker. FileError E407 when the system has no room for one."""
+        if self._process:
+            await _farewell(self._process)
+        try:
+            end, self._process = _started(self._environ)
+        except OSError as error:
+            raise FileError("E407", f"no worker process can be started: {error.strerror}", "ask for fewer: --workers N") from None
+        self._channel = await Channel.over(end, FROM_WORKER, self._hear, self._lost)
+        self._channel.say(self._opening)
+
+    async def send(self, attempt: Attempt, review: Review) -> Outcome:
+        """What the attempt amounts to."""
+        assert self._channel
+        self._number = number = self._number + 1
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+        self.errands[number] = _Errand(attempt, review, answer)
+        self._channel.say(Send(number, attempt))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self.errands.pop(number, None) and self._channel:
+                self._channel.say(Cancel(number))
+            raise
+
+    async def close(self) -> None:
+        """Let the worker go; whatever it has under way is given up."""
+        if self._channel:
+            self._channel.close()
+        if self._process:
+            await _farewell(self._process)
+
+    def _hear(self, message: Any) -> None:
+        if isinstance(message, Answered):
+            self.deaths = 0
+            errand = self.errands.pop(message.number, None)
+            if errand and not errand.answer.done():
+                errand.answer.set_result(message.outcome)
+        elif isinstance(message, Asked):
+            self._review(message)
+        elif isinstance(message, Ready):
+            self.ready = True
+            self._changed()
+
+    def _review(self, message: Asked) -> None:
+        errand = self.errands.get(message.number)
+        if errand and self._channel:
+            self._channel.say(Granted(message.number, errand.review(errand.attempt, message.phase, message.age)))
+
+    def _lost(self) -> None:
+        """The worker has died: what it had under way is lost, and may be on the bill."""
+        self.ready, self._channel = False, None
+        self.deaths += 1
+        errands, self.errands = self.errands, {}
+        now = self._loop.time()
+        for errand in errands.values():
+            if not errand.answer.done():
+                errand.answer.set_result(_crashed(now - errand.attempt.started, True))
+        self._changed()
+
+
+class Crew:
+    """The workers of a run. `async with` starts them; `send` makes one attempt, as a transport does, in one of them."""
+
+    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str]) -> None:
+        self._places = [Place(opening, environ, self._look) for _ in range(count)]
+        self._up: list[Place] = []
+        self._failure: FileError | None = None
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        for place in self._places:
+            await place.fill()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await asyncio.gather(*(place.close() for place in self._places))
+
+    def send(self, attempt: Attempt, review: Review) -> Coroutine[Any, Any, Outcome]:
+        """What the attempt amounts to: judged already by the worker that makes it."""
+        return min(self._up, key=_load).send(attempt, review) if self._up else self._send_later(attempt, review)
+
+    async def _send_later(self, attempt: Attempt, review: Review) -> Outcome:
+        while not self._up:
+            if self._failure:
+                return _crashed(0.0, False)
+            self._news.clear()
+            await self._news.wait()
+        return await self.send(attempt, review)
+
+    async def tend(self) -> None:
+        """Replace those who have died. FileError E407 where one after the other dies, or none can be started."""
+        for place in self._places:
+            if place.empty:
+                self._refuse(place)
+                await place.fill()
+
+    def _refuse(self, place: Place) -> None:
+        """E407 where too many have died."""
+        if place.deaths >= DEATHS:
+            message = f"{place.deaths} worker processes have died one after the other, the last ones without an answer"
+            hint = "look for a lack of memory, then run the same command again; or do without workers: --workers 1"
+            self._failure = FileError("E407", message, hint)
+            self._news.set()
+            raise self._failure
+
+    def _look(self) -> None:
+        self._up = [place for place in self._places if place.ready]
+        self._news.set()
+
+
+def _load(place: Place) -> int:
+    return len(place.errands)
+
+
+def _crashed(seconds: float, sent: bool) -> Outcome:
+    """The outcome of an attempt whose worker has died."""
+    message = "the worker process that made the attempt has died"
+    return Outcome(Kind.CRASHED, message=message, timing=Timing(total=seconds), billed=sent)
+
+
+def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """A new worker and our end of the pair. It imports what we have imported, from where we have, and nothing from its folder."""
+    ours, theirs = socket.socketpair()
+    descriptor = theirs.fileno()
+    silent = None if environ.get("BATCHRUNNER_DEBUG") else subprocess.DEVNULL
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - this very Python, and a number
+            [sys.executable, "-P", "-m", "batchrunner.worker", str(descriptor)],
+            pass_fds=[descriptor],
+            env={**environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=silent,
+            process_group=0,  # Ctrl-C is for the run
+        )
+    return ours, process
+
+
+async def _farewell(process: "subprocess.Popen[bytes]") -> None:
+    """Until the process has ended, by itself or not."""
+    try:
+        await asyncio.to_thread(process.wait, FAREWELL)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        await asyncio.to_thread(process.wait)

@@ -1,0 +1,131 @@
+"""A worker: a process that holds connections for a run and makes attempts on them.
+
+    python -m batchrunner.worker DESCRIPTOR      the number of the inherited end of a socket pair
+
+Rules:
+
+1. It decides nothing. Which attempt is made, when, for how long, and what follows, the run says (`crew`); a worker speaks HTTP
+   and says what each answer amounts to.
+2. Signals are the run's affair. When the run has gone, a worker ends at once.
+3. No key is on its command line, in a file or in a frame: it is in the environment that a worker inherits.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, NoReturn
+
+from msgspec import Struct
+
+from batchrunner.channel import TO_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Ready, Send
+from batchrunner.core.classify import classify
+from batchrunner.core.model import Attempt, Phase
+from batchrunner.engine import broken_off
+from batchrunner.loop import run_loop, tune
+from batchrunner.transport import Transport
+from batchrunner.ways import Ways
+
+DEAF = ("SIGINT", "SIGTERM", "SIGHUP")
+LOOK = 0.02  # seconds until an attempt asks again that has asked for more time
+LEAST = 0.001
+
+
+class _Question(Struct, gc=False):
+    """An attempt has asked for more time, in a wait that began at `began`."""
+
+    phase: str
+    began: float
+    asked: float
+    granted: float | None = None
+
+
+class Worker:
+    """One worker. `await run(end)` does not return."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._opening: asyncio.Future[Opening] = self._loop.create_future()
+        self._transports: dict[str, Transport] = {}
+        self._attempts: dict[int, asyncio.Task[None]] = {}
+        self._questions: dict[int, _Question] = {}
+        self._answers: Mapping[type, Callable[[Any], object]] = {
+            Opening: self._opening.set_result,
+            Send: self._send,
+            Cancel: self._cancel,
+            Granted: self._granted,
+        }
+
+    async def run(self, end: socket.socket) -> None:
+        """Serve the run at the other end of the pair until it has gone."""
+        self._channel = await Channel.over(end, TO_WORKER, self._hear, _gone)
+        opening = await self._opening
+        async with AsyncExitStack() as stack:
+            ways = Ways(opening.service, opening.connection, os.environ)
+            for name, transport in ways.transports(opening.urls).items():
+                self._transports[name] = await stack.enter_async_context(transport)
+            self._channel.say(Ready())
+            await asyncio.Event().wait()
+
+    def _hear(self, message: Any) -> None:
+        self._answers[type(message)](message)
+
+    def _send(self, message: Send) -> None:
+        self._attempts[message.number] = self._loop.create_task(self._carry(message.number, message.attempt))
+
+    def _cancel(self, message: Cancel) -> None:
+        if task := self._attempts.get(message.number):
+            task.cancel()
+
+    def _granted(self, message: Granted) -> None:
+        if question := self._questions.get(message.number):
+            question.granted = message.seconds
+
+    async def _carry(self, number: int, attempt: Attempt) -> None:
+        try:
+            answer = await self._transports[attempt.endpoint].send(attempt, partial(self._review, number))
+            outcome = classify(attempt, answer)
+        except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not cost the others theirs
+            outcome = broken_off(bug)
+        finally:
+            del self._attempts[number]
+            self._questions.pop(number, None)
+        self._channel.say(Answered(number, outcome))
+
+    def _review(self, number: int, _attempt: Attempt, phase: Phase, age: float) -> float:
+        """How much longer to wait, as the run says; until it has said so, a moment."""
+        now = self._loop.time()
+        question = self._questions.get(number)
+        if question is None or question.phase != phase or question.began < now - age - LEAST:
+            self._questions[number] = _Question(phase, now - age, now)
+            self._channel.say(Asked(number, phase, age))
+            return LOOK
+        if question.granted is None:
+            return LOOK
+        del self._questions[number]
+        return max(LEAST, question.asked + question.granted - now) if question.granted else 0.0
+
+
+def _gone() -> NoReturn:
+    """The run has gone: whatever is under way is nobody's any more."""
+    os._exit(0)
+
+
+def main(descriptor: str) -> None:
+    """The whole life of a worker."""
+    for name in DEAF:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    tune()
+
+    async def serve() -> None:
+        await Worker().run(socket.socket(fileno=int(descriptor)))
+
+    run_loop(serve())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,595 @@
+"""Workers: the channel between them and the run, one worker and the crew without processes, and the whole with them."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import batchrunner
+from batchrunner import crew as crew_room
+from batchrunner import worker as worker_room
+from batchrunner.channel import (
+    FROM_WORKER,
+    TO_WORKER,
+    Answered,
+    Cancel,
+    Channel,
+    Granted,
+    Opening,
+    Ready,
+    Send,
+    packed,
+)
+from batchrunner.core.classify import classify
+from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request
+from batchrunner.core.service import Connection, Service
+from batchrunner.crew import DEATHS, TEND_EVERY, Crew
+from batchrunner.engine import Chore
+from batchrunner.errors import FileError
+from batchrunner.worker import Worker
+from tests.crash import COMMAND, environment, served, workers_of
+from tests.server import FaultServer, Peer, json_reply
+from tests.server import chat as answer
+from tests.virtual import MemorySink, chat, engine_for, good, run_virtual
+
+OPENING = Opening(Service(base_url=("http://a/v1",)), Connection(), {"a": "http://a/v1"})
+PATIENT = Deadlines(10.0, 20.0, 20.0, 60.0, "p99 of 412 calls")
+FRAME = 8
+
+
+def attempt(line: int = 1, **changes: Any) -> Attempt:
+    return Attempt(chat(line, **changes), "a", 1, 0.0, PATIENT)
+
+
+def framed(*messages: Any) -> bytes:
+    frame = packed(list(messages))
+    return len(frame).to_bytes(FRAME, "big") + frame
+
+
+async def come(true: Callable[[], object]) -> None:
+    """Let the loop turn until it is so."""
+    for _ in range(100_000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")
+
+
+# ---- the channel ----
+
+
+class Ear:
+    """A channel without a pair, and what it hears."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.heard: list[Any] = []
+        self.channel = Channel(decoder, self.heard.append, lambda: None)
+
+
+said_to_worker = st.lists(
+    st.one_of(
+        st.builds(Cancel, st.integers(0, 2**40)),
+        st.builds(Granted, st.integers(0, 9), st.floats(0, 1e6)),
+        st.builds(lambda line, body: Send(line, attempt(line, body=body)), st.integers(1, 9), st.binary(max_size=3000)),
+    ),
+    max_size=6,
+)
+
+
+@given(st.lists(said_to_worker, max_size=5), st.data())
+@settings(max_examples=60)
+def test_what_is_said_is_heard_however_it_is_cut(turns: list[list[Any]], data: st.DataObject) -> None:
+    raw = b"".join(framed(*turn) for turn in turns)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
+
+    async def main() -> list[Any]:
+        ear = Ear(TO_WORKER)
+        for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True):
+            ear.channel.data_received(raw[start:end])
+        return ear.heard
+
+    assert asyncio.run(main()) == [message for turn in turns for message in turn]
+
+
+async def test_half_a_frame_is_never_heard() -> None:
+    ear = Ear(FROM_WORKER)
+    ear.channel.data_received(framed(Ready()) + framed(Answered(1, Outcome(Kind.OK)), Answered(2, Outcome(Kind.OK)))[:-1])
+    assert ear.heard == [Ready()]
+
+
+async def test_half_a_character_does_not_break_a_frame() -> None:
+    ear = Ear(FROM_WORKER)
+    odd = Outcome(Kind.REJECTED, 400, message="no \udcff", body=b'{"a":"\\ud800"}', request_id="\udc80")
+    ear.channel.data_received(framed(Answered(1, odd)))
+    assert ear.heard == [Answered(1, msgspec.structs.replace(odd, message="no ?", request_id="?"))]
+
+
+async def test_what_is_said_in_one_turn_is_one_frame_and_the_end_is_heard_once() -> None:
+    ours, theirs = socket.socketpair()
+    heard: list[Any] = []
+    lost: list[bool] = []
+    near = await Channel.over(ours, FROM_WORKER, heard.append, lambda: lost.append(True))
+    near.say(Cancel(1))
+    near.say(Cancel(2))
+    await asyncio.sleep(0)
+    theirs.setblocking(True)
+    raw = await asyncio.to_thread(theirs.recv, 1000)
+    assert raw == framed(Cancel(1), Cancel(2))
+    theirs.close()
+    await come(lambda: lost)
+    near.say(Cancel(3))  # to nobody: no error
+    await asyncio.sleep(0)
+    assert (heard, lost) == ([], [True])
+
+
+# ---- one worker and its place, over a pair, without a process ----
+
+
+class Spoken:
+    """In the place of all transports: answers by script, and keeps what it was asked."""
+
+    script: Any = None
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def transports(self, urls: dict[str, str]) -> dict[str, "Spoken"]:
+        return dict.fromkeys(urls, self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def send(self, attempt: Attempt, review: Any) -> Reply | Fault:
+        return await type(self).script(attempt, review)
+
+
+class NoProcess:
+    """Stands for the process of a worker that is a task of ours."""
+
+    def wait(self, _seconds: float | None = None) -> int:
+        return 0
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list["asyncio.Task[None]"]:
+    """Workers as tasks of this loop, over real pairs."""
+    made: list[asyncio.Task[None]] = []
+
+    def started(_environ: object) -> tuple[socket.socket, Any]:
+        ours, theirs = socket.socketpair()
+        made.append(asyncio.get_running_loop().create_task(Worker().run(theirs)))
+        return ours, NoProcess()
+
+    monkeypatch.setattr(crew_room, "_started", started)
+    monkeypatch.setattr(worker_room, "Ways", Spoken)
+    monkeypatch.setattr(worker_room, "_gone", lambda: [task.cancel() for task in made])
+    return made
+
+
+def never(*_: object) -> float:
+    raise AssertionError("nobody asked for more time")
+
+
+@pytest.mark.usefixtures("tasks")
+async def test_an_attempt_goes_out_whole_and_its_outcome_comes_back_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    async def script(attempt: Attempt, _review: Any) -> Reply:
+        seen.append(attempt)
+        return good()
+
+    monkeypatch.setattr(Spoken, "script", script)
+    sent = attempt(7, body=b"\x00\xff" * 500, headers=(("x-a", "1"),))
+    async with Crew(2, OPENING, {}) as crew:
+        assert await crew.send(sent, never) == classify(sent, good())
+    assert seen == [sent]
+
+
+@pytest.mark.usefixtures("tasks")
+async def test_a_deadline_that_passes_is_put_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the run grants counts from the question; 0.0 gives up; a wait that began anew is a question of its own."""
+    told: list[tuple[Phase, float]] = []
+    grants = iter([5.0, 0.0, 7.0])
+
+    def review(_attempt: Attempt, phase: Phase, age: float) -> float:
+        told.append((phase, age))
+        return next(grants)
+
+    async def script(attempt: Attempt, ask: Any) -> Reply:
+        assert 4.5 < await decided(ask, attempt, Phase.FIRST_BYTE, 1.0) <= 5.0
+        assert await decided(ask, attempt, Phase.FIRST_BYTE, 6.0) == 0.0
+        ask(attempt, Phase.BODY, 2.0)  # this silence ends before the run has said anything
+        assert 6.5 < await decided(ask, attempt, Phase.BODY, 0.1) <= 7.0
+        return good()
+
+    monkeypatch.setattr(Spoken, "script", script)
+    grants = iter([5.0, 0.0, 7.0, 7.0])
+    async with Crew(1, OPENING, {}) as crew:
+        assert (await crew.send(attempt(), review)).kind is Kind.OK
+    assert [(phase, round(age)) for phase, age in told] == [
+        (Phase.FIRST_BYTE, 1),
+        (Phase.FIRST_BYTE, 6),
+        (Phase.BODY, 2),
+        (Phase.BODY, 0),
+    ]
+
+
+async def decided(ask: Any, attempt: Attempt, phase: Phase, age: float) -> float:
+    """What the reviewer says once it knows."""
+    clock = asyncio.get_running_loop().time
+    began = clock() - age
+    said: list[float] = []
+
+    def known() -> bool:
+        said.append(ask(attempt, phase, clock() - began))
+        return said[-1] != worker_room.LOOK
+
+    await come(known)
+    return said[-1]
+
+
+@pytest.mark.usefixtures("tasks")
+async def test_whoever_is_cancelled_is_cancelled_in_the_worker_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def script(_attempt: Attempt, _review: Any) -> Reply:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return good()
+
+    monkeypatch.setattr(Spoken, "script", script)
+    async with Crew(1, OPENING, {}) as crew:
+        task = asyncio.ensure_future(crew.send(attempt(), never))
+        await began.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await ended.wait()
+
+
+@pytest.mark.usefixtures("tasks")
+async def test_a_bug_in_one_attempt_costs_only_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(attempt: Attempt, _review: Any) -> Reply:
+        if attempt.request.line == 1:
+            raise RuntimeError("oops")
+        return good()
+
+    monkeypatch.setattr(Spoken, "script", script)
+    async with Crew(1, OPENING, {}) as crew:
+        outcomes = await asyncio.gather(*(crew.send(attempt(line), never) for line in (1, 2)))
+    assert [(each.kind, each.message) for each in outcomes] == [(Kind.LOCAL, "internal error: RuntimeError"), (Kind.OK, "")]
+
+
+async def test_the_work_goes_to_whoever_has_the_least(tasks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[str] = []
+    go = asyncio.Event()
+
+    async def script(_attempt: Attempt, _review: Any) -> Reply:
+        where.append(str(asyncio.current_task()))
+        await go.wait()
+        return good()
+
+    monkeypatch.setattr(Spoken, "script", script)
+
+    async def send(crew: Crew, line: int) -> Outcome:
+        return await crew.send(attempt(line), never)
+
+    async with Crew(3, OPENING, {}) as crew:
+        await come(lambda: len(crew._up) == 3)
+        sent = [asyncio.ensure_future(send(crew, line)) for line in range(9)]
+        await come(lambda: len(where) == 9)
+        assert [len(place.errands) for place in crew._places] == [3, 3, 3]
+        go.set()
+        await asyncio.gather(*sent)
+    assert len(tasks) == 3
+
+
+# ---- the crew over workers that die by plan, in virtual time ----
+
+
+class Mortal:
+    """In the place of a channel: a worker that answers, or dies with whatever it has in hand, as the plan says."""
+
+    chance: Random
+    mortality: float
+    asked: list[int]
+
+    def __init__(self, hear: Callable[[Any], object], lost: Callable[[], object]) -> None:
+        self._hear = hear
+        self._lost = lost
+        self._dead = False
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def over(cls, _end: object, _decoder: object, hear: Any, lost: Any) -> "Mortal":
+        return cls(hear, lost)
+
+    def say(self, message: Any) -> None:
+        if isinstance(message, Opening):
+            self._later(self._hear, Ready())
+        elif isinstance(message, Send):
+            type(self).asked.append(message.attempt.request.line)
+            if self.chance.random() < self.mortality:
+                self._loop.call_later(self.chance.random(), self._die)
+            else:
+                self._later(self._hear, Answered(message.number, classify(message.attempt, good())))
+
+    def close(self) -> None:
+        self._dead = True
+
+    def _later(self, act: Callable[..., object], message: object) -> None:
+        self._loop.call_later(self.chance.random(), lambda: None if self._dead else act(message))
+
+    def _die(self) -> None:
+        if not self._dead:
+            self._dead = True
+            self._lost()
+
+
+@contextmanager
+def mortal(seed: int, mortality: float) -> Iterator[type[Mortal]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew_room, "Channel", Mortal)
+        patch.setattr(crew_room, "_started", lambda _environ: (None, None))
+        Mortal.chance, Mortal.mortality, Mortal.asked = Random(seed), mortality, []
+        yield Mortal
+
+
+async def run_over(count: int, lines: int) -> tuple[MemorySink, FileError | None]:
+    """A run of so many lines over a crew; the sink, and what ended the run early."""
+    sink = MemorySink()
+    async with Crew(count, OPENING, {}) as crew:
+        engine = engine_for([chat(line) for line in range(1, lines + 1)], None, sink=sink, chance=lambda: 0.5)  # type: ignore[arg-type]
+        engine._transports = {"a": crew}
+        try:
+            await engine.run([Chore(TEND_EVERY, crew.tend)])
+        except FileError as error:
+            return sink, error
+    return sink, None
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([0.0, 0.02, 0.1]))
+@settings(max_examples=40, deadline=None)
+def test_every_line_has_one_result_whoever_dies_when(seed: int, count: int, mortality: float) -> None:
+    with mortal(seed, mortality) as seen:
+        sink, failure = run_virtual(lambda: run_over(count, 60))
+    lines = [result.request.line for result in sink.results]
+    assert len(lines) == len(set(lines))
+    assert failure or sorted(lines) == list(range(1, 61))
+    assert set(lines) <= set(seen.asked)
+    for result in sink.results:
+        assert result.kind is Kind.OK or (result.kind is Kind.CRASHED and result.attempts > 4)
+        assert result.maybe_billed == result.attempts - (result.kind is Kind.OK)
+
+
+def test_where_worker_after_worker_dies_the_run_ends_in_order() -> None:
+    with mortal(1, 1.0):
+        sink, failure = run_virtual(lambda: run_over(2, 60))
+    assert failure
+    assert (failure.code, failure.exit_code, f"{DEATHS} worker processes" in failure.message) == ("E407", 4, True)
+    assert sink.results == []
+
+
+async def test_no_room_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_environ: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(crew_room, "_started", full)
+    with pytest.raises(FileError, match=r"temporarily unavailable.*E407") as refused:
+        async with Crew(2, OPENING, {}):
+            pass
+    assert "--workers" in refused.value.hint
+
+
+# ---- the whole, with processes ----
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+LINES = 40
+
+
+class Gate:
+    """A server that holds every answer after the first few until it is opened, and knows who has asked."""
+
+    def __init__(self, free: int = 4) -> None:
+        self.asked = 0
+        self._free = free
+        self._open = asyncio.Event()
+
+    async def __call__(self, peer: Peer) -> None:
+        while True:
+            question = (await peer.request()).json()["messages"][0]["content"]
+            self.asked += 1
+            self._loop = asyncio.get_running_loop()
+            if self.asked > self._free:
+                await self._open.wait()
+            await peer.send(json_reply(200, answer(text=question)))
+
+    def open(self) -> None:
+        self._loop.call_soon_threadsafe(self._open.set)
+
+
+def write(count: int = LINES) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    made = [{"custom_id": f"r-{n}", "url": "/v1/chat/completions", "body": body} for n in range(count)]
+    Path("a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in made))
+
+
+def start(server: FaultServer, *options: str, **env: str) -> "subprocess.Popen[str]":
+    words = [*COMMAND, "a.jsonl", "--base-url", server.url, "-c", "8", "--workers", "2", "--json", *options]
+    return subprocess.Popen(
+        words, env=environment(**env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+
+
+def ended(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Its summary."""
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return json.loads(out) | {"exit_code": process.returncode}
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for what must come."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def ids() -> list[str]:
+    return sorted(json.loads(raw)["custom_id"] for raw in Path("a.results.jsonl").read_text().splitlines())
+
+
+EVERY = sorted(f"r-{n}" for n in range(LINES))
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_two_workers_share_the_work_and_are_gone_at_the_end() -> None:
+    write()
+    gate = Gate()
+    with served(FaultServer(gate)) as server:
+        process = start(server, OPENAI_API_KEY="sk-canary-0123456789")
+        until(lambda: gate.asked >= 12)
+        pids = workers_of(process.pid)
+        assert len(pids) == 2
+        for pid in pids:  # P7
+            assert b"canary" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            held = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+            assert not [name for name in held if "/a." in name], "no file of the job, and no lock"
+        gate.open()
+        out, err = process.communicate(timeout=60)
+        assert {seen.headers["Authorization"] for seen in server.requests} == {"Bearer sk-canary-0123456789"}
+    summary = json.loads(out)
+    assert (process.returncode, summary["succeeded"], summary["attempts"], err.count("Traceback")) == (0, LINES, LINES, 0)
+    assert ids() == EVERY
+    assert not any(map(alive, pids))
+    produced = [path.read_bytes() for path in Path().rglob("*") if path.is_file()]
+    assert produced
+    assert not any(b"canary" in raw for raw in produced)
+
+
+def test_workers_are_killed_and_what_they_had_is_sent_again() -> None:
+    write()
+    gate = Gate()
+    with served(FaultServer(gate)) as server:
+        process = start(server)
+        until(lambda: gate.asked >= 12)
+        for pid in workers_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: gate.asked >= 20)
+        gate.open()
+        out, _ = process.communicate(timeout=60)
+    summary = json.loads(out)
+    lost = summary["attempts"] - LINES
+    assert (process.returncode, summary["succeeded"], summary["maybe_billed"]) == (0, LINES, lost)
+    assert 8 <= lost <= 16, "what the second one was given after the death of the first is lost as well"
+    assert ids() == EVERY
+
+
+def test_the_run_is_killed_and_its_workers_end_and_it_continues() -> None:
+    write()
+    gate = Gate()
+    with served(FaultServer(gate)) as server:
+        process = start(server)
+        until(lambda: gate.asked >= 12)
+        pids = workers_of(process.pid)
+        process.kill()
+        process.communicate()
+        until(lambda: not any(map(alive, pids)))
+        assert len(ids()) == 4
+        gate.open()
+        assert ended(start(server))["resumed"] == 4
+    assert ids() == EVERY
+
+
+def test_ctrl_c_is_for_the_run_and_in_flight_may_finish() -> None:
+    write()
+    gate = Gate()
+    with served(FaultServer(gate)) as server:
+        process = start(server)
+        until(lambda: gate.asked >= 12)
+        for pid in workers_of(process.pid):  # a job scheduler tells every process
+            os.kill(pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr
+        while "stopping" not in process.stderr.readline():
+            pass
+        gate.open()
+        out, _ = process.communicate(timeout=60)
+        summary = json.loads(out)
+        assert (process.returncode, summary["succeeded"], summary["pending"]) == (130, 12, LINES - 12)
+        assert ended(start(server))["exit_code"] == 0
+    assert ids() == EVERY
+
+
+def test_a_refused_key_stops_all_of_them_at_once() -> None:
+    write()
+    with served(FaultServer(json_reply(401, {"error": {"message": "no"}}))) as server:
+        process = start(server)
+        out, _ = process.communicate(timeout=60)
+    summary = json.loads(out)
+    assert (process.returncode, summary["pending"], "E301" in summary["stopped"]) == (3, LINES, True)
+
+
+async def test_the_library_with_rows_and_hooks() -> None:
+    """Whatever one process can do, a crew can: hooks and rows stay with the run."""
+    with served(FaultServer(Gate(10**6))) as server:
+        rows = [batchrunner.chat(f"q{n}", model="m") for n in range(20)]
+        async with batchrunner.Runner(
+            base_url=server.url,
+            workers=2,
+            max_attempts=1,
+            prepare=lambda request: request,
+            validate=lambda result: "q13" not in result.text,
+        ) as runner:
+            results = await runner.gather(rows)
+    assert [result.text for result in results if result.ok] == [f"q{n}" for n in range(20) if n != 13]
+    assert results[13].kind is Kind.INVALID_OUTPUT
+
+
+@pytest.mark.parametrize("number", ["0", "257", "two"])
+def test_how_many_there_may_be(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from batchrunner.cli import main
+
+    assert main(["a.jsonl", "--workers", number]) == 2
+    assert "--workers" in capsys.readouterr().err
+
+
+def test_a_request_is_an_attempt_again() -> None:
+    """What travels is what was sent: no field is forgotten on the way."""
+    sent = Send(3, attempt(5, metadata=b'{"a":1}', stream=True, images=2))
+    heard = TO_WORKER.decode(packed([sent]))
+    assert heard == [sent]
+    assert isinstance(heard[0].attempt.request, Request)
