@@ -10,20 +10,21 @@ Rules:
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 from batchrunner import reading
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.diagnosis import diagnose
-from batchrunner.core.trail import AttemptLine, End, Moment, Spend
+from batchrunner.core.trail import AttemptLine, End, Moment
 from batchrunner.errors import UsageError
 from batchrunner.job import paths_of, replace
 from batchrunner.listed import price_of
 from batchrunner.paths import Paths
 from batchrunner.report import html, text
+from batchrunner.report.course import Chapter, chapters
+from batchrunner.report.rows import Priced
 from batchrunner.report.story import Story
-from batchrunner.report.telling import Chapter, Count, Priced, chapters, tell
+from batchrunner.report.telling import Count, tell
 from batchrunner.settings import Settings
 from batchrunner.summary import Report, Summary, summarise
 from batchrunner.view import Run
@@ -39,7 +40,7 @@ class Pages:
         self._said = said
         self._wanted = Path(settings.display.report) if settings.display.report else None
         self._paths = paths_of(settings) if run.job.folder else None
-        self._priced = priced(run.prices)
+        self._priced = run.prices.priced
         self._earlier: list[Chapter] | None = None
 
     async def story(self, ending: Report | None = None) -> Story:
@@ -100,7 +101,7 @@ def rebuilt(settings: Settings, standing: Report, said: text.Job) -> Path:
     count = Count(summary=standing.summary, failures=standing.snapshot.failures, findings=diagnose(moments) if moments else ())
     prices = Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(f"https://{endpoint}/", model))
     files = _files(paths, standing.results, standing.errors)
-    story = _told(told, reading.attempts(paths), count, said, priced(prices), files)
+    story = _told(told, reading.attempts(paths), count, said, prices.priced, files)
     place = Path(settings.display.report) if settings.display.report else paths.report
     try:
         _write(html.page(story), [place])
@@ -109,25 +110,6 @@ def rebuilt(settings: Settings, standing: Report, said: text.Job) -> Path:
             "E401", f"{place}: the page cannot be written: {why(error)}", "Choose another place: --report FILE.html"
         ) from None
     return place
-
-
-def priced(prices: Prices) -> Priced:
-    """What tokens cost, and who says so, in the order in which they are asked."""
-
-    def told(spend: Spend) -> tuple[float | None, str]:
-        own = prices.own(spend.model)
-        if own:
-            return own.of(spend.input, spend.output), "your prices"
-        if spend.told is not None:
-            return spend.told, "the provider"
-        listed = prices.listing(spend.endpoint, spend.model)
-        return (listed.of(spend.input, spend.output), _source()) if listed else (None, "")
-
-    return told
-
-
-def _source() -> str:
-    return f"genai-prices {metadata.version('genai-prices')}"
 
 
 def _told(

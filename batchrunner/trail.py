@@ -40,7 +40,7 @@ FIRST_EVERY, EVERY = 0.5, 5.0  # seconds between two moments: at the start, and 
 PER_RUN = 250  # and longer in a long run: its age divided by this
 RECENT = 400  # moments in memory
 EVENTS_SIZE = 64 * 2**20
-LIBRARIES = ("aiohttp", "aiolimiter", "msgspec", "orjson", "tqdm", "uvloop")
+LIBRARIES = ("aiohttp", "aiolimiter", "genai-prices", "msgspec", "orjson", "tqdm", "uvloop")
 
 
 class Sight(Struct, frozen=True, kw_only=True):

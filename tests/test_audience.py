@@ -14,10 +14,8 @@ import aiohttp
 import pytest
 
 import batchrunner
-from batchrunner import cli, pages
+from batchrunner import cli
 from batchrunner.audience import Audience
-from batchrunner.core.cost import Price, Prices
-from batchrunner.core.trail import Spend
 from batchrunner.dashboard import Dashboard
 from batchrunner.engine import Hooks
 from batchrunner.errors import FileError
@@ -126,15 +124,6 @@ def test_a_page_that_cannot_be_written_breaks_nothing(job: Path, capfd: pytest.C
     assert report.ok
     assert target.read_text() == "precious"
     assert ("the report could not be written" in capfd.readouterr().err) == (obstacle == "folder")
-
-
-def test_who_says_what_it_costs() -> None:
-    prices = Prices({"mine": Price(1.0, 2.0)}, lambda endpoint, model: Price(3.0, 4.0) if model == "listed" else None)
-    ask = pages.priced(prices)
-    million = {"endpoint": "A", "requests": 1, "input": 1_000_000}
-    assert ask(Spend(model="mine", told=9.0, **million)) == (1.0, "your prices")
-    assert ask(Spend(model="other", told=9.0, **million)) == (9.0, "the provider")
-    assert ask(Spend(model="unheard", **million)) == (None, "")
 
 
 # ---- the page live ----

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind
-from batchrunner.report import html, svg
+from batchrunner.report import charts, html, svg
 from batchrunner.report.story import GROUP_OF, GROUPS, Death, Endpoint, Finding, Leg, Moment, Slow, Story
 from tests.stories import HOSTILE, story
 
@@ -135,8 +136,8 @@ def test_an_endpoint_nobody_asked_divides_nothing() -> None:
 def test_every_kind_has_one_colour() -> None:
     assert set(GROUP_OF) == set(Kind)
     assert sum(map(len, GROUPS.values())) == len(Kind)
-    assert set(html.GROUP_WORDS) == set(GROUPS)
-    assert all(f".{group}" in html.style() for group in [*GROUPS, *html.PHASE_WORDS])
+    assert set(charts.GROUP_WORDS) == set(GROUPS)
+    assert all(f".{group}" in html.style() for group in [*GROUPS, *charts.PHASE_WORDS])
 
 
 # ---- charts ----
@@ -218,7 +219,7 @@ def rendered(page: str, tmp_path: Path, width: int) -> dict[str, object]:
       window.alert = () => { window.alarms = (window.alarms || 0) + 1; };
     </script>"""
     (tmp_path / "page.html").write_text(
-        f'<meta charset="utf-8">{probe}<iframe style="width:{width}px;height:900px" srcdoc="{html.escape(page)}"></iframe>'
+        f'<meta charset="utf-8">{probe}<iframe style="width:{width}px;height:900px" srcdoc="{escape(page)}"></iframe>'
     )
     found = subprocess.run(
         [
@@ -237,7 +238,6 @@ def rendered(page: str, tmp_path: Path, width: int) -> dict[str, object]:
     )
     title = re.search(r"<title>(.*?)</title>", found.stdout)
     assert title
-    from html import unescape
 
     told: dict[str, object] = json.loads(unescape(title[1]))
     return told

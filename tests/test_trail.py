@@ -395,10 +395,10 @@ async def test_the_end_says_why(tmp_path: Path) -> None:
 
 def test_no_cause_is_named_where_all_went_well() -> None:
     guilty = records.Finding(code="us", question="?", verdict="yes", said="said", remedy="do")
-    summary = batchrunner.meter.Summary(
+    summary = batchrunner.summary.Summary(
         input="a", total=100, succeeded=100, failed=0, invalid=0, pending=0, attempts=101, retries=1
     )
-    report = batchrunner.meter.Report(summary, findings=(guilty,))
+    report = batchrunner.summary.Report(summary, findings=(guilty,))
     assert "cause" not in text.final(report, text.Job(input="a"))
     busy = msgspec.structs.replace(report, summary=msgspec.structs.replace(summary, attempts=140, retries=40))
     assert "cause     said" in text.final(busy, text.Job(input="a"))

@@ -113,7 +113,7 @@ class Prices:
         price = self.own(spend.model)
         if price is None and spend.told is not None:
             return spend.told, "the provider"
-        source = "your table" if price else "list price"
+        source = "your prices" if price else "list price"
         price = price or self.listing(spend.endpoint, spend.model)
         return (price.of(spend.input, spend.output), source) if price else (None, "")
 

@@ -37,7 +37,7 @@ def test_the_users_table_goes_before_the_provider_and_the_list() -> None:
         return Price(10, 10) if model == "known" else None
 
     prices = Prices({"m": Price(1, 2)}, listed)
-    assert prices.priced(spend("m", told=99.0)) == (2.0, "your table")
+    assert prices.priced(spend("m", told=99.0)) == (2.0, "your prices")
     assert prices.priced(spend("other", told=99.0)) == (99.0, "the provider")
     assert prices.priced(spend("known")) == (15.0, "list price")
     assert prices.priced(spend("nobody")) == (None, "")

@@ -14,7 +14,7 @@ from batchrunner.core.model import Kind
 from batchrunner.core.trail import LaneMoment, Spend, bucket
 from batchrunner.meter import Gauges, Snapshot
 from batchrunner.report.metrics import BOUNDS, NAMES, exposition
-from tests.test_telling import moment
+from tests.test_report_telling import moment
 
 SNAPSHOT = Snapshot(
     total=100,

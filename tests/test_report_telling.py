@@ -8,9 +8,10 @@ import pytest
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Line, Moment, Spend, Start, bucket
 from batchrunner.report import html
+from batchrunner.report.course import KEPT, Chapter, chapters, folded
 from batchrunner.report.story import GROUPS, Story
 from batchrunner.report.svg import POINTS
-from batchrunner.report.telling import KEPT, Chapter, Count, chapters, folded, tell
+from batchrunner.report.telling import Count, tell
 from batchrunner.report.text import Job
 from batchrunner.summary import Summary
 
