@@ -27,7 +27,7 @@ from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.crew import TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Hooks, Transport
-from batchrunner.job import Job, Reopen, failures, job_for, paths_of, standing_of
+from batchrunner.job import Job, Reopen, at_hand, failures, job_for, standing_of
 from batchrunner.keyring import Door
 from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
@@ -37,6 +37,7 @@ from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.paths import PAGE
 from batchrunner.reuse import Reuse, reuse_of
 from batchrunner.settings import Settings
+from batchrunner.spooling import as_lines
 from batchrunner.summary import Report, summarise
 from batchrunner.view import Run as Run
 from batchrunner.ways import Ways
@@ -110,7 +111,8 @@ async def run(
 
 def status(settings: Settings) -> Report:
     """How a job stands, from its files alone. Exit code 0 when all is done well, 1 with failures, 3 while something is to do."""
-    standing, paths = standing_of(settings), paths_of(settings)
+    with at_hand(settings) as paths:
+        standing = standing_of(as_lines(settings), paths)
     meter = Meter(0.0, standing.total)
     meter.resume(standing.succeeded, failures(standing))
     snapshot = meter.snapshot(0.0)

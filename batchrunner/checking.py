@@ -19,15 +19,17 @@ from batchrunner.core.model import Request, Result
 from batchrunner.core.trail import AttemptLine, Moment
 from batchrunner.errors import UsageError
 from batchrunner.formats import parse
-from batchrunner.job import paths_of, standing_of
+from batchrunner.job import at_hand, standing_of
 from batchrunner.keyring import doors
 from batchrunner.lines import read_lines
 from batchrunner.listed import context_of, price_of
+from batchrunner.paths import Paths
 from batchrunner.reading import attempts, last_moments
 from batchrunner.report.preview import CheckReport, ModelUse, Problem
 from batchrunner.selecting import of_shard, where
 from batchrunner.settings import Settings
 from batchrunner.source import dialect_of
+from batchrunner.spooling import as_lines
 from batchrunner.standing import Standing
 
 KINDS = 1000  # of problems that are told apart
@@ -39,7 +41,12 @@ ENOUGH = 20  # counted answers that make a ratio
 
 def check(settings: Settings, environ: Mapping[str, str] = os.environ) -> CheckReport:
     """Read every line as a run would, and send nothing. UsageError E2xx."""
-    standing, paths = standing_of(settings), paths_of(settings)
+    with at_hand(settings, render=True) as paths:
+        return _checked(as_lines(settings), paths, environ)
+
+
+def _checked(settings: Settings, paths: Paths, environ: Mapping[str, str]) -> CheckReport:
+    standing = standing_of(settings, paths)
     urls = _urls(settings, environ)
     moments = last_moments(paths)
     ratio, spread = learned(attempts(paths))

@@ -23,6 +23,8 @@ from batchrunner.shapes import shape, word
 Format = Literal["auto", "openai", "azure", "vllm", "http", "anthropic", "mistral", "cookbook"]
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+UNRENDERED = "unrendered"
+"""The key of a line that a row could not be made a request of; it says why."""
 
 
 class LineError(ValueError):
@@ -112,8 +114,14 @@ def _openai(raw: bytes, route: str) -> Envelope:
     body = _body(raw, fields)
     url = fields.url or route
     if not url:
-        raise LineError(*shape(read_entries(raw).keys()))
+        raise _unsent(read_entries(raw))
     return Envelope(fields.custom_id, fields.method, url, body, fields.headers)
+
+
+def _unsent(given: Mapping[str, Raw]) -> LineError:
+    """Why a line that names no url is refused: as the row it was made of had it (`rendering`), else as its keys tell."""
+    why = _text(given, UNRENDERED)
+    return LineError(why[:300], "Correct the row, then run the same command again.") if why else LineError(*shape(given.keys()))
 
 
 def _anthropic(raw: bytes, route: str) -> Envelope:

@@ -178,10 +178,15 @@ def _place(url: str, origins: tuple[str, ...]) -> tuple[str, Route, Callable[[Ma
     except ValueError as why:
         hint = "Give a path such as /v1/chat/completions; the address of the server is --base-url."
         raise LineError(str(why), hint) from None
+    route = route_of(path)
+    return path, route, _CHOICES[route]
+
+
+def route_of(path: str) -> Route:
+    """Which API answers at this path of an endpoint."""
     plain = path.partition("?")[0]
     known = _LONG.fullmatch(plain) or _SHORT.fullmatch(plain)
-    route = _ROUTES[known[1]] if known else Route.HTTP
-    return path, route, _CHOICES[route]
+    return _ROUTES[known[1]] if known else Route.HTTP
 
 
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})  # a tunnel; an echo of the key

@@ -16,11 +16,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -35,7 +35,7 @@ from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import digests, identify
 from batchrunner.journal import Journal
-from batchrunner.lines import Line, read_blocks, read_lines, spool
+from batchrunner.lines import Line, read_blocks, read_lines
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.paths import Paths
@@ -43,12 +43,12 @@ from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey, tidy
 from batchrunner.selecting import names_of_shard, of_shard
 from batchrunner.settings import Settings
-from batchrunner.source import IterableSource, Row, Source
+from batchrunner.source import IterableSource, Source
+from batchrunner.spooling import KEPT, STDIN, Rows, as_lines, is_kept, is_named, keep, keep_input, lines_of, made_of
 from batchrunner.standing import Standing
 from batchrunner.summary import Summary
 
-STDIN = STDOUT = "-"
-Rows = Iterable[Row] | AsyncIterable[Row]
+STDOUT = "-"
 Redact = Callable[[bytes], bytes]
 CHECKPOINT_EVERY = 10.0
 ROOM_EVERY = 10.0
@@ -100,7 +100,8 @@ class FileJob:
 
     def __init__(self, settings: Settings, reopen: Reopen | None = None, rows: Rows | None = None) -> None:
         self.redact: Redact | None = None
-        self._settings = settings
+        self._given = settings
+        self._settings = as_lines(settings)
         self._reopen = reopen
         self._rows = rows
         self.paths = paths_of(settings)
@@ -115,17 +116,14 @@ class FileJob:
 
     async def open(self, meter: Meter) -> None:
         """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
-        settings = self._settings
-        if settings.input != STDIN:
-            check_input(self.paths.input)
+        settings = self._given
+        if self._rows is None and settings.input != STDIN:
+            self._check_input()
         if settings.fresh:
             await retire(self.paths, settings)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
         self._settle_dialect()
-        if self._rows is not None:
-            await keep_rows(self._rows, self.paths.input)
-        elif settings.input == STDIN:
-            await asyncio.to_thread(spool, stdin(), self.paths.input)
+        await keep_input(self._given, self._rows, self.paths)
         await self._adopt()
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
         self._evidence = evidence_of(self._journal, settings)
@@ -136,6 +134,13 @@ class FileJob:
         standing = self._standing
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
+
+    def _check_input(self) -> None:
+        """Refuse what cannot be read, of a table at its first row, before anything is written."""
+        if (made := made_of(self._given, self.paths)) is None:
+            check_input(self.paths.input)
+        else:
+            next(made, None)
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
@@ -269,13 +274,12 @@ class PipeJob:
         if sys.stdout is None:
             raise UsageError("E401", "stdout is closed: there is no place for the results", "name one: -o FILE")
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
-        self._path = Path(self._settings.input)
-        if self._settings.input == STDIN:
-            self._path = folder / "input.jsonl"
-            await asyncio.to_thread(spool, stdin(), self._path)
-        check_input(self._path)
-        look = _Look(Paths(self._path, folder / "results", folder / "errors", folder), folder)
-        standing = await asyncio.to_thread(survey, evidence_of(look, self._settings))
+        given = Path(self._settings.rendering.render or folder / KEPT) if is_kept(self._settings) else Path(self.name)
+        paths = Paths(given, folder / "results", folder / "errors", folder)
+        await keep_input(self._settings, None, paths)
+        check_input(paths.input)
+        self._path, self._settings = paths.input, as_lines(self._settings)
+        standing = await asyncio.to_thread(survey, evidence_of(_Look(paths, folder), self._settings))
         refuse_duplicates(standing, self.name)
         meter.total = standing.total
 
@@ -322,7 +326,13 @@ class MemoryJob:
     async def open(self, meter: Meter) -> None:
         """Nothing to prepare: how many there are shows when they have been read."""
         if isinstance(self._requests, str | os.PathLike):
-            check_input(Path(self._requests))
+            if (made := made_of(self._settings)) is None:
+                check_input(Path(self._requests))
+            else:
+                self._requests = made
+        elif self._settings.rendering.prompt:
+            self._requests = lines_of(self._requests, self._settings)
+        self._settings = as_lines(self._settings)
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every request."""
@@ -377,54 +387,22 @@ def job_for(settings: Settings, reopen: Reopen | None = None) -> Job:
     return PipeJob(settings) if settings.output == STDOUT else FileJob(settings, reopen)
 
 
-async def keep_rows(rows: Rows, path: Path) -> None:
-    """Write the rows of an iterable as an input file, in one step. UsageError E203 for a row that is no JSON."""
-    partial_path = path.with_name(f"{path.name}.part")
-    partial_path.unlink(missing_ok=True)
-    fd = DISK.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    number = 0
-    try:
-        async for row in as_they_come(rows):
-            number += 1
-            write_all(DISK, fd, line_of(row, number))
-    except OSError as error:
-        raise FileError("E404", f"the requests cannot be kept in {path}: {why(error)}", "make room, then start again") from None
-    finally:
-        DISK.close(fd)
-    DISK.rename(partial_path, path)
-
-
-async def as_they_come(rows: Rows) -> AsyncIterator[Row]:
-    """One way to walk both kinds of iterable."""
-    if isinstance(rows, AsyncIterable):
-        async for row in rows:
-            yield row
-    else:
-        for row in rows:
-            yield row
-
-
-def line_of(row: Row, number: int) -> bytes:
-    """A row as a line of an input file."""
-    if isinstance(row, bytes):
-        return row.rstrip(b"\r\n") + b"\n"
-    if isinstance(row, Request):
-        body = {"body": msgspec.Raw(row.body)} if row.body else {}
-        row = {"custom_id": row.id, "method": row.method, "url": row.path, **body}
-    try:
-        return msgspec.json.encode(row) + b"\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError("E203", f"request {number} cannot be written as JSON: {error}", "use plain JSON values only") from None
-
-
 def paths_of(settings: Settings) -> Paths:
-    """Where a job's files lie; stdin is kept in the run folder, so that it can be continued. UsageError E003."""
-    if settings.input != STDIN:
-        return Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
-    if not settings.output:
-        raise UsageError("E003", "stdin has no name to call the results after", "name them: -o FILE, or -o - for stdout")
-    paths = Paths.of(Path(STDIN), Path(settings.output))
-    return msgspec.structs.replace(paths, input=paths.folder / "input.jsonl")
+    """Where a job's files lie. What is no file of lines is kept as one in the run folder, so that it can be continued.
+
+    UsageError E003: there is no name to call the results after, or the requests would be written over something else.
+    """
+    if not settings.output and not is_named(settings):
+        what = "stdin" if settings.input == STDIN else f"{settings.input!r}"
+        raise UsageError("E003", f"{what} has no name to call the results after", "name them: -o FILE, or -o - for stdout")
+    paths = Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
+    if not is_kept(settings):
+        return paths
+    render = Path(settings.rendering.render)
+    taken = {each.absolute() for each in (paths.input, paths.results, paths.errors)}
+    if settings.rendering.render and render.absolute() in taken:
+        raise UsageError("E003", f"--render {render} would write over the job's own files", "name another file")
+    return msgspec.structs.replace(paths, input=render if settings.rendering.render else paths.folder / KEPT)
 
 
 def _ending(shard: str) -> str:
@@ -433,9 +411,27 @@ def _ending(shard: str) -> str:
     return f".shard-{mine[0]}-of-{mine[1]}" if mine else ""
 
 
-def standing_of(settings: Settings) -> Standing:
-    """How a job stands on disk, without locking or changing anything. UsageError E2xx, FileError."""
+@contextmanager
+def at_hand(settings: Settings, render: bool = False) -> Iterator[Paths]:
+    """The paths of a job that is only looked at. Rows are made into requests aside, or with `render` where they are wanted.
+
+    What a run has kept stands for the input, where the options do not say how it came about. UsageError E2xx, FileError.
+    """
     paths = paths_of(settings)
+    kept = paths.folder / KEPT
+    if not settings.rendering.prompt and kept.exists():
+        yield msgspec.structs.replace(paths, input=kept)
+    elif settings.input == STDIN or (made := made_of(settings, paths)) is None:
+        yield paths
+    else:
+        with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
+            path = paths.input if render and settings.rendering.render else Path(folder) / KEPT
+            keep(made, path)
+            yield msgspec.structs.replace(paths, input=path)
+
+
+def standing_of(settings: Settings, paths: Paths) -> Standing:
+    """How a job stands on disk, without locking or changing anything; `paths` are those `at_hand`. UsageError E2xx, FileError."""
     check_input(paths.input)
     with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
         return survey(evidence_of(_Look(paths, Path(folder)), settings), None, settings.changed == "keep")
@@ -464,13 +460,6 @@ def evidence_of(output: Output, settings: Settings) -> Evidence[Line]:
     intake = settings.intake
     blocks = partial(read_blocks, output.paths.input, intake.max_line)
     return Evidence(blocks, names_of_shard(intake.shard), digests, read_successes, read_record, output)
-
-
-def stdin() -> BinaryIO:
-    """The bytes of stdin. UsageError E201 when it is closed."""
-    if sys.stdin is None:
-        raise UsageError("E201", "stdin is closed: there is no input", "name a file, or pipe one in")
-    return sys.stdin.buffer
 
 
 def check_input(path: Path) -> None:

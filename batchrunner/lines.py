@@ -15,8 +15,8 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +25,6 @@ from typing import BinaryIO, cast
 
 from msgspec import Struct
 
-from batchrunner.disk import DISK, why, write_all
 from batchrunner.errors import FileError, UsageError
 
 MAX_LINE = 64 * 1024 * 1024
@@ -222,47 +221,3 @@ def _broken() -> tuple[type[Exception], ...]:
 
 def _reason(fault: BaseException) -> str:
     return getattr(fault, "strerror", None) or str(fault)
-
-
-# -- streams
-
-
-def spool(stream: BinaryIO, path: Path, on_bytes: Callable[[int], object] = lambda _size: None) -> int:
-    """Keep a stream, such as stdin, as a file (0600) that can be read again; its size in bytes.
-
-    The file gets its name when the stream has ended, so that the name means a whole file. `on_bytes` is told the size so far.
-    FileError E404: it cannot be written. E406: the stream cannot be read.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.unlink(missing_ok=True)
-        size = _pour(_pieces(stream), part, on_bytes)
-        DISK.rename(part, path)
-    except OSError as fault:
-        raise FileError("E404", f"the input cannot be kept as {path}: {why(fault)}", "Make room, then start again.") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
-    return size
-
-
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    read = getattr(stream, "read1", stream.read)  # what is there now; `read` would wait for a whole piece
-    try:
-        while piece := read(_CHUNK):
-            yield piece
-    except OSError as fault:
-        raise FileError("E406", f"the input stream broke off: {_reason(fault)}", "Start again.") from None
-
-
-def _pour(pieces: Iterator[bytes], path: Path, on_bytes: Callable[[int], object]) -> int:
-    target, size = DISK.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), 0
-    try:
-        for piece in pieces:
-            write_all(DISK, target, piece)
-            size += len(piece)
-            on_bytes(size)
-        DISK.sync(target)
-    finally:
-        DISK.close(target)
-    return size

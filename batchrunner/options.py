@@ -19,6 +19,11 @@ class Options(TypedDict, total=False):
     format: Literal["auto", "openai", "azure", "vllm", "http", "anthropic", "mistral", "cookbook"]
     route: str
     max_line: Size
+    prompt: str
+    system: str
+    id_column: str
+    param: str | Sequence[str]
+    render: str
     sync: Literal["none", "interval", "always"]
     min_free: Size
     spill_dir: str

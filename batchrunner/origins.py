@@ -23,7 +23,9 @@ from batchrunner.core import units
 from batchrunner.core.cost import price_table
 from batchrunner.core.selection import array_piece, condition, piece
 from batchrunner.core.stopping import failure_cap
+from batchrunner.core.template import Template
 from batchrunner.errors import UsageError
+from batchrunner.rendering import params
 from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, PriceRow, Settings
 
 COMMAND_LINE = "command line"
@@ -63,7 +65,9 @@ _EXAMPLES = {
     int: "8, 40k",
     "max_failures": "200, 5%",
     "header": "X-Team=research",
+    "param": "temperature=0",
     "price": "gpt-x-mini=0.15/0.60",
+    "prompt": "'Summarise: {bio}'",
     "shard": "3/8",
     "where": 'body.model == "x", "draft" not in custom_id and line > 100',
 }
@@ -79,8 +83,11 @@ def _check_header(items: tuple[str, ...]) -> None:
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "header": _check_header,
     "max_failures": failure_cap,
+    "param": params,
     "price": price_table,
+    "prompt": Template.of,
     "shard": piece,
+    "system": Template.of,
     "where": condition,
 }
 """What a type cannot say of a value."""

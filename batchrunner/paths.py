@@ -12,11 +12,12 @@ from typing import Self
 from msgspec import Struct
 
 PAGE = "report.html"
-_PACKED = (".gz", ".zst")
+PACKED = (".gz", ".zst")
 _LINES = (".jsonl", ".ndjson", ".json")
+_TABLES = (".csv", ".tsv", ".tab", ".parquet")
 
 
-def _stem(name: str, endings: tuple[str, ...]) -> str:
+def without_ending(name: str, endings: tuple[str, ...]) -> str:
     """The name without the first of these endings that it has."""
     ending = next((ending for ending in endings if name.lower().endswith(ending)), "")
     return name[: len(name) - len(ending)] or name
@@ -37,10 +38,10 @@ class Paths(Struct, frozen=True):
         Where the input gives the name, `ending` goes behind it.
         """
         if output is None:
-            stem = _stem(_stem(input.name, _PACKED), _LINES) + ending
+            stem = without_ending(without_ending(input.name, PACKED), _LINES + _TABLES) + ending
             results = input.with_name(f"{stem}.results.jsonl")
         else:
-            stem, results = _stem(output.name, _LINES), output
+            stem, results = without_ending(output.name, _LINES), output
         return cls(input, results, results.with_name(f"{stem}.errors.jsonl"), results.with_name(f"{stem}.run"))
 
     @property

@@ -26,13 +26,14 @@ from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Hooks, streamed
 from batchrunner.errors import StopError
 from batchrunner.foreground import present
-from batchrunner.job import STDIN, FileJob, Job, MemoryJob, Reopen
+from batchrunner.job import FileJob, Job, MemoryJob, Reopen
 from batchrunner.loop import run_loop
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver
 from batchrunner.settings import Settings
 from batchrunner.source import Row
+from batchrunner.spooling import STDIN
 from batchrunner.summary import Report
 
 T = TypeVar("T")

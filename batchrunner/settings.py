@@ -28,6 +28,7 @@ from batchrunner.crew import Processes
 from batchrunner.foreign import OutputFormat
 from batchrunner.journal import Durability
 from batchrunner.progress import Display
+from batchrunner.rendering import Rendering
 from batchrunner.reuse import Reusing
 from batchrunner.source import Intake
 
@@ -92,6 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retries: Retries = Retries()
     stopping: Stopping = Stopping()
     intake: Intake = Intake()
+    rendering: Rendering = Rendering()
     durability: Durability = Durability()
     records: Records = Records()
     reusing: Reusing = Reusing()

@@ -54,7 +54,7 @@ _SHAPES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"prompt"}),
         "this is a row with a prompt, not a request",
-        _JQ.format('{url: "/v1/chat/completions", body: {model: "MODEL", messages: [{role: "user", content: .prompt}]}}'),
+        "Make requests of such rows: batchrunner FILE --prompt '{prompt}' --model NAME",
     ),
     (
         frozenset({"input"}),

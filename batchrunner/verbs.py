@@ -25,7 +25,10 @@ from batchrunner.report import text
 from batchrunner.settings import OPTIONS, Settings, masked, schema, values
 from batchrunner.terminal import say, width
 
-REPEATED = ("output", "where", "shard", "base_url", "provider", "api_key_env", "auth", "model")
+REPEATED = (
+    *("output", "where", "shard", "base_url", "provider", "api_key_env", "auth", "model"),
+    *("prompt", "system", "id_column", "param", "render", "route"),
+)
 """Options that the next command to type must say again; a key in an address is left out."""
 
 

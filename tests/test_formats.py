@@ -298,7 +298,7 @@ def test_d15_a_stream_is_noted_and_the_body_left_alone(stream: object, kept: boo
         ({"id": "vllm-1", "custom_id": "x", "response": None, "error": "bad"}, "result", "file of requests"),
         ({"model": "m", "messages": []}, "bare chat body", "chat/completions"),
         ({"messages": [], "metadata": {"row": 1}}, "bare chat body", "chat/completions"),
-        ({"prompt": "Hi"}, "prompt", ".prompt"),
+        ({"prompt": "Hi"}, "prompt", "--prompt"),
         ({"model": "m", "input": "Hi"}, "bare body", "embeddings"),
         ({"custom_id": "x", "body": {}}, "url is missing", "url"),
         ({"custom_id": "x", "method": "POST", "url": "", "body": {}}, "url is missing", "url"),

@@ -4,7 +4,6 @@ import gzip
 import importlib
 import io
 import os
-import stat
 import tracemalloc
 from hashlib import sha256
 from itertools import accumulate
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchrunner import lines
 from batchrunner.errors import FileError, UsageError
-from batchrunner.lines import Oversized, blank, read_blocks, read_lines, spool
+from batchrunner.lines import Oversized, blank, read_blocks, read_lines
 
 ROW = b'{"custom_id":"r","url":"/x"}'
 
@@ -317,51 +316,3 @@ def test_any_chunking_gives_the_same_lines(parts: list[bytes], step: int) -> Non
             assert line.digest == sha256(expected[number]).hexdigest()[:16]
             assert line.size == len(expected[number]) > 20
     assert {number for number, _ in chunked} >= {number for number, line in expected.items() if line.strip()}
-
-
-# -- stdin
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_d19_a_stream_is_kept_whole_and_private(tmp_path: Path) -> None:
-    content = os.urandom(3 << 20)
-    seen: list[int] = []
-    path = tmp_path / "input.jsonl"
-    assert spool(io.BytesIO(content), path, seen.append) == len(content)
-    assert path.read_bytes() == content
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert seen == [1 << 20, 2 << 20, 3 << 20]
-    assert names(tmp_path) == ["input.jsonl"]
-
-
-def test_a_second_stream_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    path = kept(tmp_path, b"old and longer")
-    (tmp_path / "input.jsonl.part").write_bytes(b"of a killed run")
-    assert spool(io.BytesIO(b"new"), path) == 3
-    assert path.read_bytes() == b"new"
-
-
-def test_a_stream_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
-    class Broken(io.BytesIO):
-        def read1(self, size: int | None = -1, /) -> bytes:
-            if self.tell():
-                raise OSError(5, "Input/output error")
-            return super().read1(4)
-
-    with pytest.raises(FileError, match="E406"):
-        spool(Broken(b"some bytes"), tmp_path / "input.jsonl")
-    assert names(tmp_path) == []
-
-
-def test_a_stream_that_finds_no_room(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="E404"):
-        spool(io.BytesIO(b"a"), tmp_path / "no" / "such" / "folder")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(FileError, match="E404"):
-        spool(io.BytesIO(b"a"), kept(tmp_path / "folder", b"", "file") / "input.jsonl")
-    with pytest.raises(FileError, match="E404"):
-        spool(io.BytesIO(b"a"), tmp_path / "folder")
-    assert names(tmp_path) == ["folder"]

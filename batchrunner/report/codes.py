@@ -75,7 +75,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E202": Code(
         "an input that is no file",
-        "A directory, a device or a named pipe was given. The input is read again when a run is continued, so it must be a file.",
+        "A directory without a file that can be read, a pattern that fits none, a device or a named pipe was given. "
+        "The input is read again when a run is continued, so it must be a file.",
         ("name one file of requests", "pipe anything else in:  … | batchrunner - -o FILE"),
     ),
     "E203": Code(
@@ -110,6 +111,16 @@ CODES: Mapping[str, Code] = {
         (
             "name the input that the batch was made of",
             "compare the ids:  head -1 INPUT; head -1 FILE",
+        ),
+    ),
+    "E208": Code(
+        "rows that cannot become requests",
+        "The input is a table, or a prompt for rows was given, and something is missing that no single row could mend: "
+        "the prompt, the model, a column that the prompt names, a route that takes a prompt; or the table itself is broken.",
+        (
+            "batchrunner check rows.csv --prompt 'Summarise: {bio}' --model NAME  sends nothing",
+            "the message lists the columns that are there; a brace itself is written {{",
+            "a row that only lacks a value is no such error: it ends in the errors file, and the others are sent",
         ),
     ),
     "E301": Code(
