@@ -162,7 +162,10 @@ class Engine:
             self._fail(failure)
 
     def _fail(self, error: BatchError) -> None:
-        self.failure = self.failure or error
+        if self.failure is None:
+            self.failure = error
+        elif error.message not in self.failure.message:
+            self.failure.message += f" {error.message}"  # what comes later may be worse
         self.drain(error.message)
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -196,7 +196,7 @@ class Journal:
                     self.spill.rescue(other, kind)
             if record:
                 self.spill.put(record, ok)
-            kept = f"Answers still under way are kept in {self.spill.folder}."
+            kept = f"Answers still under way go to {self.spill.folder}."
         except FileError as lost:
             kept = lost.message
         message = f"Cannot write {log.path}: {why(error)}. {self.appended} results of this run were written before. {kept}"

@@ -46,7 +46,7 @@ class Spill:
                 self._logs[ok] = Log(self._disk, path)
             self._logs[ok].append(record)
         except OSError as error:
-            raise FileError("E404", f"An answer is lost: {path} cannot be written either: {why(error)}.") from error
+            raise FileError("E404", f"Answers are lost: {path} cannot be written either: {why(error)}.") from error
 
     def rescue(self, log: Log, ok: bool) -> None:
         """Save what `log` was given since its last sync: after a failed one the file may turn out not to have it."""

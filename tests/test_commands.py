@@ -913,7 +913,7 @@ def test_a_full_disk_ends_the_run_and_no_answer_is_paid_twice(run: Command, sim:
     assert done.returncode == 4
     assert "[E404]" in done.stderr
     assert "the file has reached the size limit" in done.stderr
-    assert "kept in spill" in done.stderr
+    assert "go to spill" in done.stderr
     assert "Traceback" not in done.stderr
     assert Path("a.results.jsonl").read_bytes()[-1:] == b"\n", "what was half written was cut off"
     written, sent = len(records()), sim.stats()["requests"]

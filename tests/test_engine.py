@@ -132,6 +132,25 @@ def test_waiting_retries_hold_no_slot() -> None:
     run_virtual(main)
 
 
+def test_a_later_fault_that_is_worse_is_told_as_well() -> None:
+    class Full(MemorySink):
+        async def put(self, results: Sequence[Result]) -> None:
+            self.results.extend(results)
+            raise FileError("E404", "Answers are lost." if len(self.results) > 4 else "They go elsewhere.", "make room")
+
+    async def main() -> None:
+        async def slower(attempt: Attempt) -> Reply:
+            await asyncio.sleep(float(attempt.request.line))
+            return good()
+
+        engine = engine_for([chat(n) for n in range(1, 9)], slower, sink=Full())
+        with pytest.raises(FileError) as caught:
+            await engine.run()
+        assert caught.value.message == "They go elsewhere. Answers are lost."
+
+    run_virtual(main)
+
+
 def test_a_result_is_told_only_after_the_sink_took_it() -> None:
     async def main() -> None:
         sink = MemorySink()

@@ -488,6 +488,32 @@ def test_answers_in_memory_are_spilled_and_taken_back(paths: Paths, policy: Dura
     assert not list(Path(policy.spill_dir).iterdir())
 
 
+def test_a_spill_that_is_full_too_says_that_answers_are_lost(paths: Paths, policy: Durability) -> None:
+    class Full(Fast):
+        room = 1000
+
+        def write(self, fd: int, record: Any) -> int:
+            if not self.room:
+                raise OSError(errno.ENOSPC, "full")
+            taken = super().write(fd, record[: self.room])
+            self.room -= taken
+            return taken
+
+    disk = Full()
+    with Journal.open(paths, policy, disk) as journal:
+        journal.append(line(1), True)
+        disk.room = 0
+        with pytest.raises(FileError, match=r"Answers are lost: .* cannot be written either: the disk is full"):
+            journal.append(line(2), True)
+        disk.room = 10
+        with pytest.raises(FileError, match="Answers are lost"):
+            journal.append(line(3), True)
+        disk.room = 1000
+        journal.append(line(4), True)
+    with Journal.open(paths, policy):
+        assert numbers(paths.results) == [1, 4], "a half of one is no line"
+
+
 @pytest.mark.parametrize("there", range(4))
 def test_a_spill_taken_back_by_half_is_not_taken_twice(paths: Paths, policy: Durability, there: int) -> None:
     with Journal.open(paths, policy) as journal:
@@ -521,7 +547,7 @@ def test_a_spill_of_somebody_else_is_refused(paths: Paths, policy: Durability) -
 def test_a_spill_folder_open_to_others_is_not_used(paths: Paths, policy: Durability) -> None:
     Path(policy.spill_dir).mkdir()
     Path(policy.spill_dir).chmod(0o777)
-    with Journal.open(paths, policy) as journal, pytest.raises(FileError, match="An answer is lost"):
+    with Journal.open(paths, policy) as journal, pytest.raises(FileError, match="Answers are lost"):
         journal.spill.put(line(1), True)
 
 

@@ -61,6 +61,33 @@ def test_an_endpoint_that_goes_away_is_given_max_outage() -> None:
     assert engine.scheduler.open
 
 
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(502, {}, b"<html><title>502 Bad Gateway</title></html>"), "502 Bad Gateway"),
+        (Reply(500, {}, b'{"error":{"message":"boom"}}'), "boom"),
+    ],
+)
+def test_errors_of_a_gateway_or_server_are_no_answers_however_long_they_come(reply: Reply, words: str) -> None:
+    async def broken(_attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.01)
+        return reply
+
+    engine, took = ran(Stopping(max_outage=600), broken)
+    assert engine.stopping == f"no endpoint has answered for {engine.stopping.split()[5]} s [E305] (a: {words})"
+    assert took == pytest.approx(603, abs=6), "not the first minute only: somebody is there"
+    assert engine.scheduler.open == LINES
+    assert ran(Stopping(max_outage=600), until(300.0, broken, prompt))[0].stopping == ""
+
+
+def test_an_endpoint_that_is_only_busy_is_waited_for() -> None:
+    async def busy(_attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.01)
+        return Reply(529, {}, b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}')
+
+    assert ran(Stopping(max_outage=600), until(3000.0, busy, prompt))[0].stopping == ""
+
+
 def test_max_outage_also_shortens_the_first_minute() -> None:
     assert ran(Stopping(max_outage=10), refused)[1] == pytest.approx(11, abs=1.5)
 
@@ -169,7 +196,9 @@ def test_silence_begins_with_the_first_fault_and_ends_with_any_answer() -> None:
     silence(event(4.0, Kind.NETWORK, name="b"))
     assert (silence.seconds(5.0), silence.ever) == (2.0, False)
     assert silence.said == {"a": "connect at a", "b": "network at b"}
-    silence(event(5.0, Kind.SERVER_ERROR, 500))
+    silence(event(4.5, Kind.SERVER_ERROR, 500))
+    assert (silence.seconds(5.0), silence.ever) == (2.0, True), "somebody is there, who cannot answer"
+    silence(event(5.0, Kind.REJECTED, 400))
     assert (silence.seconds(9.0), silence.ever, silence.said) == (0.0, True, {})
     silence(event(0.0, Kind.CONNECT))
     assert silence.seconds(7.0) == 7.0, "zero is a moment like any other"

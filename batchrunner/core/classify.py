@@ -176,7 +176,7 @@ _TIMEOUTS: Mapping[Phase, Kind] = {
     Phase.BODY: Kind.TIMEOUT_IDLE,
 }
 _HTTP_ITSELF = {Cause.PROTOCOL, Cause.PROXY, Cause.INVALID}  # a status seen beside these is not the endpoint's
-_UNREACHED = {521, 522, 523, 525, 526, 527, 530}  # Cloudflare did not get through to the server
+_UNREACHED = {503, 521, 522, 523, 525, 526, 527, 530}  # a gateway turned it away, or did not get through to the server
 _ORIGIN_SILENT = 524
 _NESTED = {b"{", b"["}
 _TITLE = re.compile(rb"<title[^>]{0,200}>\s*([^<]{1,300})", re.IGNORECASE)

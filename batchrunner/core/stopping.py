@@ -16,7 +16,8 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from batchrunner.core.model import Event, Kind
+from batchrunner.core.classify import TREATMENT
+from batchrunner.core.model import Event, Kind, Outcome
 from batchrunner.core.policy import option
 
 ENOUGH = 100
@@ -47,7 +48,7 @@ class Stopping(Struct, frozen=True, kw_only=True):
     max_outage: Annotated[
         float,
         option(
-            "stop when no endpoint has answered anything for this long, or for 60 s from the start; 0 is never",
+            "stop when no endpoint has answered but by its errors for this long, or at all for 60 s from the start; 0 is never",
             group="Stop",
             metavar="T",
             unit="seconds",
@@ -120,18 +121,14 @@ class Silence:
         self.ever = False  # somebody has answered in this run
 
     def __call__(self, event: Event) -> None:
-        """Take in an attempt that has ended.
-
-        Anything with a status was an answer, but for pages of somebody else's; a fault of this machine is no silence.
-        """
+        """Take in an attempt that has ended. A fault of this machine is neither an answer nor silence."""
         attempt, outcome = event.attempt, event.outcome
         if attempt is None or outcome is None:
             return
-        if (outcome.status and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK:
-            self.ever = True
-            if self.since is not None:
-                self.since = None
-                self.said.clear()
+        self.ever = self.ever or (outcome.status > 0 and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK
+        if _answered(outcome):
+            self.since = None
+            self.said.clear()
         elif outcome.kind not in OURSELVES:
             self.since = event.at if self.since is None else self.since
             self.said[attempt.endpoint] = outcome.message
@@ -139,6 +136,14 @@ class Silence:
     def seconds(self, now: float) -> float:
         """How long it has lasted."""
         return 0.0 if self.since is None else now - self.since
+
+
+def _answered(outcome: Outcome) -> bool:
+    """Whether somebody is there who can answer: who begins to, refuses, or is only busy. An error or a page is nobody's answer."""
+    treatment, begun = TREATMENT[outcome.kind], 200 <= outcome.status < 300
+    if outcome.kind is Kind.GARBLED or not (outcome.status or outcome.kind is Kind.OK):
+        return False
+    return begun or treatment.health != "down" or treatment.limit == "pushback"
 
 
 def outage(stopping: Stopping, silent: float, ever: bool, said: Mapping[str, str]) -> str:

@@ -93,7 +93,7 @@ def percent(part: int, whole: int) -> str:
 
 def part(count: int, whole: int) -> str:
     """`96 of 1,000 (9.6 %)`."""
-    return f"{count:,} of {whole:,} ({100 * count / whole:.2g} %)" if whole else f"{count:,}"
+    return f"{count:,} of {whole:,} ({float(f'{100 * count / whole:.2g}'):g} %)" if whole else f"{count:,}"
 
 
 # ---- times, rates, money ----

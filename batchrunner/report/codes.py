@@ -157,8 +157,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E305": Code(
         "no endpoint is in reach",
-        "Nobody has answered anything for --max-outage (one minute if nobody ever has), or an endpoint asked for a longer pause "
-        "than a run waits. What was not answered stays pending.",
+        "Nobody has answered for --max-outage but by the errors of gateways and servers (one minute if nobody ever did at all), "
+        "or an endpoint asked for a longer pause than a run waits. What was not answered stays pending.",
         (
             "the message says what each endpoint had to say: connection refused, unknown name, …",
             "check with curl -i URL from this machine; look at proxies and VPN",
