@@ -139,7 +139,7 @@ class Silence:
 
 
 def _answered(outcome: Outcome) -> bool:
-    """Whether somebody is there who can answer: who begins to, refuses, or is only busy. An error or a page is nobody's answer."""
+    """Whether somebody is there who can answer: who begins to, refuses or is busy. An error or a page is nobody's answer."""
     treatment, begun = TREATMENT[outcome.kind], 200 <= outcome.status < 300
     if outcome.kind is Kind.GARBLED or not (outcome.status or outcome.kind is Kind.OK):
         return False
