@@ -95,6 +95,10 @@ class Patience:
         total = span.allowed(request, 0)
         return min(self._first.allowed(request, 0), total) if self._first.fixed else total, total, why
 
+    def expects(self, request: Request) -> float:
+        """Seconds that a whole answer to this request may well take; with none yet, as with streams, in proportion to others."""
+        return self._total.expects(request)
+
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.
 

@@ -4,11 +4,13 @@ Rules:
 
 1. A request waits in the row of those that may go to the same endpoints and avoid the same one; there are few rows.
 2. What is due goes before what is fresh, the longest due and the first come before the others, across all rows.
-3. Every move is O(log n) in the number of open requests.
+3. Every move is O(log n) in the number of open requests; to arrange them anew is O(n log n), and rare.
+4. At the end of a job long requests go before short ones, so that the last to end has not begun last. Earlier that would
+   bring nothing, since every slot is full, and would keep the short ones waiting.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from math import inf
 
@@ -37,7 +39,7 @@ class Open:
 
     def __init__(self, request: Request, number: int, where: int) -> None:
         self.request = request
-        self.number = number  # in the order of their coming
+        self.number = number  # in the order they are to go
         self.where = where
         self.avoid = 0  # where it has just failed
         self.spent = Spent()
@@ -124,6 +126,20 @@ class Queue:
         self._pushes += 1
         self.retrying += 1
         heappush(self._row(entry).later, (entry.due, self._pushes, entry))
+
+    def arrange(self, weigh: Callable[[Request], int]) -> None:
+        """Let the heaviest of the fresh ones go first; those of one weight stay in the order they came."""
+        fresh = [entry for row in self._rows.values() for entry in row.fresh]
+        weights = {entry.number: weigh(entry.request) for entry in fresh}
+        if len(set(weights.values())) < 2:
+            return
+        numbers = sorted(weights)
+        fresh.sort(key=lambda entry: (-weights[entry.number], entry.number))
+        for row in self._rows.values():
+            row.fresh.clear()
+        for number, entry in zip(numbers, fresh, strict=True):
+            entry.number = number
+            self._row(entry).fresh.append(entry)
 
     def take(self, rows: Iterable[Row], now: float, fresh_first: bool) -> Open | None:
         """The next request of these rows, and out of them; None when nothing is to be sent now."""

@@ -9,7 +9,8 @@ Rules:
 1. Three verbs move a request: `offer` opens it, `next` sends it, `settle` ends its attempt: exactly once per attempt.
 2. Every offered request ends in exactly one `Result`, unless the run ends first; then it is still open and simply pending.
 3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the queue.
-4. A due retry goes before fresh work, except at an endpoint on probation: a poison request must not decide its fate.
+4. Fresh work goes in the order it came; once all of it is here, the long goes before the short (`core.queue`). A due retry goes
+   before both, except at an endpoint on probation: a poison request must not decide its fate.
 5. What a kind of outcome entails stands in `classify.TREATMENT`, which endpoint goes first in `core.spread`; this room only
    obeys them.
 6. Every verb is O(log n) in the number of open requests.
@@ -17,7 +18,7 @@ Rules:
 """
 
 from collections.abc import Iterable, Sequence
-from math import inf
+from math import inf, log2
 
 from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.deadlines import Patience, Timeouts
@@ -56,6 +57,7 @@ class Scheduler:
         self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._offered = 0
+        self._arrange = 0  # attempts until the order is looked at again, once the end is in sight
         self.sent = 0  # attempts so far
         self.last = False  # nothing more will be offered
         self.paused = False  # nothing new is sent; what is in flight ends as usual
@@ -118,6 +120,9 @@ class Scheduler:
             return Wait()
         if pause > 0.0:
             return Wait(now + pause)
+        if self.last and self.sent >= self._arrange:
+            self._arrange = 2 * self.sent + 1
+            self._queue.arrange(self._weight)
         rows, passed_on = self._rows_for(lane, now)
         entry = self._queue.take(rows, now, lane.breaker.open)
         if entry is None:
@@ -242,6 +247,12 @@ class Scheduler:
         if patience is None:
             patience = self._patience[key] = Patience(self._timeouts)
         return patience
+
+    def _weight(self, request: Request) -> int:
+        """How long a request is expected to take, as a power of two: less is noise, and no reason to change the order."""
+        lane = next(each for each in self._endpoints.values() if self._spread.where(request.model) & self._spread.bit(each.name))
+        stream = self._manners[lane.name].form(request).stream
+        return round(log2(max(1e-6, self._patience_for(lane.name, request, stream).expects(request))))
 
     def _inform(self, lane: Endpoint, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, u: float) -> None:
         """Tell each rule what it learns from; each signal has one owner (`TREATMENT`)."""

@@ -130,6 +130,11 @@ class Shape:
             kin.fit()
         return seconds / (expected * exp(kin.granted - self._drift))
 
+    def expects(self, request: Request) -> float:
+        """Seconds that a request may well take; before the first answer merely in proportion to others."""
+        kin, expected = self._find(request)
+        return expected * exp(self._level + kin.granted)
+
     def learned(self) -> tuple[float, tuple[Sized, ...]]:
         """Level and kin, for the next run."""
         seen = [kin for kin in self._kin.values() if kin.answers]

@@ -121,6 +121,10 @@ class Span:
         thin = self.young or self._shape.of(request)[0].answers < KNOWN
         return min(left, max(LOWEST, waited), LOOK) if thin else left
 
+    def expects(self, request: Request) -> float:
+        """Seconds that this request may well take; before the first answer merely in proportion to others."""
+        return self._shape.expects(request)
+
     def why(self, request: Request) -> str:
         """Where the deadline of this request's first attempt comes from, in words."""
         return self.first_look(request, 0)[1]

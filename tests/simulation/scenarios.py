@@ -174,6 +174,16 @@ def tenth(rows: int, seed: int) -> Stage:
     return _hanging(rows, seed, requests(rows), weather, weather.calm)
 
 
+def generated(rows: int, seed: int) -> Stage:
+    """Half a second and 10 ms a token, of which answers use some share of what is allowed: 64 to 8,192."""
+    weather, chance = Weather(rows, seed, median=1.0, sigma=0.2), Random(seed)
+    allowed = [2 ** chance.randrange(6, 14) for _ in range(rows)]
+    work = [weather.seconds(line) * (0.5 + 0.01 * allowed[line] * chance.uniform(0.3, 1.0)) for line in range(rows)]
+    asked = [chat(line, max_tokens=allowed[line]) for line in range(rows)]
+    nature = Nature(lambda line, _sending, _answered: work[line])
+    return Stage(asked, {"a": nature}, max(sum(work) / 64, max(work)), {"concurrency": 64, "stream": "off"})
+
+
 def longest_held(run: Run) -> float:
     """The longest that a hung row was waited for, in seconds."""
     return max((sent.ended - sent.began for sent in run.those("killed")), default=0.0)
@@ -332,6 +342,9 @@ SCENARIOS: Mapping[str, Scenario] = {
         "a tenth of the answers takes 400 times as long, and nothing tells which", 3_000, bimodal, [FALSE_KILLS, LOST]
     ),
     "tenth": Scenario("10 % hangs", 5_000, tenth, [SOON, at_most(SLOWER, lambda run: run.slower, 2.5), FALSE_KILLS, LOST]),
+    "generated": Scenario(
+        "answers of 64 to 8,192 tokens, 64 at once", 2_000, generated, [at_most(SLOWER, lambda run: run.slower, 1.1), LOST]
+    ),
     "tiny": Scenario("300 rows, 1 % hangs", 300, hangs, [SOON, FALSE_KILLS, LOST]),
     "rate-window": Scenario(
         "unknown limit of 400 a second by the clock", 24_000, rate_window, [at_least(YIELD, attained, 0.95), *THROTTLED]
