@@ -10,6 +10,7 @@ Rules:
    spoiled or an old one put back, half a line is added to an output.
 3. What was seen whole in a file once must be there at the end, in its place. At the end each line has exactly one record.
 4. A seed repeats the job and the choices; the moments of the kills depend on the machine as well.
+5. With workers any of the processes is killed, the run more often than they; when it is, they must end by themselves.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from threading import Thread
+from time import sleep
 from typing import Any, TypeVar
 
 from batchrunner.simulator import Profile, Simulator
@@ -92,6 +94,17 @@ def workers_of(pid: int) -> list[int]:
     return []
 
 
+def outlives(pid: int) -> bool:
+    """Whether it still runs, after it has had the time to end."""
+    for _ in range(200):
+        with suppress(FileNotFoundError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                sleep(0.05)
+                continue
+        return False
+    return True
+
+
 def chat(number: int, **changes: Any) -> dict[str, Any]:
     """A chat line whose question, and so whose answer, begins with a word of its own."""
     body = {"model": "m", "messages": [{"role": "user", "content": f"word{number}. say it"}], **changes}
@@ -114,9 +127,11 @@ def line(number: int) -> bytes:
 class Round:
     """One start of the command."""
 
-    def __init__(self, argv: list[str], folder: Path, chance: Random) -> None:
+    def __init__(self, argv: list[str], folder: Path, chance: Random, workers: int = 1) -> None:
         program = EAGER if chance.random() < 0.5 else COMMAND
         self._chance = chance
+        self._workers = workers
+        self._orphans: list[int] = []
         self._process = subprocess.Popen(
             [*program, *argv], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -128,21 +143,33 @@ class Round:
         if self._chance.random() < 0.75:
             assert self._process.stderr
             self._process.stderr.readline()
-        try:
-            self._process.wait(self._chance.uniform(0.03, 0.5))
-        except subprocess.TimeoutExpired:
-            if self._chance.random() < 0.2:
-                self._process.send_signal(signal.SIGTERM)
-                self._wait(self._chance.choice([0.0, 0.05, 0.5]))
-            self._process.kill()
+        self._wait(self._chance.uniform(0.03, 0.5))
+        while self._workers > 1 and self._process.poll() is None and self._chance.random() < 0.7:
+            self._kill_a_worker()
+            self._wait(self._chance.uniform(0.0, 1.0))
+        if self._process.poll() is None:
+            self._kill_the_run()
         return self.finish()
+
+    def _kill_a_worker(self) -> None:
+        if workers := workers_of(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(self._chance.choice(workers), signal.SIGKILL)
+
+    def _kill_the_run(self) -> None:
+        if self._chance.random() < 0.2:
+            self._process.send_signal(signal.SIGTERM)
+            self._wait(self._chance.choice([0.0, 0.05, 0.5]))
+        self._orphans = workers_of(self._process.pid)
+        self._process.kill()
 
     def finish(self) -> bool:
         """Wait for its end; False: it came to it by itself."""
         self.out, self.err = self._process.communicate(timeout=100)
         self.code = self._process.returncode
         promise(b"Traceback" not in self.err, self.err.decode())
-        return self.code in {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
+        promise(not any(map(outlives, self._orphans)), f"workers outlive their run: {self._orphans}")
+        return b"[E407]" in self.err or self.code in {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
 
     def _wait(self, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
@@ -152,14 +179,15 @@ class Round:
 class Job:
     """One job and all that was seen of it."""
 
-    def __init__(self, folder: Path, lines: int, url: str, chance: Random) -> None:
+    def __init__(self, folder: Path, lines: int, url: str, chance: Random, workers: int = 1) -> None:
         self.folder = folder
         self.input = folder / "job.jsonl"
         self.results, self.errors = folder / "job.results.jsonl", folder / "job.errors.jsonl"
         self.run = folder / "job.run"
         self._chance = chance
         self._lines = lines
-        self._options = ["job.jsonl", "--base-url", url, "--json", *SHORT]
+        self._workers = workers
+        self._options = ["job.jsonl", "--base-url", url, "--json", "--workers", str(workers), *SHORT]
         self._seen = b""  # the whole lines of the results
         self._failed: set[str] = set()  # ids whose error was seen
         self._garbage: list[bytes] = []
@@ -169,7 +197,7 @@ class Job:
     def start(self, *verb: str, **typed: str) -> Round:
         """The command once more; `max_attempts="1"` makes many lines fail that a retry can mend."""
         options = [part for name, value in typed.items() for part in (f"--{name.replace('_', '-')}", value)]
-        return Round([*verb, *self._options, *options], self.folder, self._chance)
+        return Round([*verb, *self._options, *options], self.folder, self._chance, self._workers)
 
     @property
     def done(self) -> int:
@@ -260,9 +288,9 @@ def _answered(record: dict[str, Any]) -> None:
 class Campaign:
     """So many kills, over as many jobs as that takes."""
 
-    def __init__(self, rounds: int, seed: int, lines: int) -> None:
+    def __init__(self, rounds: int, seed: int, lines: int, workers: int = 1) -> None:
         self.kills = self.jobs = 0
-        self._rounds, self._seed, self._lines = rounds, seed, lines
+        self._rounds, self._seed, self._lines, self._workers = rounds, seed, lines, workers
 
     def fight(self) -> None:
         """Kill until the rounds are over. Lost, and a word about where to look, when a promise was broken."""
@@ -271,7 +299,7 @@ class Campaign:
             while self.kills < self._rounds:
                 folder = Path(tempfile.mkdtemp(prefix=f"crash-{self._seed}-"))
                 try:
-                    self._play(Job(folder, self._lines, simulator.url, Random(f"{self._seed}-{self.jobs}")))
+                    self._play(Job(folder, self._lines, simulator.url, Random(f"{self._seed}-{self.jobs}"), self._workers))
                 except BaseException:
                     print(f"broken after {self.kills} kills, --seed {self._seed}; look into {folder}", file=sys.stderr)
                     raise
@@ -303,13 +331,14 @@ class Campaign:
 
 
 def main() -> None:
-    """`scripts/crash [--rounds 200] [--seed N] [--lines 600]`."""
+    """`scripts/crash [--rounds 200] [--seed N] [--lines 600] [--workers N]`."""
     parser = argparse.ArgumentParser(prog="scripts/crash", description="Kill the command at random and look for losses.")
     parser.add_argument("--rounds", type=int, default=200, help="kills")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lines", type=int, default=600, help="of each job")
+    parser.add_argument("--workers", type=int, default=1, help="processes of each run, any of which is killed")
     given = parser.parse_args()
-    campaign = Campaign(given.rounds, given.seed, given.lines)
+    campaign = Campaign(given.rounds, given.seed, given.lines, given.workers)
     campaign.fight()
     print(f"{campaign.kills} kills over {campaign.jobs} jobs: nothing lost, nothing twice")
 

@@ -10,8 +10,11 @@ import pytest
 from tests.crash import GARBAGE, Campaign, Job, Lost, Round
 
 
-def test_nothing_is_lost_and_nothing_is_twice_however_often_it_is_killed(capsys: pytest.CaptureFixture[str]) -> None:
-    campaign = Campaign(rounds=6, seed=3, lines=100)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_lost_and_nothing_is_twice_however_often_it_is_killed(
+    capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    campaign = Campaign(rounds=6, seed=3, lines=100, workers=workers)
     campaign.fight()
     assert campaign.kills == 6
     assert capsys.readouterr().err == ""

@@ -23,7 +23,7 @@ from msgspec import Struct, to_builtins
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify
 from batchrunner.records import record
-from tests.bench.contenders import Weight, start_pinned, weigh
+from tests.bench.contenders import Weight, cpu_of, start_pinned, weigh
 from tests.bench.learning import learning
 from tests.bench.server import EVENTS
 from tests.bench.table import Table
@@ -55,12 +55,19 @@ def cores() -> tuple[int | None, int | None]:
 
 @contextmanager
 def endpoint(pause: float = 0.0) -> Iterator[str]:
-    """The raw server in its own process; its base URL. `pause` as the server has it."""
-    server = start_pinned([sys.executable, "-m", "tests.bench.server", str(pause)], cores()[0], subprocess.PIPE)
+    """The raw server on a core of its own; its base URL. `pause` as the server has it."""
+    with serving(pause, cores()[0]) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving(pause: float, core: int | None) -> Iterator[tuple[str, int]]:
+    """The raw server in its own process: its base URL and its pid."""
+    server = start_pinned([sys.executable, "-m", "tests.bench.server", str(pause)], core, subprocess.PIPE)
     assert server.stdin
     assert server.stdout
     try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1", server.pid
     finally:
         server.stdin.close()
         server.wait(10)
@@ -192,9 +199,67 @@ def _answer_all(file: Path, rows: int) -> None:
             out.write(record(Result(request=request, kind=Kind.OK, status=200, body=body, attempts=1, seconds=0.5)))
 
 
+class _Share(Struct):
+    """CPU microseconds of one row, by who spent them."""
+
+    run: float
+    workers: float
+    server: float
+    rate: float  # rows per second, as measured
+
+    def attainable(self, count: int) -> float:
+        """Rows per second that these costs allow where nothing else runs: by the whole machine, by the run, by each worker."""
+        cores = len(os.sched_getaffinity(0))
+        return 1e6 / max((self.run + self.workers + self.server) / cores, self.run, self.workers / count, self.server)
+
+
+def workers(plan: Plan) -> Table:
+    """No latency, no pinning: what more processes bring on these cores. `attainable` leaves out who else uses them."""
+    rows, counts = plan.rows or 20_000, [1, 2, *([4] if len(os.sched_getaffinity(0)) > 3 else [])]
+    shares: dict[int, list[_Share]] = {count: [] for count in counts}
+    with serving(0.0, None) as (url, server):
+        idle = {count: _shared(count, url, server, 1, plan, _Share(0, 0, 0, 0)) for count in counts}
+        for _ in range(ROUNDS):
+            for count in counts:
+                shares[count].append(_shared(count, url, server, rows, plan, idle[count]))
+    middle = {
+        count: _Share(*(statistics.median(getattr(each, name) for each in told) for name in _Share.__struct_fields__))
+        for count, told in shares.items()
+    }
+    one = middle[1]
+    table: list[list[str | float]] = [
+        [
+            f"{count} worker{'s' if count > 1 else ', in the run itself'}",
+            each.rate,
+            each.rate / one.rate,
+            each.run,
+            each.workers,
+            each.server,
+            each.attainable(count),
+            each.attainable(count) / one.attainable(1),
+        ]
+        for count, each in middle.items()
+    ]
+    title = f"workers: {rows:,} rows of 1 KB, no latency, concurrency {plan.concurrency}, median of {ROUNDS} rounds"
+    return Table(title, ["", "req/s", "ratio", "run µs/row", "workers", "server", "attainable/s", "ratio"], table)
+
+
+def _shared(count: int, url: str, server: int, rows: int, plan: Plan, idle: _Share) -> _Share:
+    """One run over a fresh file, less what it costs to start (`idle`, in microseconds of one row)."""
+    before = cpu_of(server)[0]
+    with job(rows) as file:
+        weight = weigh(f"batchrunner --workers {count}", url, file, plan.concurrency, None)
+    if weight.right != rows:
+        raise RuntimeError(f"{count} workers: {weight.right} right answers to {rows} questions")
+    spent = (weight.cpu - weight.theirs, weight.theirs, cpu_of(server)[0] - before)
+    started = (idle.run, idle.workers, 0.0)
+    return _Share(*((cpu * 1e6 - start) / rows for cpu, start in zip(spent, started, strict=True)), rows / weight.seconds)
+
+
 SCENARIOS: dict[str, Callable[[Plan], Table]] = {
     "overhead": overhead,
     "streams": streams,
+    "workers": workers,
     "memory": memory,
     "resume": resume,
     "learning": lambda plan: learning(plan.points),
