@@ -82,7 +82,7 @@ async def run(
             job.redact = ways.redact
             urls = {door.name: await _address(door, stack) for door in ways.doors}
             endpoints = [Endpoint(name, url, Limit(settings.concurrency), alike(settings.stopping)) for name, url in urls.items()]
-            transports, care = await _open(ways, urls, settings, environ, stack)
+            transports, crew = await _open(ways, urls, settings, environ, stack)
             prices, simulated = _prices(settings, ways.doors), any(door.simulated for door in ways.doors)
             view = Run(job, meter, endpoints, settings, prices, simulated, note)
             await asyncio.to_thread(load, [door.base_url for door in ways.doors])
@@ -96,6 +96,10 @@ async def run(
             memory = Memory(job.folder, settings.service.model, {door.name: door.base_url for door in ways.doors})
             memory.recall(engine.scheduler)
             stack.callback(memory.keep, engine.scheduler)
+            care = []
+            if crew:
+                trail.vitals.others = crew.vitals
+                care = [Chore(TEND_EVERY, crew.tend)]
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
             kept = [Chore(FLUSH_EVERY, reuse.flush)] if reuse else []
             await engine.run(
@@ -130,14 +134,14 @@ async def _address(door: Door, stack: AsyncExitStack) -> str:
 
 async def _open(
     ways: Ways, urls: Mapping[str, str], settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
-) -> tuple[Mapping[str, Transport], Sequence[Chore]]:
-    """What sends to each endpoint, open: a transport of our own or, for all of them, a crew of workers; and its chores."""
+) -> tuple[Mapping[str, Transport], Crew | None]:
+    """What sends to each endpoint, open: a transport of our own or, for all of them, a crew of workers."""
     transports = ways.transports(urls)  # with a crew too: what they refuse is refused before anything is sent
     if settings.processes.workers == 1:
-        return {name: await stack.enter_async_context(transport) for name, transport in transports.items()}, []
+        return {name: await stack.enter_async_context(transport) for name, transport in transports.items()}, None
     crew = Crew(settings.processes.workers, Opening(settings.service, settings.connection, urls), environ)
     await stack.enter_async_context(crew)
-    return dict.fromkeys(urls, crew), [Chore(TEND_EVERY, crew.tend)]
+    return dict.fromkeys(urls, crew), crew
 
 
 def _engine(

@@ -1,6 +1,6 @@
 """What a run and its workers say to one another, and how it travels: frames of messages over a socket pair.
 
-    run ──Opening, Send, Cancel, Granted──► worker          run ◄──Ready, Asked, Answered── worker
+    run ──Opening, Send, Cancel, Granted──► worker          run ◄──Ready, Asked, Answered, Pulse── worker
 
 Rules:
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from batchrunner.core.model import Attempt, Outcome, Phase
 from batchrunner.core.service import Connection, Service
+from batchrunner.core.trail import Ourselves
 from batchrunner.records import encodable
 
 _LENGTH = 8
@@ -71,8 +72,14 @@ class Answered(Struct, tag=6, array_like=True, frozen=True, gc=False):
     outcome: Outcome
 
 
+class Pulse(Struct, tag=7, array_like=True, frozen=True, gc=False):
+    """How the worker's process has been doing of late."""
+
+    us: Ourselves
+
+
 ToWorker = Opening | Send | Cancel | Granted
-FromWorker = Ready | Asked | Answered
+FromWorker = Ready | Asked | Answered | Pulse
 TO_WORKER = msgspec.msgpack.Decoder(list[ToWorker])
 FROM_WORKER = msgspec.msgpack.Decoder(list[FromWorker])
 _encode = msgspec.msgpack.Encoder().encode

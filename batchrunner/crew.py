@@ -25,9 +25,10 @@ from typing import Annotated, Any, Self
 
 from msgspec import Struct
 
-from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Ready, Send
+from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
 from batchrunner.core.model import Attempt, Kind, Outcome, Phase, Timing
 from batchrunner.core.policy import option
+from batchrunner.core.trail import Ourselves
 from batchrunner.errors import FileError
 
 TEND_EVERY = 0.25
@@ -71,6 +72,7 @@ class Place:
         self.ready = False
         self.deaths = 0  # since the last answer
         self.errands: dict[int, _Errand] = {}
+        self.us = Ourselves()  # as the worker last said
         self._opening = opening
         self._environ = environ
         self._changed = changed
@@ -124,6 +126,8 @@ class Place:
                 errand.answer.set_result(message.outcome)
         elif isinstance(message, Asked):
             self._review(message)
+        elif isinstance(message, Pulse):
+            self.us = message.us
         elif isinstance(message, Ready):
             self.ready = True
             self._changed()
@@ -173,6 +177,10 @@ class Crew:
             self._news.clear()
             await self._news.wait()
         return await self.send(attempt, review)
+
+    def vitals(self) -> list[Ourselves]:
+        """How the workers are doing."""
+        return [place.us for place in self._up]
 
     async def tend(self) -> None:
         """Replace those who have died. FileError E407 where one after the other dies, or none can be started."""

@@ -1,4 +1,4 @@
-"""How this process itself is doing: loop, CPU, memory, descriptors, disk.
+"""How this process itself is doing, and its workers, if it has any: loop, CPU, memory, descriptors, disk.
 
 Rules:
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batchrunner.core.model import Result
-from batchrunner.core.trail import Ourselves
+from batchrunner.core.trail import Ourselves, together
 from batchrunner.outbox import Sink
 
 _OPEN = Path("/proc/self/fd")
@@ -21,7 +21,10 @@ _PAGES = Path("/proc/self/statm")
 
 
 class Vitals:
-    """Call `tick` every `every` seconds; `taken` tells what was since it was last called."""
+    """Call `tick` every `every` seconds; `taken` tells what was since it was last called.
+
+    `others` is asked for what the workers of a run say of themselves.
+    """
 
     def __init__(self, clock: Callable[[], float], every: float) -> None:
         self._clock = clock
@@ -30,6 +33,7 @@ class Vitals:
         self._lag = 0.0
         self._cpu = time.process_time()
         self._disk = 0.0
+        self.others: Callable[[], Sequence[Ourselves]] = tuple
 
     def tick(self) -> None:
         """The clock has rung."""
@@ -51,7 +55,7 @@ class Vitals:
             disk=round(min(1.0, self._disk / span), 3),
         )
         self._since, self._cpu, self._lag, self._disk = now, cpu, 0.0, 0.0
-        return found
+        return together(found, self.others())
 
     def clocked(self, sink: Sink) -> Sink:
         """The same sink, with the time it takes counted."""

@@ -22,17 +22,19 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 
-from batchrunner.channel import TO_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Ready, Send
+from batchrunner.channel import TO_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Phase
 from batchrunner.engine import broken_off
 from batchrunner.loop import run_loop, tune
 from batchrunner.transport import Transport
+from batchrunner.vitals import Vitals
 from batchrunner.ways import Ways
 
 DEAF = ("SIGINT", "SIGTERM", "SIGHUP")
 LOOK = 0.02  # seconds until an attempt asks again that has asked for more time
 LEAST = 0.001
+TICK = 1.0  # seconds between two pulses
 
 
 class _Question(Struct, gc=False):
@@ -69,7 +71,11 @@ class Worker:
             for name, transport in ways.transports(opening.urls).items():
                 self._transports[name] = await stack.enter_async_context(transport)
             self._channel.say(Ready())
-            await asyncio.Event().wait()
+            vitals = Vitals(self._loop.time, TICK)
+            while True:
+                await asyncio.sleep(TICK)
+                vitals.tick()
+                self._channel.say(Pulse(vitals.taken()))
 
     def _hear(self, message: Any) -> None:
         self._answers[type(message)](message)

@@ -36,6 +36,7 @@ from batchrunner.channel import (
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request
 from batchrunner.core.service import Connection, Service
+from batchrunner.core.trail import Ourselves, together
 from batchrunner.crew import DEATHS, TEND_EVERY, Crew
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError
@@ -301,6 +302,19 @@ async def test_the_work_goes_to_whoever_has_the_least(tasks: list[Any], monkeypa
         go.set()
         await asyncio.gather(*sent)
     assert len(tasks) == 3
+
+
+@pytest.mark.usefixtures("tasks")
+async def test_the_workers_say_how_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_room, "TICK", 0.0)
+    async with Crew(2, OPENING, {}) as crew:
+        await come(lambda: [us.rss > 0 for us in crew.vitals()] == [True, True])
+        both = crew.vitals()
+    run = Ourselves(lag=0.1, cpu=0.5, rss=1000, fds=5, most_fds=64, disk=0.25)
+    assert together(run, []) == run
+    seen = together(run, [Ourselves(lag=0.2, rss=20, fds=7), Ourselves(cpu=0.9, rss=3)])
+    assert seen == Ourselves(lag=0.2, cpu=0.9, rss=1023, fds=7, most_fds=64, disk=0.25)
+    assert together(run, both).rss == 1000 + sum(us.rss for us in both)
 
 
 # ---- the crew over workers that die by plan, in virtual time ----

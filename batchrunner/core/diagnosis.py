@@ -223,6 +223,8 @@ def _us(evidence: Evidence) -> Answer:
     if typical >= LATE or (len(busy) > len(us) / 2 and typical >= LATE / 5):
         cpu = mean([each.cpu for each in us])
         said = f"our own loop is {seconds(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
+        if cpu >= BUSY:
+            return Answer("yes", said, "one core is not enough: --workers 2, or more; or a hook computes for too long")
         return Answer("yes", said, "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N")
     worst = late[-1] if late else 0.0
     return _no(

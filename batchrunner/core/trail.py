@@ -21,7 +21,7 @@ Some questions to them:
            | map({seconds: (0.0001 * pow(1.05; (.[0].key|tonumber) + 0.5)), n: (map(.value)|add)})' events.jsonl
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, exp, log
 
 from msgspec import Struct
@@ -156,12 +156,12 @@ class LaneMoment(Struct, frozen=True, kw_only=True):
 
 
 class Ourselves(Struct, frozen=True, kw_only=True):
-    """The process itself, since the moment before."""
+    """The process itself, since the moment before; with workers, all of them together (`together`)."""
 
     lag: float = 0.0  # the longest time the loop was late, seconds
-    cpu: float = 0.0  # cores' worth of CPU time used
-    rss: int = 0  # resident bytes; 0: not known
-    fds: int = 0  # descriptors open; 0: not known
+    cpu: float = 0.0  # cores' worth of CPU time used, by the busiest process
+    rss: int = 0  # resident bytes of all; 0: not known
+    fds: int = 0  # descriptors open in the process with the most; 0: not known
     most_fds: int = 0  # that may be open; 0: any number
     disk: float = 0.0  # share of the time that results waited for the disk
 
@@ -229,6 +229,18 @@ class Moment(Struct, frozen=True, kw_only=True, tag="moment", tag_field="event")
     prompts: list[Size] = []
     answers: list[Size] = []
     judged: Judged = Judged()
+
+
+def together(run: Ourselves, workers: Sequence[Ourselves]) -> Ourselves:
+    """A run and its workers as one: each figure is that of the process that will be the first in trouble, memory is the sum."""
+    each = [run, *workers]
+    return replace(
+        run,
+        lag=max(one.lag for one in each),
+        cpu=max(one.cpu for one in each),
+        rss=sum(one.rss for one in each),
+        fds=max(one.fds for one in each),
+    )
 
 
 def joined(first: Moment, second: Moment) -> Moment:

@@ -150,7 +150,8 @@ def test_little_evidence_is_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("us", "word"),
     [
-        (Ourselves(lag=0.8, cpu=0.99, fds=10, most_fds=1000), "late"),
+        (Ourselves(lag=0.8, cpu=0.99, fds=10, most_fds=1000), "--workers"),
+        (Ourselves(lag=0.8, cpu=0.4, fds=10, most_fds=1000), "--max-concurrency"),
         (Ourselves(lag=0.001, fds=990, most_fds=1000), "descriptor"),
         (Ourselves(lag=0.001, disk=0.9, fds=10, most_fds=1000), "disk"),
     ],
@@ -159,7 +160,8 @@ def test_our_own_machine(us: Ourselves, word: str) -> None:
     seen = examined(well, 1)
     found = diagnose([structs.replace(moment, us=us) for moment in seen.moments])
     assert {finding.code for finding in found if finding.verdict == "yes"} == {"us"}
-    assert word in next(finding.said for finding in found if finding.code == "us")
+    said = next(f"{finding.said} {finding.remedy}" for finding in found if finding.code == "us")
+    assert word in said
 
 
 def test_a_busy_loop_that_keeps_up_is_healthy() -> None:
