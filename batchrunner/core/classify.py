@@ -217,12 +217,38 @@ def _answered(attempt: Attempt, reply: Reply) -> Outcome:
 
 
 def _fetched(reply: Reply) -> Outcome:
-    """A 2xx of a plain HTTP line: good, whatever it holds."""
+    """A 2xx of a plain HTTP line: good, whatever it holds, unless it is only a part of something."""
     reading = read(reply.body, ANY)
     line, value, flags = reading
     if reply.body and (value is None or "invalid_utf8" in flags):
         line, flags = quoted(reply.body), ("not_json",)
+        if _torn(reply):
+            verdict = _not_an_answer(reply.body, b"")
+            return _part(reply, Verdict(Kind.TRUNCATED, verdict.code, verdict.message), line)
+    if reply.status == 206:
+        return _part(reply, _UNEXPECTED[206], line)
     return Outcome(Kind.OK, reply.status, body=line, request_id=_request_id(reply.headers), flags=flags, timing=reply.timing)
+
+
+def _torn(reply: Reply) -> bool:
+    """Whether what calls itself JSON, and is none, was cut: where the end of a body is not told, or not that of its contents."""
+    headers = reply.headers
+    told = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
+    return "json" in headers.get("content-type", "").lower() and not (told and "content-encoding" not in headers)
+
+
+def _part(reply: Reply, verdict: Verdict, line: bytes) -> Outcome:
+    return Outcome(
+        verdict.kind,
+        reply.status,
+        code=verdict.code,
+        message=verdict.message,
+        request_id=_request_id(reply.headers),
+        timing=reply.timing,
+        billed=True,
+        final=verdict.final,
+        partial=line,
+    )
 
 
 def _doubtful(

@@ -30,6 +30,7 @@ _REFUSED = Verdict(Kind.POLICY, "refusal", "the model refused to answer")
 _LOOPED = Verdict(Kind.OK, flags=("repetition",))
 UNFINISHED = Verdict(Kind.TRUNCATED, "no_finish_reason", "the answer does not say that it is finished")
 _BROKEN = Verdict(Kind.SERVER_ERROR, "error", "the server reports that it failed while generating")
+_HOLLOW = Verdict(Kind.TRUNCATED, "no_message", "a choice ends without a message or text, perhaps the last piece of a stream")
 _ABORTED = Verdict(Kind.TRUNCATED, "abort", "the server aborted the generation")
 _STARVED = Verdict(Kind.OVERLOADED, "insufficient_system_resource", "the server ran out of resources while generating")
 _PAUSED = Verdict(
@@ -47,7 +48,10 @@ _FOREIGN = Verdict(Kind.GARBLED, "not_an_answer", "the body is JSON, but no answ
 FINISH: Mapping[str, Verdict] = {
     **dict.fromkeys(["stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_use", "complete"], COMPLETE),
     **dict.fromkeys(("tool_calls", "function_call"), _CALLED),
-    **dict.fromkeys(["length", "max_tokens", "model_length", "model_context_window_exceeded"], _LIMITED),
+    **dict.fromkeys(
+        ["length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"],
+        _LIMITED,
+    ),
     **dict.fromkeys(
         [
             "content_filter",
@@ -58,13 +62,28 @@ FINISH: Mapping[str, Verdict] = {
             "prohibited_content",
             "blocklist",
             "spii",
+            "image_safety",
+            "sensitive",  # GLM
         ],
         _FILTERED,
     ),
+    **dict.fromkeys(
+        [
+            "error",
+            "failed",
+            "timeout",
+            "network_error",  # GLM
+            "malformed_function_call",  # Gemini, as the next
+            "function_call_filter",
+            "unexpected_tool_call",
+            "other",
+        ],
+        _BROKEN,
+    ),
+    **dict.fromkeys(["abort", "aborted", "cancelled", "canceled"], _ABORTED),
+    **dict.fromkeys(["null", "none"], UNFINISHED),  # DashScope says it in words
     "refusal": _REFUSED,
     "pause_turn": _PAUSED,
-    "error": _BROKEN,
-    "abort": _ABORTED,
     "repetition": _LOOPED,
     "insufficient_system_resource": _STARVED,
 }
@@ -128,8 +147,14 @@ class Answer(Struct, gc=False):
         raise NotImplementedError
 
 
+class _Refusal(Struct, gc=False):
+    refusal: Any = None
+
+
 class _Choice(Struct, gc=False):
     finish_reason: str | None = None
+    message: _Refusal | None = None
+    text: Raw = _NOTHING
     error: Any = None
 
 
@@ -257,11 +282,12 @@ class Listed(Answer, gc=False):
     results: list[Raw] | None = None
 
     def verdict(self, request: Request) -> Verdict:
-        """Complete when it lists anything."""
+        """Complete when it lists as many as were asked for."""
         listed = self.data if self.results is None else self.results
         if listed is None:
             return _FOREIGN
-        return COMPLETE if listed else _fewer(0, request.choices, "results")
+        count = sum(each not in _EMPTY for each in listed)
+        return COMPLETE if count >= max(1, request.choices) else _fewer(count, request.choices, "results")
 
 
 DECODERS: Mapping[Route, Decoder[Answer]] = {
@@ -277,7 +303,14 @@ DECODERS: Mapping[Route, Decoder[Answer]] = {
 
 def finished(choice: _Choice) -> Verdict:
     """What one choice amounts to."""
-    return _BROKEN if choice.error else ended(choice.finish_reason)
+    if choice.error:
+        return _BROKEN
+    verdict, message = ended(choice.finish_reason), choice.message
+    if verdict.kind is not Kind.OK:
+        return verdict
+    if message is None:
+        return verdict if choice.text not in _EMPTY[:2] else _HOLLOW
+    return _REFUSED if message.refusal and isinstance(message.refusal, str) else verdict
 
 
 def ended(reason: str | None) -> Verdict:

@@ -28,6 +28,7 @@ class Assembled(Struct, frozen=True, gc=False):
 
     `body` is one JSON line, empty when nothing came that makes one; of an incomplete stream it is what was there.
     `why` says what is missing, "" when complete. `error` is the first error of the stream, as the body of an ordinary error.
+    An event that begins as an object and is none was a part of the answer, unless it had ended: the rest is not whole.
     Flags: `no_done`, `malformed_event`, `invalid_utf8`, `invalid_tool_input`.
     """
 
@@ -80,6 +81,8 @@ class Assembler:
         self._wants_done = route in (Route.CHAT, Route.COMPLETIONS)
         self._done = False
         self._error = b""
+        self._torn = False  # a part of the answer could not be read
+        self._in_parts = route is not Route.RESPONSES  # whose last event has the whole answer
 
     def feed(self, event: ServerEvent) -> bool:
         """Takes one event. True when the model has got on: text, thoughts, a call, an end; False for pings and empty deltas."""
@@ -98,6 +101,8 @@ class Assembler:
     def finish(self) -> Assembled:
         """What the events fed so far amount to."""
         why = "an error came in the stream" if self._error else self._answer.missing()
+        if self._torn and not why:
+            why = "a part of it could not be read"
         try:
             body = self._answer.body()
             text = b"" if body is None else write(body)
@@ -125,6 +130,8 @@ class Assembler:
             value, clean = read(event.data)
         except ValueError:
             if event.name != "error":
+                part = self._in_parts and event.data.lstrip().startswith(b"{")
+                self._torn = self._torn or (part and self._answer.missing() != "")
                 raise
             value, clean = {"error": {"message": event.data[:_MAX_WORDS].decode("utf-8", "replace")}}, True
         if not clean:

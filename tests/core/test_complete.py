@@ -54,6 +54,7 @@ def test_an_answer_cut_at_any_byte_is_never_ok(route: Route) -> None:
             for word in ["content_filter", "content_filtered", "refusal", "guardrail_intervened", "SAFETY", "RECITATION"]
         ),
         ("content_filter: PROHIBITED_CONTENT", Kind.POLICY, ()),
+        ("max_output_tokens", Kind.OK, ("hit_token_limit",)),
         ("error", Kind.SERVER_ERROR, ()),
         ("abort", Kind.TRUNCATED, ()),
         ("pause_turn", Kind.TRUNCATED, ()),
@@ -72,6 +73,80 @@ def test_finish_reasons(reason: str | None, kind: Kind, flags: tuple[str, ...]) 
     assert not (got.body if cut else got.partial)  # and never in the place of an answer when it is none
     stop = classify(attempt(Route.MESSAGES), reply(200, {"content": [], "stop_reason": reason}))
     assert stop.kind is kind
+
+
+STOP = {"index": 0, "finish_reason": "stop"}
+SAID = {**STOP, "message": {"role": "assistant", "content": "x"}}
+REFUSED = {**STOP, "message": {"content": None, "refusal": "I can't help with that."}}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "kind"),
+    [
+        # a finish reason is there, and still it is no whole answer
+        (Route.CHAT, {"choices": [STOP]}, Kind.TRUNCATED),
+        (Route.CHAT, {"choices": [{**STOP, "message": None}]}, Kind.TRUNCATED),
+        (Route.CHAT, {"object": "chat.completion.chunk", "choices": [{**STOP, "delta": {"content": "end."}}]}, Kind.TRUNCATED),
+        (Route.COMPLETIONS, {"choices": [{**STOP, "text": None}]}, Kind.TRUNCATED),
+        (Route.CHAT, {"choices": [{**SAID, "finish_reason": "null"}]}, Kind.TRUNCATED),
+        (Route.CHAT, {"choices": [{**SAID, "finish_reason": "None"}]}, Kind.TRUNCATED),
+        (Route.CHAT, {"choices": [{**SAID, "finish_reason": "canceled"}]}, Kind.TRUNCATED),
+        (Route.CHAT, {"choices": [{**SAID, "finish_reason": "network_error"}]}, Kind.SERVER_ERROR),
+        (Route.CHAT, {"choices": [{**SAID, "finish_reason": "function_call_filter: MALFORMED_CALL"}]}, Kind.SERVER_ERROR),
+        (Route.CHAT, {"choices": [{**SAID, "finish_reason": "sensitive"}]}, Kind.POLICY),
+        (Route.CHAT, {"choices": [REFUSED]}, Kind.POLICY),
+        (Route.CHAT, {"choices": [{**SAID, "error": {"message": "cut"}}]}, Kind.SERVER_ERROR),
+        # an error beside a whole answer
+        (Route.CHAT, {"choices": [SAID], "error": {"message": "upstream died", "code": 502}}, Kind.GATEWAY),
+        (Route.MESSAGES, {**WHOLE[Route.MESSAGES], "error": {"type": "overloaded_error", "message": "x"}}, Kind.OVERLOADED),
+        (Route.RESPONSES, {**WHOLE[Route.RESPONSES], "error": {"code": "server_error", "message": "x"}}, Kind.SERVER_ERROR),
+        # an error that does not say so
+        (Route.CHAT, {"base_resp": {"status_code": 1004, "status_msg": "login fail"}, "choices": None}, Kind.GARBLED),
+        (Route.CHAT, {"code": 20015, "message": "the service is busy", "data": None}, Kind.GARBLED),
+        (Route.CHAT, {"success": False, "msg": "no", "choices": []}, Kind.TRUNCATED),
+        (Route.MESSAGES, {"type": "error", "error": {"type": "api_error", "message": "x"}}, Kind.SERVER_ERROR),
+        # fewer than were asked for
+        (Route.IMAGES, {"data": [None]}, Kind.TRUNCATED),
+        (Route.MODERATIONS, {"results": []}, Kind.TRUNCATED),
+        (Route.EMBEDDINGS, {"data": [{"index": 0, "embedding": None}]}, Kind.TRUNCATED),
+    ],
+)
+def test_what_only_looks_like_an_answer(route: Route, body: dict[str, object], kind: Kind) -> None:
+    """Promise P3."""
+    assert outcome(200, body, route=route).kind is kind
+
+
+@pytest.mark.parametrize("message", [{}, {"content": ""}, {"content": None, "refusal": None}, {"content": "x", "refusal": ""}])
+def test_an_answer_that_says_nothing_is_one(message: dict[str, object]) -> None:
+    assert outcome(200, {"choices": [{**STOP, "message": message}]}).kind is Kind.OK
+
+
+@pytest.mark.parametrize("route", [Route.IMAGES, Route.MODERATIONS])
+def test_lists_are_counted(route: Route) -> None:
+    body = {"data" if route is Route.IMAGES else "results": [{"url": "u"}]}
+    assert classify(attempt(route, choices=2), reply(200, body)).code == "missing_results"
+    assert classify(attempt(route, choices=0), reply(200, body)).kind is Kind.OK
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind"),
+    [
+        (200, JSON, b'{"a": [1, 2', Kind.TRUNCATED),
+        (200, JSON | {"content-length": "11", "content-encoding": "gzip"}, b'{"a": [1, 2', Kind.TRUNCATED),
+        (200, JSON | {"content-length": "11"}, b'{"a": [1, 2', Kind.OK),  # it ended where it said: so that is how it is
+        (200, JSON | {"transfer-encoding": "chunked"}, b"{a: 1}", Kind.OK),
+        (200, {"content-type": "text/csv"}, b"a;b", Kind.OK),
+        (200, JSON, b'{"a": 1}', Kind.OK),
+        (206, JSON | {"content-length": "8"}, b'{"a": 1}', Kind.TRUNCATED),
+        (202, JSON | {"content-length": "8"}, b'{"a": 1}', Kind.OK),
+    ],
+)
+def test_b3_b4_a_plain_line_whose_answer_is_a_part(status: int, headers: dict[str, str], body: bytes, kind: Kind) -> None:
+    got = outcome(status, body, headers, Route.HTTP)
+    assert (got.kind, bool(got.body)) == (kind, kind is Kind.OK)
 
 
 def test_every_known_reason_is_in_lower_case() -> None:

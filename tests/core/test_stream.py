@@ -479,7 +479,7 @@ def test_the_body_is_an_answer_to_classify(name: str) -> None:
     request = Request(line=1, id="r", digest="d", route=route, path="/v1/x", choices=choices)
     attempt = Attempt(request, "e", 1, 0.0, Deadlines(1, 1, 1, 1), stream=True)
     outcome = classify(attempt, Reply(200, {"content-type": "application/json"}, assembled(route, text, choices).body))
-    assert outcome.kind is Kind.OK, outcome
+    assert outcome.kind is (Kind.POLICY if "refusal" in name else Kind.OK), outcome
 
 
 @pairs
@@ -683,12 +683,41 @@ FAULTS: dict[str, tuple[Route, int, bytes, str, tuple[str, ...], bytes, bytes]] 
             chunk({**delta(), "delta": ["x"]}),
             {"choices": {}, "id": []},
         )
-        + b'data: "x"\n\ndata: {"choices"\n\n'
+        + b'data: "x"\n\ndata: [HEARTBEAT]\n\n'
         + sse(chunk(delta(finish="stop"), usage=["x"]))
         + DONE,
         "",
         ("malformed_event",),
         b'"Hi"',
+        b"",
+    ),
+    "B24 a part that is no JSON": (
+        Route.CHAT,
+        1,
+        HI + b'data: {"choices":[{"index":0,"delta":{"content":" and\n\n' + END + DONE,
+        "a part of it could not be read",
+        ("malformed_event",),
+        b'"Hi"',
+        b"",
+    ),
+    "B24 a torn usage behind the end": (
+        Route.CHAT,
+        1,
+        HI + END + b'data: {"choices":[],"usage":{"prompt_to\n\n' + DONE,
+        "",
+        ("malformed_event",),
+        b'"Hi"',
+        b"",
+    ),
+    "B24 a torn delta of a response that comes whole": (
+        Route.RESPONSES,
+        1,
+        sse(RESPONSE_START)
+        + b'data: {"type":"response.output_text.delta","del\n\n'
+        + sse({"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}),
+        "",
+        ("malformed_event",),
+        b'"completed"',
         b"",
     ),
     "B30 absurd index": (
