@@ -25,8 +25,9 @@ from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Resul
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Hooks, streamed
 from batchrunner.errors import StopError
+from batchrunner.export import Exported, export
 from batchrunner.foreground import present
-from batchrunner.job import FileJob, Job, MemoryJob, Reopen
+from batchrunner.job import FileJob, Job, MemoryJob, Reopen, paths_of
 from batchrunner.loop import run_loop
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
@@ -149,6 +150,20 @@ class Runner:
         finally:
             results.sort(key=lambda result: result.request.line)
         return results
+
+    def export(
+        self,
+        input: str | os.PathLike[str],  # noqa: A002  the option's name
+        file: str | os.PathLike[str],
+        columns: Iterable[str] = (),
+        output: str | os.PathLike[str] | None = None,
+    ) -> Exported:
+        """Write the results of a job as a table: `file` ends in .csv, .tsv, .md, .txt or .parquet.
+
+        `columns` are places in a record (`batchrunner.columns`), by default custom_id, text and error. Returns the number of
+        records, the columns, and those that are empty. Raises UsageError E2xx, E003; FileError E404.
+        """
+        return export(paths_of(self._settings(input, output)), os.fspath(file), ",".join(columns))
 
     def _settings(self, requests: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Settings:
         given: dict[str, Any] = {"display": "none", **self._options, "input": requests}

@@ -87,7 +87,7 @@ class Spool:
         try:
             yield
         except OSError as fault:
-            message = f"the input cannot be kept as {self._path}: {why(fault)}"
+            message = f"{self._path} cannot be written: {why(fault)}"
             raise FileError("E404", message, "Make room, then start again.") from None
 
 

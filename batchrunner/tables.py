@@ -185,7 +185,7 @@ def _of_lines(read: Callable[[Lines, Columns, str], Numbered]) -> Callable[[Path
 
 
 def _parquet(path: Path, columns: Columns, _max_line: int) -> Numbered:
-    arrow, parquet = _arrow()
+    lib, parquet = arrow()
     first = 1
     try:
         with parquet.ParquetFile(path) as file:
@@ -194,17 +194,19 @@ def _parquet(path: Path, columns: Columns, _max_line: int) -> Numbered:
             for batch in file.iter_batches(BATCH, columns=names if columns is None else list(columns)):
                 yield from enumerate(batch.to_pylist(), first)
                 first += batch.num_rows
-    except (arrow.ArrowException, OSError) as error:
+    except (lib.ArrowException, OSError) as error:
         message = f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}."
         raise UsageError("E208", message, "Is the file whole?") from None
 
 
-def _arrow() -> tuple[Any, Any]:
+def arrow() -> tuple[Any, Any]:
+    """pyarrow, and its Parquet. UsageError E206: it is not installed."""
     try:
-        from pyarrow import lib, parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise UsageError("E206", "Parquet needs an extra", "pip install 'batchrunner[parquet]'") from None
-    return lib, parquet
+    return pa, parquet
 
 
 def _text(path: Path, columns: Columns, max_line: int) -> Numbered:

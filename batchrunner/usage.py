@@ -26,6 +26,7 @@ usage: batchrunner [run] INPUT [options]
        batchrunner explain CODE    what an error code or a kind of failure means, and what to do
 """
 _MORE_VERBS = """\
+       batchrunner export INPUT FILE  the results as a table: .csv .tsv .md .txt .parquet
        batchrunner merge FILE …    join result files, one record a request: -o OUT [--input INPUT]
        batchrunner completion SH   for bash, zsh or fish: source <(batchrunner completion bash)
 """
@@ -53,6 +54,10 @@ Of retry
       --kind KIND                   only failures of this kind; may be repeated
       --done FILE …                 output files of a batch of a provider's or vLLM's, failed or
       --errors FILE …               expired: take over what they answer, send only what they lack
+Of export
+      --columns A,B,C               custom_id, text, error, status, kind, model, usage.NAME,
+                                    usage.*, json.PATH, body.PATH, or any place in a record
+      --as csv|tsv|md|txt|parquet   whatever the ending of FILE says
 Of merge
       --input INPUT                 count what INPUT asks and no file answers
 Of simulate
@@ -88,7 +93,7 @@ Exit codes
 
 def verbs(known: Iterable[str]) -> dict[str, str]:
     """Each verb with its line of the help."""
-    told = dict(re.findall(r"^ +batchrunner (\w+)(?: \S+)? {2,}(.*)$", _VERBS + _MORE_VERBS, re.MULTILINE))
+    told = dict(re.findall(r"^ +batchrunner (\w+)(?: \S+)*? {2,}(.*)$", _VERBS + _MORE_VERBS, re.MULTILINE))
     return {verb: told.get(verb, "a run, which is what a command without a verb is") for verb in known}
 
 

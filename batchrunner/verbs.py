@@ -232,6 +232,21 @@ def _merge(call: Call) -> int:
     return merged.exit_code
 
 
+def _export(call: Call) -> int:
+    if len(call.words) < 2:
+        raise UsageError(
+            "E201", "export has to know the input and the table to write.", "Try: batchrunner export INPUT table.csv"
+        )
+    settings = call.resolved().settings
+    from batchrunner import export
+    from batchrunner.job import paths_of
+
+    done = export.export(paths_of(settings), call.words[1], call.own.get("columns", ""), call.own.get("as", ""))
+    said = msgspec.json.encode(done).decode() if settings.display.json else "\n".join(map(visible, str(done).splitlines()))
+    say(said, sys.stderr if call.words[1] == "-" else sys.stdout)
+    return 0
+
+
 def _report(call: Call) -> int:
     settings = _with_input(call)
     from batchrunner import batch, pages
@@ -279,6 +294,7 @@ VERBS: Mapping[str, Verb] = {
     "check": Verb(_check),
     "retry": Verb(_retry, {"--all": {"action": "store_true"}, "--kind": {"action": "append"}, **_FILES}),
     "status": Verb(_status),
+    "export": Verb(_export, {"--columns": {}, "--as": {"choices": ["csv", "tsv", "md", "txt", "parquet"]}}, 2),
     "merge": Verb(_merge, {"--input": {}}, sys.maxsize),
     "simulate": Verb(_simulate, {"--port": {}, "--profile": {}, "--seed": {}}),
     "config": Verb(_config, {"--origin": {"action": "store_true"}}),
