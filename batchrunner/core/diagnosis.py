@@ -104,7 +104,8 @@ def _network(evidence: Evidence) -> Answer:
     lost = sum(told.values()) - min(cut, evidence.kinds(Kind.NETWORK))
     slow = quantile(evidence.connect, 0.5)
     made = sum(evidence.connect.values())
-    if lost >= RARE and evidence.share(lost) >= NETWORK_SHARE:
+    proven = told.get("certificate") or (lost > 0 and not evidence.good)  # stops a run before there is much to count
+    if proven or (lost >= RARE and evidence.share(lost) >= NETWORK_SHARE):
         worst = sorted(told, key=lambda cause: -told[cause])
         words = ", ".join(f"{_WIRE_CAUSES[cause][0]} {told[cause]}" for cause in worst[:3] if told[cause])
         said = f"{part(lost, evidence.attempts)} found no connection or lost it{f': {words}' if words else ''}"

@@ -42,6 +42,8 @@ class Fate(Struct):
     status: int = 200
     cause: Cause | None = None
     phase: Phase = Phase.FIRST_BYTE
+    body: bytes = b'{"error":{"message":"planted"}}'  # of an answer that is none
+    connect: float = CONNECTING
 
 
 class Present(Struct):
@@ -83,14 +85,15 @@ class Patient:
             return Fault(Cause.TIMEOUT, Phase.FIRST_BYTE, "first byte", self._timing(attempt, spent, answered=False))
         if fate.cause:
             return Fault(fate.cause, fate.phase, "planted", self._timing(attempt, spent, answered=False))
+        timing = self._timing(attempt, spent, connect=fate.connect)
         if fate.status != 200:
-            return Reply(fate.status, {}, b'{"error":{"message":"planted"}}', self._timing(attempt, spent))
+            return Reply(fate.status, {}, fate.body, timing)
         tokens = max(1, int(usual * 50))
-        return Reply(200, {}, _BODY % (int(attempt.request.prompt_tokens), tokens), self._timing(attempt, spent))
+        return Reply(200, {}, _BODY % (int(attempt.request.prompt_tokens), tokens), timing)
 
-    def _timing(self, attempt: Attempt, spent: float, answered: bool = True) -> Timing:
+    def _timing(self, attempt: Attempt, spent: float, answered: bool = True, connect: float = CONNECTING) -> Timing:
         fresh = attempt.fresh or attempt.request.line % 20 == 0
-        connect = min(spent, CONNECTING) if fresh else 0.0
+        connect = min(spent, connect) if fresh else 0.0
         return Timing(connect, spent if answered else 0.0, spent, 0.0, not fresh)
 
     async def _wait(self, seconds: float, attempt: Attempt, review: Review) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from batchrunner.core.diagnosis import QUESTIONS, diagnose
+from batchrunner.core.diagnosis import QUESTIONS, causes, diagnose
 from batchrunner.core.model import Cause, Phase
 from batchrunner.core.trail import Ourselves
 from batchrunner.settings import OPTIONS
@@ -45,6 +45,30 @@ def heavy(present: Present) -> Fate:
     """Long prompts are answered every other time."""
     long = len(present.attempt.request.body) > 10_000
     return Fate(inf) if long and present.chance.random() < 0.5 else Fate(present.usual)
+
+
+def far(present: Present) -> Fate:
+    return Fate(present.usual, connect=0.8)
+
+
+def too_long(present: Present) -> Fate:
+    """What the model cannot take it refuses at once."""
+    body = b'{"error":{"message":"This model\'s maximum context length is 8192 tokens","code":"context_length_exceeded"}}'
+    return Fate(0.05, 400, body=body) if len(present.attempt.request.body) > 10_000 else Fate(present.usual)
+
+
+def ever_slower(present: Present) -> Fate:
+    return Fate(present.usual * (1 + min(present.now, 120.0) / 20))
+
+
+def cut_short(present: Present) -> Fate:
+    if present.chance.random() < 0.05:
+        return Fate(present.usual * present.chance.random(), cause=Cause.TRUNCATED, phase=Phase.BODY)
+    return Fate(present.usual)
+
+
+def starved(present: Present) -> Fate:
+    return Fate(0.001, cause=Cause.LOCAL, phase=Phase.CONNECT) if present.chance.random() < 0.02 else Fate(present.usual)
 
 
 def slower(present: Present) -> Fate:
@@ -87,6 +111,14 @@ PLANTED: Mapping[str, tuple[Course, str, Mapping[str, Any]]] = {
     "resets": (resetting, "network", {}),
     "refused": (unreachable(Cause.REFUSED), "network", {}),
     "dns": (unreachable(Cause.DNS), "network", {}),
+    "no TLS": (unreachable(Cause.TLS), "network", {}),
+    "certificate": (unreachable(Cause.CERTIFICATE), "network", {}),
+    "proxy refuses": (unreachable(Cause.PROXY), "network", {}),
+    "far away": (far, "network", {}),
+    "too long": (too_long, "request", {"requests": rows(1500, lambda line: 400 if line % 10 else 40_000)}),
+    "ever slower": (ever_slower, "service", {"concurrency": 24}),
+    "cut short": (cut_short, "service", {}),
+    "no descriptors": (starved, "us", {}),
     "heavy prompts": (heavy, "request", {"requests": rows(1500, lambda line: 400 if line % 10 else 40_000)}),
     "slow for a while": (slower, "service", {"concurrency": 24}),
     "never answered": (hanging, "service", {}),
@@ -98,6 +130,7 @@ PLANTED: Mapping[str, tuple[Course, str, Mapping[str, Any]]] = {
     "short timeout": (drowsy, "timeouts_short", {"timeout": "2s", "median": 1.2}),
     "long timeout": (hanging, "timeouts_long", {"timeout": "120s"}),
 }
+LATER = {"slow for a while", "ever slower", "never answered", "long timeout"}  # comes late, or shows when asked again
 BESIDES = {"long timeout": {"service"}}  # the hanging itself is the service's
 
 
@@ -136,6 +169,21 @@ def test_nothing_is_found_in_a_healthy_run(course: Course, options: Mapping[str,
     assert {finding.verdict for finding in seen.findings} == {"no"}
 
 
+@pytest.mark.parametrize(("course", "options"), [(well, {"median": 20.0, "sigma": 0.8}), (nearly, {})])
+def test_nothing_is_found_at_any_moment_of_a_healthy_run(course: Course, options: Mapping[str, Any]) -> None:
+    """Who looks at the live page sees no alarm that the end takes back."""
+    moments = examined(course, 200, **options).moments
+    alarms = {finding.code for end in range(1, len(moments)) for finding in causes(diagnose(moments[:end]))}
+    assert not alarms
+
+
+@pytest.mark.parametrize("name", [name for name in PLANTED if name not in LATER])
+def test_what_was_planted_is_found_while_it_runs(name: str) -> None:
+    moments = planted(name, 1).moments
+    found = diagnose(moments[: max(1, 2 * len(moments) // 3)])
+    assert PLANTED[name][1] in {finding.code for finding in causes(found)}
+
+
 def test_the_proxys_age_is_told_as_people_set_it() -> None:
     assert "10 s after the start" in planted("proxy", 1).of("proxy").said
 
@@ -145,6 +193,13 @@ def test_little_evidence_is_no_verdict() -> None:
     seen = examined(well, 1, rows(5))
     assert {finding.verdict for finding in seen.findings} == {"unknown"}
     assert [finding.code for finding in seen.findings] == list(QUESTIONS)
+
+
+def test_a_single_refusal_is_proof_where_nobody_has_answered() -> None:
+    last = examined(well, 1, rows(5)).moments[-1]
+    nobody = structs.replace(last, attempts=1, kinds={"connect": 1}, causes={"refused": 1})
+    assert [finding.code for finding in causes(diagnose([nobody]))] == ["network"]
+    assert not causes(diagnose([structs.replace(nobody, attempts=6, kinds={"connect": 1, "ok": 5})]))
 
 
 @pytest.mark.parametrize(
