@@ -157,7 +157,7 @@ def _engine(
 ) -> Engine:
     slots = sum(endpoint.limit.most for endpoint in endpoints)
     most_open = max(LEAST_OPEN, OPEN_PER_SLOT * slots)
-    scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, most_open, settings.streaming)
+    scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, most_open, settings.streaming, settings.hedging)
     return Engine(
         source=job.source([endpoint.base_url for endpoint in endpoints], settings.service.model),
         scheduler=scheduler,

@@ -21,9 +21,11 @@ from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from batchrunner.core.classify import classify
-from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result
+from batchrunner.core.hedging import BEATEN
+from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.errors import BatchError
 from batchrunner.outbox import Deliver, Echo, Listener, Notice, Outbox, Sink
@@ -90,6 +92,7 @@ class Engine:
         self._room = asyncio.Event()
         self._wakes = {name: asyncio.Event() for name in transports}
         self._attempts: set[asyncio.Task[None]] = set()
+        self._carriers: dict[tuple[int, int], asyncio.Task[None]] = {}  # by line and number; only where there may be twins
         self._grace_timer: asyncio.TimerHandle | None = None
 
     async def run(self, chores: Sequence[Chore] = ()) -> None:
@@ -253,11 +256,16 @@ class Engine:
         return first
 
     async def _outcome(self, attempt: Attempt, transport: Transport) -> Outcome:
+        if self.scheduler.twins.on and (task := asyncio.current_task()):
+            self._carriers[attempt.request.line, attempt.number] = task
         try:
             answer = await transport.send(attempt, self._review)
             outcome = answer if isinstance(answer, Outcome) else classify(attempt, answer)
             return await self._hooks.judge(attempt, outcome) if self._hooks.judge else outcome
         except asyncio.CancelledError:
+            if self._called_off(attempt):
+                waited = Timing(total=self._clock() - attempt.started)
+                return Outcome(Kind.CANCELLED, message=BEATEN, billed=True, timing=waited)
             self.scheduler.settle(attempt, Outcome(Kind.CANCELLED), self._clock(), 0.0)
             raise
         except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
@@ -267,8 +275,12 @@ class Engine:
         return self.scheduler.review(attempt, phase, age, self._clock())
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
-        now = self._clock()
+        now, twins = self._clock(), self.scheduler.twins
+        if twins and twins.beaten(attempt) and outcome.kind is not Kind.CANCELLED:  # both ended in the same moment
+            outcome = replace(outcome, kind=Kind.CANCELLED, message=BEATEN, billed=True)
         verdict = self.scheduler.settle(attempt, outcome, now, self._chance())
+        if twins.on:
+            self._call_off(attempt)
         notice = self.scheduler.notice
         if isinstance(verdict, Result):
             self.outbox.post(Event(now, attempt, outcome, verdict, notice))
@@ -291,6 +303,20 @@ class Engine:
         if self.scheduler.roomy:
             self._room.set()
         self._wake_lanes()
+
+    def _call_off(self, attempt: Attempt) -> None:
+        """An attempt has ended; if that was the answer, end its twin."""
+        line = attempt.request.line
+        self._carriers.pop((line, attempt.number), None)
+        loser = self.scheduler.twins.loser(line)
+        task = None if loser is None else self._carriers.pop((line, loser), None)
+        if task and task is not asyncio.current_task():
+            task.cancel()
+
+    def _called_off(self, attempt: Attempt) -> bool:
+        """Whether this task was cancelled for its attempt's sake alone: then it goes on."""
+        task = asyncio.current_task()
+        return bool(task and self.scheduler.twins.beaten(attempt) and not task.uncancel())
 
     def _wake_lanes(self) -> None:
         for wake in self._wakes.values():

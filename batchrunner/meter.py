@@ -57,6 +57,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     retries: int = 0
     recovered: int = 0
     maybe_billed: int = 0
+    hedged: int = 0  # second attempts beside stragglers
     duplicates: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -135,6 +136,7 @@ class Meter:
         self._retries = 0
         self._recovered = 0
         self._maybe_billed = 0
+        self._hedged = 0
         self._tokens_in = 0
         self._tokens_out = 0
         self._kinds = dict.fromkeys(Kind, 0)
@@ -184,7 +186,9 @@ class Meter:
         track = self._tracks.get(attempt.endpoint) or self._tracks.setdefault(attempt.endpoint, _Figures())
         track.attempts += 1
         self._kinds[outcome.kind] += 1
-        if attempt.number > 1:
+        if attempt.twin:
+            self._hedged += 1
+        elif attempt.number > 1:
             self._retries += 1
         if outcome.kind is Kind.OK:
             timing = outcome.timing
@@ -219,6 +223,7 @@ class Meter:
             retries=self._retries,
             recovered=self._recovered,
             maybe_billed=self._maybe_billed,
+            hedged=self._hedged,
             duplicates=self.duplicates,
             tokens_in=self._tokens_in,
             tokens_out=self._tokens_out,

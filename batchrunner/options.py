@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     max_response: Size
     concurrency: int | Literal["auto"]
     max_concurrency: int
+    hedge: int | str
     workers: int
     timeout: Duration | Literal["auto"]
     max_timeout: Duration

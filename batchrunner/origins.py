@@ -22,7 +22,7 @@ from msgspec import Struct
 from batchrunner.core import units
 from batchrunner.core.cost import price_table
 from batchrunner.core.selection import array_piece, condition, piece
-from batchrunner.core.stopping import failure_cap
+from batchrunner.core.stopping import cap_of
 from batchrunner.core.template import Template
 from batchrunner.errors import UsageError
 from batchrunner.rendering import params
@@ -63,6 +63,7 @@ _EXAMPLES = {
     "count": "8, 40k",
     bool: "true, false",
     int: "8, 40k",
+    "hedge": "1%, 20",
     "max_failures": "200, 5%",
     "header": "X-Team=research",
     "param": "temperature=0",
@@ -82,7 +83,8 @@ def _check_header(items: tuple[str, ...]) -> None:
 
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "header": _check_header,
-    "max_failures": failure_cap,
+    "hedge": cap_of,
+    "max_failures": cap_of,
     "param": params,
     "price": price_table,
     "prompt": Template.of,

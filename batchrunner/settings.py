@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from batchrunner.attempts import Keeping
 from batchrunner.core.cost import Spending
 from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency
 from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
@@ -87,6 +88,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     service: Service = Service()
     connection: Connection = Connection()
     concurrency: Concurrency = Concurrency()
+    hedging: Hedging = Hedging()
     processes: Processes = Processes()
     timeouts: Timeouts = Timeouts()
     streaming: Streaming = Streaming()

@@ -9,7 +9,7 @@ Rules:
 from typing import Any, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from batchrunner.core.trail import Finding
 from batchrunner.meter import Snapshot
@@ -39,6 +39,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     timeouts: int = 0
     truncated: int = 0
     maybe_billed: int = 0
+    hedged: int | UnsetType = UNSET  # second attempts beside stragglers; left out where there were none
     duplicates: int = 0
     seconds: float = 0.0
     tokens: Tokens = Tokens()
@@ -117,6 +118,7 @@ def summarise(snapshot: Snapshot, input: str, stopped: str = "", exit_code: int 
         timeouts=snapshot.timeouts,
         truncated=snapshot.truncated,
         maybe_billed=snapshot.maybe_billed,
+        hedged=snapshot.hedged or UNSET,
         duplicates=snapshot.duplicates,
         seconds=round(snapshot.seconds, 3),
         tokens=Tokens(snapshot.tokens_in, snapshot.tokens_out),

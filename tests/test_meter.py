@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from batchrunner.core.histogram import Histogram, Lately
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route, Timing, Usage
@@ -231,3 +232,14 @@ def test_check_report_says_2_when_there_is_a_problem() -> None:
     assert CheckReport(input="a", requests=3).exit_code == 0
     assert CheckReport(input="a", requests=3, problems=1).exit_code == 2
     assert msgspec.json.decode(CheckReport(input="a", requests=3).to_json())["requests"] == 3
+
+
+def test_twins_are_counted_apart_from_retries_and_told_only_where_there_were_any() -> None:
+    meter = Meter(0.0, 1)
+    meter(event(1.0, Kind.CANCELLED, final=False, billed=True))
+    assert "hedged" not in summarise(meter.snapshot(1.0), "a").to_json().decode()
+    won = event(1.0, Kind.OK, number=2)
+    assert won.attempt
+    meter(structs.replace(won, attempt=structs.replace(won.attempt, twin=True)))
+    summary = summarise(meter.snapshot(1.0), "a")
+    assert (summary.hedged, summary.retries, summary.maybe_billed) == (1, 0, 1)

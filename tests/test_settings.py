@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from batchrunner import origins
 from batchrunner.core import units
 from batchrunner.core.policy import Group
-from batchrunner.core.stopping import Stopping, failure_cap, reason_to_stop
+from batchrunner.core.stopping import Stopping, cap_of, reason_to_stop
 from batchrunner.errors import UsageError
 from batchrunner.settings import FOREIGN, OPTIONS, Settings, masked, schema, values
 
@@ -266,6 +266,7 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name(tmp_path: Path, where:
         ("max_response", "1", ["--max-response", "at least 1024", "64KiB"]),
         ("changed", "rerun!", ["--changed", "not one of refuse, rerun, keep"]),
         ("max_failures", "5 percent", ["--max-failures", "neither a number nor a percentage", "5%"]),
+        ("hedge", "one percent", ["--hedge", "neither a number nor a percentage", "1%"]),
         ("max_failures", "150%", ["--max-failures", "more than 100 %"]),
         ("max_time", -1, ["--max-time", "more than 0"]),
         ("limit", True, ["--limit"]),
@@ -344,8 +345,8 @@ def test_any_value_fits_its_type_or_is_a_usage_error(name: str, value: Any) -> N
 @pytest.mark.parametrize(
     ("text", "cap"), [("", (None, None)), ("200", (200, None)), ("0", (0, None)), ("5%", (None, 0.05)), ("0.5%", (None, 0.005))]
 )
-def test_failure_cap(text: str, cap: tuple[int | None, float | None]) -> None:
-    assert failure_cap(text) == cap
+def test_cap_of(text: str, cap: tuple[int | None, float | None]) -> None:
+    assert cap_of(text) == cap
 
 
 @pytest.mark.parametrize(

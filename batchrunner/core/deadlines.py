@@ -99,6 +99,10 @@ class Patience:
         """Seconds that a whole answer to this request may well take; with none yet, as with streams, in proportion to others."""
         return self._total.expects(request)
 
+    def late(self, attempt: Attempt) -> float:
+        """Seconds after which an attempt is a straggler; inf where that is not known: streams are given up soon enough."""
+        return inf if attempt.stream else self._total.late(attempt.request)
+
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.
 

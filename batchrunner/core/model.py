@@ -152,6 +152,7 @@ class Attempt(Struct, frozen=True, gc=False):
     unmarked: Literal["", "counted", "any"] = ""  # whole answers without a finish reason that are taken: `core.streaming`
     plain: bool = False  # ask for an unencoded body: compression has just failed this request
     queued: float = 0.0  # seconds it waited for a place after it was due again
+    twin: bool = False  # sent beside one that is still under way (`core.hedging`)
 
 
 class Timing(Struct, frozen=True, gc=False):

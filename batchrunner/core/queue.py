@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from math import inf
 
-from batchrunner.core.model import Kind, Request
+from batchrunner.core.model import Attempt, Kind, Request
 from batchrunner.core.retry import Spent
 
 
@@ -32,6 +32,7 @@ class Open:
         "plain",
         "repeats",
         "request",
+        "sent",
         "spent",
         "where",
         "whole",
@@ -43,6 +44,7 @@ class Open:
         self.where = where
         self.avoid = 0  # where it has just failed
         self.spent = Spent()
+        self.sent: Attempt | None = None  # the last one
         self.began = -1.0
         self.due = 0.0  # of a retry
         self.billed = 0

@@ -20,9 +20,12 @@ Rules:
 from collections.abc import Iterable, Sequence
 from math import inf, log2
 
+from msgspec.structs import replace
+
 from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
 from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
 from batchrunner.core.queue import Open, Queue, Row
@@ -44,6 +47,7 @@ class Scheduler:
         timeouts: Timeouts,
         max_open: int,
         streaming: Streaming = Streaming(),
+        hedging: Hedging = Hedging(),
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._spread = Spread(endpoints)
@@ -54,6 +58,7 @@ class Scheduler:
         self._manners = {endpoint.name: Manner(endpoint.name, streaming) for endpoint in endpoints}
         self._queue = Queue()
         self._in_flight: dict[int, Open] = {}
+        self.twins = Twins(hedging)
         self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._offered = 0
@@ -80,7 +85,7 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Attempts sent and not yet settled."""
-        return len(self._in_flight)
+        return len(self._in_flight) + len(self.twins)
 
     @property
     def retrying(self) -> int:
@@ -125,10 +130,14 @@ class Scheduler:
             self._queue.arrange(self._weight)
         rows, passed_on = self._rows_for(lane, now)
         entry = self._queue.take(rows, now, lane.breaker.open)
-        if entry is None:
-            due = min((row.due() for row in rows), default=inf)
-            return Wait(min(due, now + GLANCE) if passed_on else due if due < inf else None)
-        return self._send(entry, lane, now)
+        if entry:
+            return self._send(entry, lane, now)
+        due = min((row.due() for row in rows), default=inf)
+        if self.twins.on and self.last and self._in_flight:
+            if first := self._straggler(lane, now):
+                return self._send_twin(first, lane, now)
+            due = min(due, now + LOOK)
+        return Wait(min(due, now + GLANCE) if passed_on else due if due < inf else None)
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
@@ -147,6 +156,8 @@ class Scheduler:
 
         Once per attempt, else KeyError.
         """
+        if self.twins and (apart := self._settle_apart(attempt, outcome, now, u)):
+            return apart
         entry = self._in_flight.pop(attempt.request.line)
         lane = self._endpoints[attempt.endpoint]
         lane.inflight -= 1
@@ -226,7 +237,7 @@ class Scheduler:
         manner = self._manners[lane.name]
         form = manner.whole if entry.whole else manner.form(request)
         deadlines = self._patience_for(lane.name, request, form.stream).deadlines(request, spent.kills, form.stream)
-        return Attempt(
+        attempt = entry.sent = Attempt(
             request,
             lane.name,
             spent.sendings,
@@ -240,6 +251,54 @@ class Scheduler:
             entry.plain,
             now - entry.due if entry.due else 0.0,
         )
+        return attempt
+
+    def _straggler(self, lane: Endpoint, now: float) -> Attempt | None:
+        """The attempt that a twin from this endpoint should go beside; None while there is none, or anything else to send."""
+        if lane.breaker.open or len(self._queue) > self._queue.retrying or not self.twins.affordable(self._offered):
+            return None
+        serving, here = self._spread.serving(now), self._spread.bit(lane.name)
+        worst, late = None, 1.0
+        for line, entry in self._in_flight.items():
+            first = entry.sent
+            if first is None or self.twins.has(line):
+                continue
+            others = entry.where & serving & ~self._spread.bit(first.endpoint)
+            usual = self._patience_for(first.endpoint, first.request, first.stream).late(first)
+            if (others or entry.where) & here and (found := lateness(first, usual, now)) > late:
+                worst, late = first, found
+        return worst
+
+    def _send_twin(self, first: Attempt, lane: Endpoint, now: float) -> Attempt:
+        entry = self._in_flight[first.request.line]
+        twin = entry.sent = replace(self._send(entry, lane, now), queued=0.0, twin=True)
+        self.twins.pair(first, twin)
+        return twin
+
+    def _settle_apart(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | None:
+        """End an attempt that says nothing of its request: beaten by its twin, or failed while that goes on. None: it does."""
+        lane = self._endpoints[attempt.endpoint]
+        if self.twins.beaten(attempt):
+            self.twins.forget(attempt)
+            lane.inflight -= 1
+            lane.breaker.void(attempt.started)
+            return Again(now, BEATEN)
+        other = self.twins.part(attempt)
+        if other is None:
+            return None
+        entry, treatment = self._in_flight[attempt.request.line], TREATMENT[outcome.kind]
+        ends = outcome.final or not (treatment.again or treatment.health == "stop")
+        if outcome.kind is Kind.OK or (ends and outcome.kind is not Kind.CANCELLED):
+            self.twins.beat(other)
+            entry.billed += 1
+            return None
+        entry.sent = other
+        entry.billed += outcome.billed
+        entry.spent.sendings -= outcome.kind is Kind.CANCELLED
+        lane.inflight -= 1
+        if outcome.kind is not Kind.CANCELLED:
+            self._inform(lane, attempt, outcome, treatment, now, u)
+        return Again(now, "its twin goes on")
 
     def _patience_for(self, endpoint: str, request: Request, stream: bool) -> Patience:
         key = (endpoint, request.model, request.route, stream)

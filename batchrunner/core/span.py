@@ -11,7 +11,7 @@ Rules:
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -124,6 +124,11 @@ class Span:
     def expects(self, request: Request) -> float:
         """Seconds that this request may well take; before the first answer merely in proportion to others."""
         return self._shape.expects(request)
+
+    def late(self, request: Request) -> float:
+        """Seconds after which only 5 of 100 answers to requests of this size are still to come; inf while little is known."""
+        kin, scale = self._shape.of(request)
+        return self._window.quantile(0.95) * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
 
     def why(self, request: Request) -> str:
         """Where the deadline of this request's first attempt comes from, in words."""

@@ -70,7 +70,7 @@ class Stopping(Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=64)
-def failure_cap(text: str) -> tuple[int | None, float | None]:
+def cap_of(text: str) -> tuple[int | None, float | None]:
     """`"200"` as (200, None), `"5%"` as (None, 0.05), `""` as (None, None). Raises ValueError for anything else."""
     if not text:
         return None, None
@@ -89,7 +89,7 @@ def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: flo
     """Why the run must stop now, in words; "" to go on. Counts are of this run, `elapsed` its seconds so far."""
     if stopping.max_time and elapsed >= stopping.max_time:
         return f"the time allowed is over (max_time {stopping.max_time:g} s) [E303]"
-    most, share = failure_cap(stopping.max_failures)
+    most, share = cap_of(stopping.max_failures)
     finished = succeeded + failed
     too_many = most is not None and failed > most
     too_often = share is not None and finished >= ENOUGH and failed > share * finished
@@ -103,7 +103,7 @@ def alike(stopping: Stopping) -> int:
 
     A lower cap on failures is the user's own judgement and goes first.
     """
-    most, _ = failure_cap(stopping.max_failures)
+    most, _ = cap_of(stopping.max_failures)
     return stopping.max_alike if most is None or most >= stopping.max_alike else 0
 
 

@@ -106,6 +106,7 @@ class AttemptLine(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="at
     wait: float | None = None  # the pause that the server asked for
     again: bool = False  # the request is sent again
     request_id: str = ""
+    twin: bool = False  # sent beside one of the same line that was still under way
     billed: bool = False  # it failed, and may be on the bill
     prompt: int = 0  # tokens of the prompt, guessed from its bytes
     tokens_in: int = 0

@@ -138,6 +138,7 @@ def _facts(ending: Report, job: Job) -> list[Fact]:
     return [
         ("tokens", " · ".join(part for part in (tokens, cost, billed) if part)),
         ("latency", spread + waiting if snapshot.p50 else ""),
+        ("hedged", f"{plural(snapshot.hedged, 'second attempt')} beside stragglers" if snapshot.hedged else ""),
         ("trouble", _trouble(snapshot)),
         *_failure_facts(snapshot),
         *_cause_facts(ending),
