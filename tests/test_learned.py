@@ -114,6 +114,24 @@ def test_what_cannot_be_written_is_not_missed(tmp_path: Path) -> None:
     assert memory(None).chores(scheduler()) == []
 
 
+def test_what_an_endpoint_sustained_is_known_and_only_of_the_models_asked_most(tmp_path: Path) -> None:
+    room = scheduler()
+    for line in range(260):
+        model = f"m{line}" if line < 60 else "m"
+        room.offer(chat(line, model=model))
+        sent = [room.next("h", 0.0)]
+        room.endpoints[0].inflight += 200
+        room.settle(sent[0], Outcome(Kind.OK, 200, body=b"{}", timing=Timing(0.0, 1.0, 1.0)), 1.0, 0.5)  # type: ignore[arg-type]
+        room.endpoints[0].inflight -= 200
+    memory(tmp_path).keep(room)
+    kept = json.loads((tmp_path / "learned.json").read_text())["endpoints"]["h http://h/v1"]
+    assert len(kept["answers"]) == 50
+    assert kept["answers"][0]["model"] == "m"
+    later = scheduler()
+    memory(tmp_path).recall(later)
+    assert later.endpoints[0].limit.size == room.endpoints[0].limit.size // 2 > 100
+
+
 def test_it_holds_no_query_and_is_for_its_owner_alone(folder: Path) -> None:
     path = folder / "learned.json"
     assert "sesame" not in path.read_text()

@@ -70,6 +70,10 @@ class Patience:
         self._answered = -inf  # when the last answer came
         self._weigh(0)
 
+    def __len__(self) -> int:
+        """Answers that it has learned from, up to all that count."""
+        return self._answers
+
     def deadlines(self, request: Request, kills: int, stream: bool) -> Deadlines:
         """Deadlines of the next attempt at `request`, of which `kills` attempts were ended by us.
 

@@ -7,7 +7,9 @@ Rules:
 3. A lesson is thinner than the knowledge it comes from, so that what has changed since is found out quickly.
 """
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from batchrunner.core.deadlines import Latencies
 from batchrunner.core.streaming import Facts
@@ -26,4 +28,5 @@ class Lessons(Struct, frozen=True, omit_defaults=True):
     """What one endpoint taught."""
 
     facts: Facts = Facts()
+    limit: Annotated[int, Meta(ge=0, le=10**6)] = 0  # requests in flight that it sustained
     answers: tuple[Answers, ...] = ()

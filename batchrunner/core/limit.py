@@ -64,6 +64,12 @@ class Limit:
         self._mark = inf
         self.size = size
 
+    def warm(self, size: int) -> None:
+        """Begin with half of what an earlier run sustained: one round of answers shows whether that still holds."""
+        if self._mark < inf:
+            self._float = min(self._most, max(self._float, size / 2))
+            self.size = int(self._float)
+
     def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None) -> None:
         """A complete answer came. `unit_latency` is seconds / (1 + output tokens / 100), when the tokens are known."""
         if unit_latency is not None and started > self._mark and self._braked(unit_latency, inflight, now):

@@ -192,16 +192,15 @@ class Scheduler:
 
     def learned(self, endpoint: str) -> Lessons:
         """What this endpoint has taught so far."""
-        answers = tuple(
-            Answers(model, route, stream, patience.learned())
-            for (name, model, route, stream), patience in self._patience.items()
-            if name == endpoint
-        )
-        return Lessons(self._manners[endpoint].learned(), answers)
+        known = [(key, patience) for key, patience in self._patience.items() if key[0] == endpoint]
+        known.sort(key=lambda each: -len(each[1]))
+        answers = tuple(Answers(*key[1:], patience.learned()) for key, patience in known[:MOST_LESSONS])
+        return Lessons(self._manners[endpoint].learned(), self._endpoints[endpoint].limit.size, answers)
 
     def recall(self, endpoint: str, lessons: Lessons) -> None:
         """Begin with what this endpoint taught an earlier run; before the first request."""
         self._manners[endpoint].recall(lessons.facts)
+        self._endpoints[endpoint].limit.warm(lessons.limit)
         for known in lessons.answers:
             patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
             patience.recall(known.latencies)
@@ -413,6 +412,7 @@ class Scheduler:
         )
 
 
+MOST_LESSONS = 50  # models and forms of answer that are remembered of an endpoint: those with the most answers
 GLANCE = 0.01  # seconds until an endpoint that let another go first looks again
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
 FLED = frozenset({"down", "stop"})

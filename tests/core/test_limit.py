@@ -164,3 +164,18 @@ def test_a_limit_that_the_user_sets_on_the_way_is_a_constant() -> None:
     limit.pushback(1.0, 3, 2.0)
     limit.success(3.0, 3, 4.0)
     assert limit.size == 3
+
+
+@pytest.mark.parametrize(("sustained", "begins"), [(0, 16), (20, 16), (100, 50), (10_000, 256)])
+def test_the_next_run_begins_with_half_of_what_was_sustained(sustained: int, begins: int) -> None:
+    limit = Limit(Concurrency())
+    limit.warm(sustained)
+    assert limit.size == begins
+    limit.success(1.0, begins - 1, 2.0)
+    assert limit.size == min(256, begins + 1), "and grows as fast as any new one"
+
+
+def test_the_users_number_goes_before_what_was_sustained() -> None:
+    limit = Limit(Concurrency(concurrency=8))
+    limit.warm(100)
+    assert limit.size == 8
