@@ -10,15 +10,20 @@ Rules:
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice, repeat
 
 from msgspec import Struct
 
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.model import Request, Result
 from batchrunner.core.trail import AttemptLine, Moment
+from batchrunner.dialects import Dialect
 from batchrunner.errors import UsageError
 from batchrunner.formats import parse
+from batchrunner.glance import GLANCED, Plain, glance
 from batchrunner.job import at_hand, standing_of
 from batchrunner.keyring import doors
 from batchrunner.lines import read_lines
@@ -26,12 +31,14 @@ from batchrunner.listed import context_of, price_of
 from batchrunner.paths import Paths
 from batchrunner.reading import attempts, last_moments
 from batchrunner.report.preview import CheckReport, ModelUse, Problem
-from batchrunner.selecting import of_shard, where
+from batchrunner.selecting import Numbered, of_shard, where
 from batchrunner.settings import Settings
 from batchrunner.source import dialect_of
 from batchrunner.spooling import as_lines
 from batchrunner.standing import Standing
 
+Item = tuple[int, Plain | Request | Result]
+BLOCK = 256  # lines that are looked at together
 KINDS = 1000  # of problems that are told apart
 RANGES = 200  # of line numbers for each of them
 MODELS = 200
@@ -51,11 +58,24 @@ def _checked(settings: Settings, paths: Paths, environ: Mapping[str, str]) -> Ch
     moments = last_moments(paths)
     ratio, spread = learned(attempts(paths))
     found = _Found(settings, standing, ratio, urls)
-    dialect = dialect_of(paths.input, settings.intake)
-    intake = settings.intake
-    for line, raw in where(of_shard(read_lines(paths.input, intake.max_line), intake.shard), intake.where):
-        found.take(line, parse(raw, line, urls, settings.service.model, dialect))
+    intake, read = settings.intake, _reading(settings, urls, dialect_of(paths.input, settings.intake))
+    asked = iter(where(of_shard(read_lines(paths.input, intake.max_line), intake.shard), intake.where))
+    while block := list(islice(asked, BLOCK)):
+        found.take(read(block))
     return found.report(spread, moments, Prices(price_table(settings.spending.price), price_of))
+
+
+def _reading(settings: Settings, urls: Sequence[str], dialect: Dialect) -> Callable[[Sequence[Numbered]], Iterable[Item]]:
+    """How lines are read: at a glance where that is enough, else as a run would."""
+    origins = tuple(urls)
+    whole = partial(parse, origins=origins, model=settings.service.model, dialect=dialect)
+    glanced = dialect.format in GLANCED and not settings.service.model
+
+    def read(block: Sequence[Numbered]) -> Iterable[Item]:
+        plain = glance([raw for _, raw in block], origins) if glanced else repeat(None)
+        return ((line, seen or whole(raw, line)) for (line, raw), seen in zip(block, plain, strict=False))
+
+    return read
 
 
 def _urls(settings: Settings, environ: Mapping[str, str]) -> list[str]:
@@ -110,6 +130,7 @@ class _Numbers:
 
 
 class _Use(Struct):
+    context: int  # tokens that the model can hold; 0 where nobody knows
     requests: int = 0
     tokens_in: float = 0.0
     tokens_out_most: int = 0
@@ -127,38 +148,40 @@ class _Found:
         self._requests = self._problems = self._to_go = 0
         self._kinds: dict[tuple[str, str], _Numbers] = {}
         self._uses: dict[str, _Use] = {}
-        self._contexts: dict[str, int] = {}
+        self._most = settings.intake.limit or sys.maxsize
         self._long = _Numbers()
         for twin in standing.twins:
             self._wrong(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}", "")
 
-    def take(self, line: int, item: Request | Result) -> None:
-        """Count one line."""
-        self._requests += 1
-        if isinstance(item, Result):
-            self._problems += 1
-            if item.error:
-                self._wrong(line, item.error.message, item.error.hint)
-            return
-        limit = self._settings.intake.limit
-        if self._standing.is_done(line) or (limit and self._to_go >= limit):
-            return
-        self._to_go += 1
-        self._measure(line, item)
+    def take(self, items: Iterable[Item]) -> None:
+        """Count these lines."""
+        uses, is_done = self._uses, self._standing.is_done
+        for line, item in items:
+            self._requests += 1
+            if isinstance(item, Result):
+                self._refused(line, item)
+            elif self._to_go < self._most and not is_done(line):
+                self._to_go += 1
+                self._measure(line, item, uses.get(item.model) or self._use_of(item.model))
 
-    def _measure(self, line: int, request: Request) -> None:
-        model = request.model if len(self._uses) < MODELS or request.model in self._uses else ""
-        use = self._uses.get(model) or self._uses.setdefault(model, _Use())
-        tokens = request.prompt_tokens * self._ratio
+    def _refused(self, line: int, result: Result) -> None:
+        self._problems += 1
+        if result.error:
+            self._wrong(line, result.error.message, result.error.hint)
+
+    def _measure(self, line: int, request: Plain | Request, use: _Use) -> None:
+        tokens, most = request.prompt_tokens * self._ratio, request.max_tokens
         use.requests += 1
         use.tokens_in += tokens
-        use.tokens_out_most += request.max_tokens * max(1, request.choices)
-        use.open_ended += not request.max_tokens
-        context = self._contexts.get(model)
-        if context is None:
-            context = self._contexts[model] = context_of(self._url, model)
-        if context and tokens + request.max_tokens > context:
+        use.tokens_out_most += most * (request.choices or 1)
+        use.open_ended += not most
+        if use.context and tokens + most > use.context:
             self._long.add(line)
+
+    def _use_of(self, model: str) -> _Use:
+        """That of a model which comes for the first time; beyond `MODELS` they share one."""
+        name = model if len(self._uses) < MODELS else ""
+        return self._uses.get(name) or self._uses.setdefault(name, _Use(context_of(self._url, name)))
 
     def _wrong(self, line: int, message: str, hint: str) -> None:
         key = (message, hint)
@@ -200,7 +223,7 @@ class _Found:
 
     def _models(self) -> list[ModelUse]:
         return [
-            ModelUse(name, use.requests, round(use.tokens_in), use.tokens_out_most, self._contexts.get(name, 0))
+            ModelUse(name, use.requests, round(use.tokens_in), use.tokens_out_most, use.context)
             for name, use in sorted(self._uses.items(), key=lambda pair: -pair[1].requests)
         ]
 

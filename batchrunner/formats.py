@@ -126,7 +126,7 @@ def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str, dialec
     body, url = fields.body, fields.url or ""
     if fields.custom_id == "":
         raise LineError("custom_id is empty", "Give each line its own, or leave the key out: then one is made.")
-    place = _place if len(url) < 1024 else _place.__wrapped__
+    place = placed if len(url) < 1024 else placed.__wrapped__
     path, route, choices = place(url, origins)
     content = _content(body, route)
     method = _method(fields.method, route, content)
@@ -171,7 +171,7 @@ _ROUTES = _LONG_ROUTES | _SHORT_ROUTES
 
 
 @lru_cache(maxsize=512)
-def _place(url: str, origins: tuple[str, ...]) -> tuple[str, Route, Callable[[Mapping[str, object]], int]]:
+def placed(url: str, origins: tuple[str, ...]) -> tuple[str, Route, Callable[[Mapping[str, object]], int]]:
     """Path, route, and how to count the answers asked for: looked up once, for a file has few urls."""
     try:
         path = fenced(url, origins)

@@ -454,10 +454,10 @@ def test_a_set_model_where_the_line_has_none() -> None:
 
 
 def test_long_urls_are_not_remembered() -> None:
-    before = formats._place.cache_info()
+    before = formats.placed.cache_info()
     for number in range(20):
         assert good(written(url=f"/x?q={number:04000}")).path.endswith(f"{number:04000}")
-    assert formats._place.cache_info() == before
+    assert formats.placed.cache_info() == before
 
 
 # -- identity
