@@ -10,6 +10,7 @@ Rules:
    to be divided among workers, and nothing that they hold is worth keeping.
 2. A worker that dies takes no result with it: what it had under way is sent again, spends nothing of its request, and may
    be on the bill. It is replaced; one place in the crew where worker after worker dies ends the run, in order (E407).
+   One that falls silent is ended, for the deadlines of its attempts stand still with it.
 3. When the run dies, the workers see the end of their pair and end too.
 """
 
@@ -33,7 +34,7 @@ from batchrunner.errors import FileError
 
 TEND_EVERY = 0.25
 DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
-FAREWELL = 2.0  # seconds until a worker that does not end is killed
+SILENT = 240  # looks without a word from a worker, which speaks each second: it is stopped or stuck, and so is what it holds
 
 Review = Callable[[Attempt, Phase, float], float]
 
@@ -73,6 +74,7 @@ class Place:
         self.deaths = 0  # since the last answer
         self.errands: dict[int, _Errand] = {}
         self.us = Ourselves()  # as the worker last said
+        self._silent = 0  # looks since then
         self._opening = opening
         self._environ = environ
         self._changed = changed
@@ -94,6 +96,7 @@ class Place:
             end, self._process = _started(self._environ)
         except OSError as error:
             raise FileError("E407", f"no worker process can be started: {error.strerror}", "ask for fewer: --workers N") from None
+        self._silent = 0
         self._channel = await Channel.over(end, FROM_WORKER, self._hear, self._lost)
         self._channel.say(self._opening)
 
@@ -111,6 +114,12 @@ class Place:
                 self._channel.say(Cancel(number))
             raise
 
+    def look(self) -> None:
+        """End a worker that has not said a word for too many looks. They are counted, not timed: we may have been held up."""
+        self._silent += 1
+        if self._silent > SILENT and self._process:
+            self._process.kill()
+
     async def close(self) -> None:
         """Let the worker go; whatever it has under way is given up."""
         if self._channel:
@@ -127,7 +136,7 @@ class Place:
         elif isinstance(message, Asked):
             self._review(message)
         elif isinstance(message, Pulse):
-            self.us = message.us
+            self.us, self._silent = message.us, 0
         elif isinstance(message, Ready):
             self.ready = True
             self._changed()
@@ -188,6 +197,7 @@ class Crew:
             if place.empty:
                 self._refuse(place)
                 await place.fill()
+            place.look()
 
     def _refuse(self, place: Place) -> None:
         """E407 where too many have died."""
@@ -232,9 +242,6 @@ def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Pop
 
 
 async def _farewell(process: "subprocess.Popen[bytes]") -> None:
-    """Until the process has ended, by itself or not."""
-    try:
-        await asyncio.to_thread(process.wait, FAREWELL)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        await asyncio.to_thread(process.wait)
+    """End a process that holds nothing worth keeping."""
+    process.kill()
+    await asyncio.to_thread(process.wait)

@@ -37,7 +37,7 @@ from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request
 from batchrunner.core.service import Connection, Service
 from batchrunner.core.trail import Ourselves, together
-from batchrunner.crew import DEATHS, TEND_EVERY, Crew
+from batchrunner.crew import DEATHS, SILENT, TEND_EVERY, Crew
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError
 from batchrunner.worker import Worker
@@ -163,7 +163,10 @@ class Spoken:
 class NoProcess:
     """Stands for the process of a worker that is a task of ours."""
 
-    def wait(self, _seconds: float | None = None) -> int:
+    def kill(self) -> None:
+        pass
+
+    def wait(self) -> int:
         return 0
 
 
@@ -401,6 +404,36 @@ def test_where_worker_after_worker_dies_the_run_ends_in_order() -> None:
     assert failure
     assert (failure.code, failure.exit_code, f"{DEATHS} worker processes" in failure.message) == ("E407", 4, True)
     assert sink.results == []
+
+
+def test_a_worker_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped:
+        """A process that hears nothing; when it is killed its end of the pair closes."""
+
+        def kill(self) -> None:
+            seen.append(asyncio.get_running_loop().time())
+            channels[0]._die()
+
+    class Mute(Mortal):
+        def __init__(self, *ends: Any) -> None:
+            super().__init__(*ends)
+            channels.append(self)
+            self.mute = len(channels) == 1
+
+        def say(self, message: Any) -> None:
+            if not self.mute or isinstance(message, Opening):
+                super().say(message)
+
+    seen: list[float] = []
+    channels: list[Mute] = []
+    Mortal.chance, Mortal.mortality, Mortal.asked = Random(1), 0.0, []
+    monkeypatch.setattr(crew_room, "Channel", Mute)
+    monkeypatch.setattr(crew_room, "_started", lambda _environ: (None, Stopped()))
+    monkeypatch.setattr(crew_room, "_farewell", lambda _process: asyncio.sleep(0))
+    sink, failure = run_virtual(lambda: run_over(1, 8))
+    assert failure is None
+    assert [(result.kind, result.attempts, result.maybe_billed) for result in sink.results] == [(Kind.OK, 2, 1)] * 8
+    assert [round(at - 1000.0) for at in seen] == [round(SILENT * TEND_EVERY)]
 
 
 async def test_no_room_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
