@@ -15,11 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from batchrunner import batch
+from batchrunner import batch, submission
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
+from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Chore, Hooks
-from batchrunner.job import Job, Reopen
+from batchrunner.job import Job, Reopen, paths_of
 from batchrunner.loop import run_loop, tune
 from batchrunner.outbox import Deliver
 from batchrunner.report import status, text
@@ -103,8 +104,19 @@ async def present(
                 Ladder(run, settings.stopping.grace, audience.progress.note).attach()
             return audience.watch(run)
 
+        if settings.service.via == "batch" and job is None:
+            reopen = await _submitted(settings, reopen, audience.progress.note)
         ending = await batch.run(
             settings, job, reopen=reopen, hooks=hooks, listeners=audience.listeners, deliver=deliver, watch=watch, origins=origins
         )
+        if settings.service.via == "batch" and job is None:
+            submission.clear(paths_of(settings).folder)
         await audience.leave(ending)
         return ending
+
+
+async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:
+    """What a batch service has answered, to be adopted by a run that sends the rest."""
+    done = await submission.submit(settings, note)
+    kinds = reopen.kinds if reopen else lambda kind: kind not in HOPELESS
+    return Reopen(kinds, [*(reopen.done if reopen else ()), *done])

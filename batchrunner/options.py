@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     cache_size: Size
     cache_all: bool
     base_url: str | Sequence[str]
+    via: Literal["calls", "batch"]
     provider: str
     api_key_env: str | Sequence[str]
     auth: Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"]

@@ -27,6 +27,7 @@ usage: batchrunner [run] INPUT [options]
 """
 _MORE_VERBS = """\
        batchrunner export INPUT FILE  the results as a table: .csv .tsv .md .txt .parquet
+       batchrunner submit INPUT    by the provider's Batch API (run --via batch)
        batchrunner merge FILE …    join result files, one record a request: -o OUT [--input INPUT]
        batchrunner completion SH   for bash, zsh or fish: source <(batchrunner completion bash)
 """

@@ -69,6 +69,10 @@ def _run(call: Call) -> int:
     return _executed(call, None)
 
 
+def _submit(call: Call) -> int:
+    return _run(msgspec.structs.replace(call, typed={**call.typed, "via": "batch"}))
+
+
 def _retry(call: Call) -> int:
     kinds = call.own.get("kind", [])
     if kinds and call.own.get("all"):
@@ -291,6 +295,7 @@ class Verb(Struct, frozen=True):
 _FILES = {flag: {"action": "extend", "nargs": "+"} for flag in ("--done", "--errors")}
 VERBS: Mapping[str, Verb] = {
     "run": Verb(_run, {"--dry-run": {"action": "store_true"}}),
+    "submit": Verb(_submit),
     "check": Verb(_check),
     "retry": Verb(_retry, {"--all": {"action": "store_true"}, "--kind": {"action": "append"}, **_FILES}),
     "status": Verb(_status),

@@ -24,6 +24,15 @@ class Service(Struct, frozen=True, kw_only=True):
             metavar="URL",
         ),
     ] = ()
+    via: Annotated[
+        Literal["calls", "batch"],
+        option(
+            "how requests go there: one by one, or by its Batch API (half the price, within a day), and the rest one by one",
+            group="Endpoint",
+            metavar="calls|batch",
+            main=False,
+        ),
+    ] = "calls"
     provider: Annotated[
         str,
         option(

@@ -183,6 +183,15 @@ CODES: Mapping[str, Code] = {
             "the lines are meant to fail: --max-alike 0, and each is recorded with its own failure",
         ),
     ),
+    "E308": Code(
+        "a batch service that does not do it",
+        "With --via batch the file is uploaded to the provider's Batch API. It has refused the file or the batch, does not "
+        "answer, or there is no such API at this address. Batches that are under way go on.",
+        (
+            "the message says what it refused; correct that and run the same command again",
+            "send the requests one by one:  batchrunner INPUT --via calls",
+        ),
+    ),
     "E401": Code(
         "a place where the output cannot be written",
         "The path of the results is a directory, a symbolic link, the input itself, or not allowed to be written. "

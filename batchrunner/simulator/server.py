@@ -5,7 +5,7 @@ Rules:
 1. One call of a connection is served at a time; pipelined calls wait in its buffer, in order.
 2. All waiting is `call_later`; a client that leaves cancels it and frees its place at once.
 3. The same question is the same request, whether it asks for a stream or not.
-4. Control paths (/stats, /reset, /v1/models) meet no fault, no limit and no counter.
+4. Control paths (/stats, /reset, /v1/models) and the Batch API (`batches`) meet no fault, no limit and no counter.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from batchrunner.core.asking import asking
 from batchrunner.core.model import Route
 from batchrunner.simulator.answers import STREAMS, Answer, answer, echo
 from batchrunner.simulator.asks import Ask, read_ask, route_of
+from batchrunner.simulator.batches import Batches
 from batchrunner.simulator.bodies import CREATED, error_body
 from batchrunner.simulator.incoming import MAX_BODY, MAX_HEAD, Call, MalformedError, awaits_permission, parse
 from batchrunner.simulator.ledger import Ledger
@@ -67,6 +68,7 @@ class Simulator:
         self._queue: deque[_Job] = deque()
         self._places = 0  # taken
         self._limits = Limits(self.profile.rate)
+        self._batches = Batches(lambda key: self._dice.throw(key, 1, False).fault)
         self._empty = asyncio.Event()
 
     @property
@@ -105,7 +107,9 @@ class Simulator:
             self._empty.set()
 
     def control(self, call: Call) -> bytes | None:
-        """The reply to a control path; None for any other call."""
+        """The reply to a control path or of the Batch API; None for any other call."""
+        if batched := self._batches.reply(call):
+            return framed(self._turn(Answer(Route.HTTP), "req_batch"), batched.status, JSON, batched.body)
         match call.method, call.path.removeprefix("/v1"):
             case "GET", "/stats":
                 said: Any = self.stats()
