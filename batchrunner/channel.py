@@ -153,8 +153,8 @@ class Channel(asyncio.Protocol):
 
 
 def packed(messages: list[ToWorker | FromWorker]) -> bytes:
-    """Messages as one piece, whatever their strings hold: a header of a server's may hold half a character."""
+    """Messages as one piece, whatever they hold: a server may say half a character, or count tokens beyond all measure."""
     try:
         return _encode(messages)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, OverflowError):
         return _encode([encodable(message) for message in messages])

@@ -83,6 +83,7 @@ class _Full(_Strict, gc=False):
 
 _write = msgspec.json.Encoder().encode
 _NULL = Raw(b"null")
+MOST = 2**63 - 1  # what a whole number may be where it is packed
 
 
 def record(result: Result, *, strict: bool = False, secrets: Callable[[bytes], bytes] | None = None) -> bytes:
@@ -153,9 +154,11 @@ def _error(result: Result) -> _Error | None:
 
 
 def encodable(value: Any) -> Any:
-    """The same value, with a question mark for every character that UTF-8 has no bytes for."""
+    """The same value, with a question mark for every character that UTF-8 has no bytes for, and whole numbers of 64 bits."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int):
+        return min(max(value, -MOST), MOST)
     if isinstance(value, tuple):
         return tuple(map(encodable, value))
     if isinstance(value, dict):

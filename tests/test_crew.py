@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Self
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import batchrunner
 from batchrunner import crew as crew_room
@@ -34,7 +34,7 @@ from batchrunner.channel import (
     packed,
 )
 from batchrunner.core.classify import classify
-from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request
+from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request, Usage
 from batchrunner.core.service import Connection, Service
 from batchrunner.core.trail import Ourselves, together
 from batchrunner.crew import DEATHS, SILENT, TEND_EVERY, Crew
@@ -111,11 +111,24 @@ async def test_half_a_frame_is_never_heard() -> None:
     assert ear.heard == [Ready()]
 
 
-async def test_half_a_character_does_not_break_a_frame() -> None:
-    ear = Ear(FROM_WORKER)
-    odd = Outcome(Kind.REJECTED, 400, message="no \udcff", body=b'{"a":"\\ud800"}', request_id="\udc80")
-    ear.channel.data_received(framed(Answered(1, odd)))
-    assert ear.heard == [Answered(1, msgspec.structs.replace(odd, message="no ?", request_id="?"))]
+@pytest.mark.parametrize(
+    ("odd", "even"),
+    [
+        ({"message": "no \udcff", "body": b'{"a":"\\ud800"}'}, {"message": "no ?", "body": b'{"a":"\\ud800"}'}),
+        ({"usage": Usage(10**30, 5, 0.5)}, {"usage": Usage(2**63 - 1, 5, 0.5)}),
+        ({"flags": ("a", "\udc80"), "wait": float("inf")}, {"flags": ("a", "?"), "wait": float("inf")}),
+    ],
+)
+async def test_nothing_that_a_server_says_breaks_a_frame(odd: dict[str, Any], even: dict[str, Any]) -> None:
+    ear, plain = Ear(FROM_WORKER), Outcome(Kind.REJECTED, 400)
+    ear.channel.data_received(framed(Answered(1, replace(plain, **odd)), Answered(2, plain)))
+    assert ear.heard == [Answered(1, replace(plain, **even)), Answered(2, plain)]
+
+
+async def test_nor_does_anything_in_a_line() -> None:
+    ear, sent = Ear(TO_WORKER), attempt(1, id="\ud800", max_tokens=10**30, choices=-(10**30))
+    ear.channel.data_received(framed(Send(1, sent)))
+    assert ear.heard == [Send(1, attempt(1, id="?", max_tokens=2**63 - 1, choices=1 - 2**63))]
 
 
 async def test_what_is_said_in_one_turn_is_one_frame_and_the_end_is_heard_once() -> None:

@@ -371,14 +371,32 @@ def assert_silent(text: str | bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "stream"), [("openai", "on"), ("openai", "off"), ("vllm", "off"), ("anthropic", "on"), ("cookbook", "off")]
+    ("dialect", "stream", "workers"),
+    [
+        ("openai", "on", "1"),
+        ("openai", "off", "1"),
+        ("openai", "off", "2"),
+        ("vllm", "off", "1"),
+        ("anthropic", "on", "1"),
+        ("cookbook", "off", "1"),
+    ],
 )
-def test_g8_g9_no_byte_we_produce_holds_the_key(tmp_path: Path, dialect: str, stream: str) -> None:
+def test_g8_g9_no_byte_we_produce_holds_the_key(tmp_path: Path, dialect: str, stream: str, workers: str) -> None:
     """The real command in a process of its own; every file, both streams, also when it is asked to show its inside."""
     job(*canary_lines())
     told = environment(OPENAI_API_KEY=KEY, BATCHRUNNER_DEBUG="1", PYTHONDEVMODE="1", HOME=str(tmp_path / "home"))
     with served(FaultServer(_echo(stream=stream == "on"))) as server:
-        options = ["--base-url", f"{server.url}/v1?key={KEY}", "--stream", stream, "--max-attempts", "1", "-v"]
+        options = [
+            "--base-url",
+            f"{server.url}/v1?key={KEY}",
+            "--stream",
+            stream,
+            "--workers",
+            workers,
+            "--max-attempts",
+            "1",
+            "-v",
+        ]
         for words in (["a.jsonl", "--output-format", dialect], ["retry", "a.jsonl", "--all", "--output-format", dialect]):
             ended = subprocess.run(
                 [sys.executable, "-m", "batchrunner", *words, *options], env=told, capture_output=True, check=False, timeout=60
