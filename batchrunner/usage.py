@@ -23,7 +23,7 @@ usage: batchrunner [run] INPUT [options]
        batchrunner diagnose INPUT  why it was slow or failed; or --base-url URL: try an endpoint
        batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
        batchrunner config show     settings in force; --origin says where each comes from
-       batchrunner explain CODE    what an error code or a kind of failure means, and what to do
+       batchrunner explain WORD    an error code, a kind of failure, or a topic: files, systemd, slurm, kubernetes
 """
 _MORE_VERBS = """\
        batchrunner export INPUT FILE  the results as a table: .csv .tsv .md .txt .parquet

@@ -214,7 +214,7 @@ def _completion(call: Call) -> int:
     if shell not in completion.SHELLS:
         known = ", ".join(completion.SHELLS)
         raise UsageError("E002", f"{shell or 'no shell'}: completion is for {known}.", "Try: batchrunner completion bash")
-    words = {"explain": [*codes.CODES, *Kind], "config": ["show", "schema"], "completion": completion.SHELLS, "simulate": []}
+    words = {"explain": list(codes.KNOWN), "config": ["show", "schema"], "completion": completion.SHELLS, "simulate": []}
     flags = completion.flags({name: verb.own for name, verb in VERBS.items()})
     say(completion.script(shell, usage.verbs(VERBS), flags, words).rstrip("\n"))
     return 0
@@ -266,9 +266,9 @@ def _explain(call: Call) -> int:
     wanted = call.words[0] if call.words else ""
     said = codes.explained(wanted, min(width(), 96)) if wanted else codes.listing()
     if not said:
-        near = origins.nearest(wanted, [*codes.CODES, *Kind])
+        near = origins.nearest(wanted, codes.KNOWN)
         raise UsageError(
-            "E002", f"{wanted!r} is neither a code nor a kind of failure.", near or "All of them: batchrunner explain"
+            "E002", f"{wanted!r} is no code, no kind of failure and no topic.", near or "All of them: batchrunner explain"
         )
     say(said)
     return 0

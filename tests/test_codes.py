@@ -10,6 +10,7 @@ from batchrunner.core.classify import TREATMENT
 from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
 from batchrunner.report.codes import CODES, explained, listing
+from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS
 from batchrunner.verbs import VERBS
 
@@ -42,6 +43,18 @@ def test_what_is_to_be_typed_exists() -> None:
     assert named
     assert named <= FLAGS
     assert set(re.findall(r"batchrunner ([a-z]+)\b", said)) <= set(VERBS)
+
+
+def test_topics_name_options_that_exist() -> None:
+    lines = [line for _, text in TOPICS.values() for line in text.splitlines() if not line.startswith(("#SBATCH", "jq "))]
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", "\n".join(lines))) <= FLAGS
+    assert max(map(len, lines)) <= 130
+
+
+def test_a_topic_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "Slurm"]) == 0
+    assert capsys.readouterr().out == TOPICS["slurm"][1] + "\n"
+    assert all(f"  {topic} " in listing() for topic in TOPICS)
 
 
 def test_a_refusal_that_stops_an_endpoint_has_a_code() -> None:

@@ -9,12 +9,14 @@ Rules:
 
 import textwrap
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct
 
 from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import WORDS
+from batchrunner.report.topics import TOPICS
 
 
 class Code(Struct, frozen=True):
@@ -263,15 +265,22 @@ CODES: Mapping[str, Code] = {
 }
 
 
+KNOWN: Final = (*CODES, *Kind, *TOPICS)
+"""What can be explained."""
+
+
 def listing() -> str:
-    """Every code and kind, one a line."""
+    """Every code, kind and topic, one a line."""
+    topics = (f"  {topic:<20} {about}" for topic, (about, _) in TOPICS.items())
     codes = (f"  {code:<20} {each.means}" for code, each in CODES.items())
     kinds = (f"  {kind:<20} {WORDS[kind]}" for kind in Kind if kind is not Kind.OK)
-    return "\n".join(["codes", *codes, "", "kinds of failure, as in error records", *kinds])
+    return "\n".join(["topics", *topics, "", "codes", *codes, "", "kinds of failure, as in error records", *kinds])
 
 
 def explained(word: str, width: int = 96) -> str:
-    """The long answer to a code or a kind; "" for neither."""
+    """The long answer to a code, a kind or a topic; "" for none of them."""
+    if word.lower() in TOPICS:
+        return TOPICS[word.lower()][1]
     code = CODES.get(word.upper())
     if code:
         return "\n".join([f"{word.upper()}  {code.means}", "", *_block(code.why, width), "", *_steps(code.steps, width)])
