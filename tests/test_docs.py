@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from batchrunner.cli import main
 from batchrunner.core.classify import TREATMENT
+from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS
 from tests.docs import README, ROOT, with_options
 
@@ -35,7 +37,7 @@ def test_the_option_table_is_that_of_the_code() -> None:
 
 
 def test_every_flag_the_texts_name_exists() -> None:
-    texts = [path.read_text() for path in ROOT.glob("*.md")] + [row.hint for row in TREATMENT.values()]
+    texts = [path.read_text() for path in (*ROOT.glob("*.md"), ROOT / "llms.txt")] + [row.hint for row in TREATMENT.values()]
     texts = [re.sub(r"^ *pip .*$", "", text, flags=re.MULTILINE) for text in texts]
     named = {flag for text in texts for flag in FLAG.findall(text)}
     assert named <= known_flags() | {"--rounds", "--markdown", "--rivals"}
@@ -72,6 +74,46 @@ def test_the_first_command_runs_in_a_fresh_checkout(tmp_path: Path) -> None:
     assert "simulated" in done.stderr
     lines = (tmp_path / "jobs" / "input.results.jsonl").read_text().splitlines()
     assert len({json.loads(line)["custom_id"] for line in lines}) == 200
+
+
+def commands() -> list[list[str]]:
+    """What follows the word batchrunner in every shell command of the README, in order; endpoints are the embedded one."""
+    lines = [line.partition("  #")[0] for block in fenced("sh")[1:] for line in block.splitlines()]
+    said = [line.partition("batchrunner ")[2] for line in lines if "batchrunner " in line and not line.startswith("cat ")]
+    return [shlex.split(re.sub(r"--base-url https?://\S+", "--base-url simulated", each)) for each in said]
+
+
+def answered(line: str) -> str:
+    """A record of the batch service that answers this line."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
+    response = {"status_code": 200, "request_id": "r", "body": {"object": "chat.completion", "choices": [choice]}}
+    return json.dumps({"id": "x", "custom_id": json.loads(line)["custom_id"], "response": response, "error": None}) + "\n"
+
+
+def test_the_commands_run_in_the_order_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.results.jsonl", "*.errors.jsonl", "*.run"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHRUNNER_BASE_URL", "simulated")
+    lines = (ROOT / "jobs" / "input.jsonl").read_text().splitlines(keepends=True)[:40]
+    for name in ("prompts.jsonl", "batch.jsonl"):
+        Path(name).write_text("".join(lines))
+    Path("output.jsonl").write_text(answered(lines[0]))
+    Path("errors.jsonl").touch()
+    for name, line in zip(("a.results.jsonl", "b.results.jsonl"), lines, strict=False):
+        Path(name).write_text(answered(line))
+    assert len(commands()) >= 20
+    for words in commands():
+        code = main([word.replace("~", str(tmp_path)) for word in words])
+        said = capsys.readouterr()
+        assert "error:" not in said.err, (words, said.err)
+        assert code in {0, 1, 3}, (words, said)
+
+
+def test_the_topics_it_names_exist() -> None:
+    assert {"files", "systemd", "slurm", "kubernetes"} == set(TOPICS)
+    assert all(topic in TEXT for topic in TOPICS)
 
 
 def test_the_test_command_is_the_one_ci_calls() -> None:
