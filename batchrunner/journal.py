@@ -38,6 +38,7 @@ class Durability(Struct, frozen=True, kw_only=True):
             "force results to disk: never, every second, or before each is acknowledged",
             group="Input and output",
             metavar="none|interval|always",
+            main=False,
         ),
     ] = "interval"
     min_free: Annotated[

@@ -43,7 +43,9 @@ SECRETIVE = frozenset({"header", "base_url", "proxy"})
 class Records(Struct, frozen=True, kw_only=True):
     """What a line of the output holds."""
 
-    strict_openai: Annotated[bool, option("leave our own facts out of each result line", group="Input and output")] = False
+    strict_openai: Annotated[
+        bool, option("leave our own facts out of each result line", group="Input and output", main=False)
+    ] = False
     ordered: Annotated[
         bool,
         option(
@@ -83,6 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "a finished line that was edited since: stop, send it again, or keep its result",
             group="Input and output",
             metavar="refuse|rerun|keep",
+            main=False,
         ),
     ] = "refuse"
     service: Service = Service()

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. `short` is one screen: what people need on most days. `full` holds everything there is.
+1. `short` is one screen: what people need on most days, each in its first few words. `full` holds everything there is.
 2. Frames are written by hand, option lines never: they follow from `OPTIONS`.
 """
 
@@ -11,37 +11,39 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
+from msgspec import structs
+
 from batchrunner.settings import OPTIONS, Option
 
 COLUMN = 36
 _VERBS = """\
 usage: batchrunner [run] INPUT [options]
-       batchrunner check INPUT     validate and count; send nothing (run --dry-run is the same)
-       batchrunner retry INPUT     send again what failed and can succeed; or --all, or --kind KIND …
+       batchrunner check INPUT     validate, count, estimate; send nothing
+       batchrunner retry INPUT     send again what failed and can succeed
        batchrunner status INPUT    how the job stands
-       batchrunner report INPUT    write its page anew: what happened, why, and what to do
-       batchrunner diagnose INPUT  why it was slow or failed; or --base-url URL: try an endpoint
-       batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
-       batchrunner config show     settings in force; --origin says where each comes from
-       batchrunner explain WORD    an error code, a kind of failure, or a topic: files, systemd, slurm, kubernetes
+       batchrunner report INPUT    its page anew: what happened and why
+       batchrunner diagnose INPUT  why it was slow or failed; or --base-url URL
+       batchrunner export INPUT FILE  the results as a table
+       batchrunner explain WORD    a code, a kind of failure, a topic (slurm)
 """
 _MORE_VERBS = """\
-       batchrunner export INPUT FILE  the results as a table: .csv .tsv .md .txt .parquet
        batchrunner submit INPUT    by the provider's Batch API (run --via batch)
+       batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
+       batchrunner config show     settings in force; --origin says where each comes from
        batchrunner merge FILE …    join result files, one record a request: -o OUT [--input INPUT]
        batchrunner completion SH   for bash, zsh or fish: source <(batchrunner completion bash)
 """
 _INTRODUCTION = """
 Run a file of requests to the end, resumable. The same command again continues.
 
-  batchrunner jobs/input.jsonl                 as fast as the server allows
-  batchrunner jobs/input.jsonl --dry-run       count and check; send nothing
-  batchrunner jobs/input.jsonl --limit 20      try the first 20
+  batchrunner jobs/input.jsonl                     as fast as the server allows
+  batchrunner jobs/input.jsonl --limit 20          try the first 20
+  batchrunner jobs/input.jsonl --base-url A --base-url B      B when A is down
 """
 _SHORT_END = """
-All options: --help    Where each setting comes from: batchrunner config show --origin
-Exit: 0 all succeeded · 1 finished, some failed · 2 wrong usage or input
-      and resumable: 3 stopped early · 4 local disk or file fault · 130/143 signal
+All options: --help    Where each comes from: batchrunner config show --origin
+Exit: 0 all succeeded · 1 some failed for good · 2 wrong usage or input
+      and resumable: 3 stopped early · 4 local fault · 130/143 signal
 """
 _FULL_END = """
 Other options
@@ -100,7 +102,7 @@ def verbs(known: Iterable[str]) -> dict[str, str]:
 
 def short(width: int = 100) -> str:
     """One screen."""
-    main = {name: each for name, each in OPTIONS.items() if each.main}
+    main = {name: structs.replace(each, help=re.split("[;:] ", each.help)[0]) for name, each in OPTIONS.items() if each.main}
     return f"{_VERBS}{_INTRODUCTION}\n{_listed(main, width)}{_SHORT_END.rstrip()}"
 
 

@@ -30,14 +30,20 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     ] = "auto"
     max_timeout: Annotated[float, option("the longest that auto may wait", group="Patience", metavar="T", unit="seconds")] = 600.0
     connect_timeout: Annotated[
-        float, option("DNS, TCP, TLS and proxy together", group="Patience", metavar="T", unit="seconds")
+        float, option("DNS, TCP, TLS and proxy together", group="Patience", metavar="T", unit="seconds", main=False)
     ] = 10.0
     first_byte_timeout: Annotated[
         float | Auto,
-        option("from the request to the reply's head, or a stream's word", group="Patience", metavar="auto|T", unit="seconds"),
+        option(
+            "from the request to the reply's head, or a stream's word",
+            group="Patience",
+            metavar="auto|T",
+            unit="seconds",
+            main=False,
+        ),
     ] = "auto"
     idle_timeout: Annotated[
-        float | Auto, option("silence inside an answer", group="Patience", metavar="auto|T", unit="seconds")
+        float | Auto, option("silence inside an answer", group="Patience", metavar="auto|T", unit="seconds", main=False)
     ] = "auto"
 
 
