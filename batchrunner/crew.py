@@ -232,7 +232,7 @@ def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Pop
         process = subprocess.Popen(  # noqa: S603 - this very Python, and a number
             [sys.executable, "-P", "-m", "batchrunner.worker", str(descriptor)],
             pass_fds=[descriptor],
-            env={**environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+            env={**environ, "PYTHONPATH": os.pathsep.join(str(path or Path.cwd()) for path in sys.path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=silent,

@@ -1,4 +1,4 @@
-"""The running engine: the only room that creates tasks.
+"""The running engine: the only room of a run that creates tasks.
 
     source ──► feeder ──offer──► scheduler ──next──► lane ──► attempt task ──► transport
                                      ▲                             │

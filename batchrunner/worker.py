@@ -7,7 +7,8 @@ Rules:
 1. It decides nothing. Which attempt is made, when, for how long, and what follows, the run says (`crew`); a worker speaks HTTP
    and says what each answer amounts to.
 2. Signals are the run's affair. When the run has gone, a worker ends at once.
-3. No key is on its command line, in a file or in a frame: it is in the environment that a worker inherits.
+3. An attempt is a task; there are no others.
+4. No key is on its command line, in a file or in a frame: it is in the environment that a worker inherits.
 """
 
 import asyncio

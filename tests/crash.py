@@ -139,11 +139,11 @@ class Round:
         self.out = self.err = b""
 
     def kill(self) -> bool:
-        """Let it live for 30-500 ms, mostly counted from when it begins to work. False: it came to its end by itself."""
+        """Let it live for 30-500 ms (with workers 1500), mostly of work. False: it came to its end by itself."""
         if self._chance.random() < 0.75:
             assert self._process.stderr
             self._process.stderr.readline()
-        self._wait(self._chance.uniform(0.03, 0.5))
+        self._wait(self._chance.uniform(0.03, 0.5 if self._workers == 1 else 1.5))  # workers take a while to start
         while self._workers > 1 and self._process.poll() is None and self._chance.random() < 0.7:
             self._kill_a_worker()
             self._wait(self._chance.uniform(0.0, 1.0))
