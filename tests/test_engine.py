@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -37,6 +38,21 @@ def test_every_request_gets_its_result_within_the_limit() -> None:
         transport = engine._transports["a"]
         assert transport.most == 10  # type: ignore[attr-defined]
         assert asyncio.get_running_loop().time() - began == pytest.approx(10.0), "ten rounds of ten, no gap between"
+
+    run_virtual(main)
+
+
+def test_a19_the_work_goes_to_the_endpoint_that_is_not_slow() -> None:
+    async def slow(_attempt: Attempt) -> Reply:
+        await asyncio.sleep(20.0)
+        return good()
+
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(1, 401)], slow, prompt, max_open=400)
+        await engine.run()
+        counts = Counter(result.endpoint for result in results_of(engine))
+        assert counts.total() == 400
+        assert counts["b"] > 0.9 * 400
 
     run_virtual(main)
 

@@ -98,7 +98,7 @@ def test_without_max_outage_nobody_gives_up() -> None:
     assert took > 5000
 
 
-def test_an_endpoint_that_comes_back_in_time_finishes_the_job() -> None:
+def test_a18_an_endpoint_that_comes_back_in_time_finishes_the_job() -> None:
     engine, _ = ran(Stopping(), until(20.0, refused, prompt))
     assert (engine.stopping, engine.scheduler.open) == ("", 0)
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gzip
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
 import pytest
 import uvloop
 from hypothesis import given, settings
@@ -667,6 +669,32 @@ async def test_a1_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) ->
         ended = await transport.send(attempt(), never)
     assert (ended.cause, ended.phase, ended.sent) == (Cause.DNS, Phase.CONNECT, False)
     assert "no.such.name.invalid" in ended.detail
+
+
+async def test_a3_a_name_that_moves_is_followed_by_new_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, place = [], "127.0.0.1"
+
+    def moving(host: str, port: int, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, port))]
+
+    async with (
+        FaultServer(ok_chat("old")) as old,
+        FaultServer(ok_chat("new")) as new,
+        to(f"http://moves.test:{old.port}") as here,
+    ):
+        elsewhere = await asyncio.start_server(new._accept, "127.0.0.2", old.port)
+        monkeypatch.setattr(socket, "getaddrinfo", moving)
+        connector = here._session.connector
+        assert isinstance(connector, aiohttp.TCPConnector)
+        assert connector._cached_hosts._ttl == 120, "seconds, so that a moved service is found again"
+        first = await here.send(attempt(), never)
+        place = "127.0.0.2"
+        connector.clear_dns_cache()  # they are over
+        second = await here.send(attempt(fresh=True), never)
+        elsewhere.close()
+    assert asked == ["moves.test"] * 2
+    assert [json.loads(answer.body)["id"] for answer in (first, second)] == ["old", "new"]
 
 
 async def test_a2_a_resolver_that_hangs_ends_with_the_connect_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

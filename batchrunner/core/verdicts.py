@@ -54,6 +54,7 @@ CODES: Mapping[Kind, frozenset[str]] = {
             "authentication_error",
             "api_key_invalid",
             "account_deactivated",
+            "no_db_connection",  # LiteLLM without a database, to a key it does not know
         }
     ),
     Kind.CONFIG: frozenset({"model_not_found", "deploymentnotfound"}),

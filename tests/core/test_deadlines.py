@@ -137,7 +137,7 @@ def test_a_kill_doubles_the_deadline_and_another_one_gives_the_longest() -> None
     assert total(learned(6.0, max_timeout=20.0), 1) == 20.0
 
 
-def test_kills_teach_nothing() -> None:
+def test_a19_kills_teach_nothing() -> None:
     patience = learned(6.0)
     for line in range(1000):
         patience.killed(attempt(patience, line), 60.0)
@@ -532,7 +532,7 @@ def test_where_answers_take_the_same_short_time_a_hang_dies_in_seconds() -> None
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_service_five_times_slower_for_a_while_is_forgiven(seed: int) -> None:
+def test_a20_a_service_five_times_slower_for_a_while_is_forgiven(seed: int) -> None:
     day = live(10_000, 128, 0.3, 0.8, hangs=0.01, weather=lambda share: 5.0 if 1 / 3 < share < 2 / 3 else 1.0, seed=seed)
     assert (day.done, day.lost, day.remembered) == (10_000, 0, 0)
     assert day.false_kills < 0.02 * 10_000
