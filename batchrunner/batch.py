@@ -27,6 +27,7 @@ from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.crew import TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Hooks, Transport
+from batchrunner.expectation import judge_of, seal
 from batchrunner.job import Job, Reopen, at_hand, failures, job_for, standing_of
 from batchrunner.keyring import Door
 from batchrunner.learned import Memory
@@ -68,6 +69,7 @@ async def run(
     origins: Mapping[str, str] = {},
 ) -> Report:
     """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
+    hooks = structs.replace(hooks, judge=judge_of(settings.expectation, hooks.judge))
     job = job or job_for(settings, reopen)
     meter = Meter(asyncio.get_running_loop().time())
     ending: Report | None = None
@@ -172,7 +174,7 @@ def _engine(
 
 def _reuse(settings: Settings, job: Job, ways: Sequence[Door], hooks: Hooks) -> Reuse | None:
     """What uses answers again. They are only alike when they come from the same endpoints, under the same rules."""
-    salt = "\n".join([*(way.base_url for way in ways), "judged" if hooks.judge else ""])
+    salt = "\n".join([*(way.base_url for way in ways), "judged" if hooks.judge else "", seal(settings.expectation)])
     return reuse_of(settings.reusing, job.folder, salt, job.redact)
 
 

@@ -22,6 +22,7 @@ from batchrunner.core.model import Request, Result
 from batchrunner.core.trail import AttemptLine, Moment
 from batchrunner.dialects import Dialect
 from batchrunner.errors import UsageError
+from batchrunner.expectation import check_of
 from batchrunner.formats import parse
 from batchrunner.glance import GLANCED, Plain, glance
 from batchrunner.job import at_hand, standing_of
@@ -48,6 +49,7 @@ ENOUGH = 20  # counted answers that make a ratio
 
 def check(settings: Settings, environ: Mapping[str, str] = os.environ) -> CheckReport:
     """Read every line as a run would, and send nothing. UsageError E2xx."""
+    check_of(settings.expectation)
     with at_hand(settings, render=True) as paths:
         return _checked(as_lines(settings), paths, environ)
 

@@ -34,6 +34,9 @@ class Options(TypedDict, total=False):
     cache: str
     cache_size: Size
     cache_all: bool
+    expect: Literal["any", "json"]
+    schema: str
+    feedback: bool
     base_url: str | Sequence[str]
     via: Literal["calls", "batch"]
     provider: str
@@ -59,6 +62,7 @@ class Options(TypedDict, total=False):
     missing_finish: Literal["auto", "accept", "retry"]
     keep_partial: bool
     max_attempts: int
+    reask: int
     max_time: Duration
     max_alike: int
     max_failures: int | str

@@ -25,6 +25,7 @@ from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Resul
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Hooks, streamed
 from batchrunner.errors import StopError
+from batchrunner.expectation import Misfit, blamed, reader_of
 from batchrunner.export import Exported, export
 from batchrunner.foreground import present
 from batchrunner.job import FileJob, Job, MemoryJob, Reopen, paths_of
@@ -52,7 +53,8 @@ class Runner:
     The hooks are plain functions, sync or async:
 
     - `prepare(request) -> Request`: before a request is first sent.
-    - `validate(result) -> bool`: of a good answer; False or an exception makes it `invalid_output`, which is asked again.
+    - `validate(result) -> bool`: of a good answer; False or an exception makes it `invalid_output`, which is asked again
+      (`reask` times). Or a type that its text must be, as JSON: a pydantic model, or anything that msgspec reads.
     - `classify(attempt, outcome) -> Kind | None`: another verdict on an attempt, by the name of a kind; None keeps ours.
     - `on_event(event)`: after each settled attempt. Its exceptions are ignored.
 
@@ -64,7 +66,7 @@ class Runner:
         *,
         endpoints: Iterable[str] = (),
         prepare: Prepare | None = None,
-        validate: Validate | None = None,
+        validate: Validate | type | None = None,
         classify: Classify | None = None,
         on_event: OnEvent | None = None,
         **options: Unpack[Options],
@@ -73,7 +75,7 @@ class Runner:
         if urls:
             options["base_url"] = urls
         self._options = options
-        self._hooks = _hooks(prepare, validate, classify, on_event)
+        self._hooks = _hooks(prepare, _reading(validate), classify, on_event)
         self._streams: dict[object, AsyncGenerator[Result, None]] = {}  # held, so that none is collected half-way
         self._settings("")  # a bad option is refused here, not at the first request
 
@@ -261,12 +263,18 @@ def _hooks(prepare: Prepare | None, validate: Validate | None, classify: Classif
     )
 
 
+def _reading(validate: Any) -> Validate | None:
+    """A function is taken as it is, a type reads the answer's text."""
+    read = reader_of(validate)
+    return validate if read is None else lambda result: (read(result.text), True)[1]
+
+
 async def _classified(classify: Classify, attempt: Attempt, outcome: Outcome) -> Outcome:
     try:
         said = await _awaited(classify(attempt, outcome))
         return outcome if said is None else msgspec.structs.replace(outcome, kind=Kind(said), final=False)
     except Exception as error:  # noqa: BLE001 - it fails one line, not the run
-        return _blamed(outcome, Kind.HOOK, f"classify raised {type(error).__name__}: {error}")
+        return blamed(outcome, Kind.HOOK, f"classify raised {type(error).__name__}: {error}")
 
 
 async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> Outcome:
@@ -284,10 +292,8 @@ async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> 
     )
     try:
         passed, why = bool(await _awaited(validate(result))), "validate returned False"
+    except Misfit as error:
+        passed, why = False, str(error)
     except Exception as error:  # noqa: BLE001 - an exception is a way to say no
         passed, why = False, f"validate raised {type(error).__name__}: {error}"
-    return outcome if passed else _blamed(outcome, Kind.INVALID_OUTPUT, why)
-
-
-def _blamed(outcome: Outcome, kind: Kind, why: str) -> Outcome:
-    return msgspec.structs.replace(outcome, kind=kind, code="E501" if kind is Kind.HOOK else "", message=why, billed=True)
+    return outcome if passed else blamed(outcome, Kind.INVALID_OUTPUT, why)

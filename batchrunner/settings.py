@@ -26,6 +26,7 @@ from batchrunner.core.service import Connection, Service
 from batchrunner.core.stopping import Stopping
 from batchrunner.core.streaming import Streaming
 from batchrunner.crew import Processes
+from batchrunner.expectation import Expectation
 from batchrunner.foreign import OutputFormat
 from batchrunner.journal import Durability
 from batchrunner.progress import Display
@@ -101,6 +102,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     rendering: Rendering = Rendering()
     durability: Durability = Durability()
     records: Records = Records()
+    expectation: Expectation = Expectation()
     reusing: Reusing = Reusing()
     spending: Spending = Spending()
     keeping: Keeping = Keeping()

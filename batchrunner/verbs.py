@@ -27,7 +27,7 @@ from batchrunner.terminal import say, width
 
 REPEATED = (
     *("output", "where", "shard", "base_url", "provider", "api_key_env", "auth", "model"),
-    *("prompt", "system", "id_column", "param", "render", "route"),
+    *("prompt", "system", "id_column", "param", "render", "route", "expect", "schema"),
 )
 """Options that the next command to type must say again; a key in an address is left out."""
 

@@ -172,7 +172,7 @@ async def test_validate_asks_again_and_keeps_the_answer_that_failed() -> None:
             raise ValueError("no label")
         return len(asked) > 1
 
-    runner = batchrunner.Runner(base_url="simulated", validate=validate, max_attempts=2)
+    runner = batchrunner.Runner(base_url="simulated", validate=validate, reask=1)
     good, bad = await runner.gather(lines(2))
     assert good.ok
     assert (bad.ok, bad.kind, bad.attempts) == (False, Kind.INVALID_OUTPUT, 2)

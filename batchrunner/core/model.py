@@ -223,6 +223,7 @@ class Outcome(Struct, frozen=True, gc=False):
     billed: bool = False  # the attempt failed and may still be on the bill
     final: bool = False  # not sent again, although its kind would be: the server forbids it, or it would be waste
     partial: bytes = b""  # what came of an answer that was cut, as one JSON value: evidence, never an answer
+    instead: Request | None = None  # the form in which the request is sent the next time; None: as it was
 
 
 class Again(Struct, frozen=True, gc=False):
@@ -329,23 +330,27 @@ def _joined(content: str | list[_Part] | None) -> str:
     return content if isinstance(content, str) else "".join(part.text or "" for part in content or ())
 
 
-def _first_choice(answer: _Answer) -> str:
-    choice = answer.choices[0] if answer.choices else _Piece()
-    return choice.text or (_joined(choice.message.content) if choice.message else "")
+def _choices(answer: _Answer) -> list[str]:
+    return [choice.text or (_joined(choice.message.content) if choice.message else "") for choice in answer.choices]
 
 
-_TEXT: Mapping[Route, Callable[[_Answer], str]] = {
-    Route.CHAT: _first_choice,
-    Route.COMPLETIONS: _first_choice,
-    Route.RESPONSES: lambda answer: "".join(_joined(item.content) for item in answer.output),
-    Route.MESSAGES: lambda answer: _joined(answer.content),
+_TEXTS: Mapping[Route, Callable[[_Answer], list[str]]] = {
+    Route.CHAT: _choices,
+    Route.COMPLETIONS: _choices,
+    Route.RESPONSES: lambda answer: ["".join(_joined(item.content) for item in answer.output)],
+    Route.MESSAGES: lambda answer: [_joined(answer.content)],
 }
 
 
 def answer_text(route: Route, body: bytes) -> str:
     """The text of an answer body; the body itself where the route has no text or the body another shape."""
-    read = _TEXT.get(route)
+    return answer_texts(route, body)[0]
+
+
+def answer_texts(route: Route, body: bytes) -> list[str]:
+    """The same of each choice; there is always one, if only an empty one."""
+    read = _TEXTS.get(route)
     try:
-        return read(msgspec.json.decode(body, type=_Answer)) if read else body.decode("utf-8", "replace")
+        return read(msgspec.json.decode(body, type=_Answer)) or [""] if read else [body.decode("utf-8", "replace")]
     except msgspec.MsgspecError:
-        return body.decode("utf-8", "replace")
+        return [body.decode("utf-8", "replace")]

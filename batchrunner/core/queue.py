@@ -27,6 +27,7 @@ class Open:
         "billed",
         "due",
         "fresh",
+        "instead",
         "number",
         "partial",
         "plain",
@@ -51,6 +52,7 @@ class Open:
         self.fresh = False
         self.plain = False
         self.whole = False  # it cannot be streamed, though others at its endpoint can
+        self.instead: Request | None = None  # the form in which it is sent now
         self.partial = b""
         self.repeats: dict[Kind, int] | None = None
 

@@ -24,6 +24,16 @@ class Retries(Struct, frozen=True, kw_only=True):
         int,
         option("sendings per request that may fail; waits for a rate limit do not count", group="Patience", metavar="N", ge=1),
     ] = 8
+    reask: Annotated[
+        int,
+        option(
+            "times to ask again for an answer that does not fit (expect, schema, validate); costs no attempt",
+            group="Patience",
+            metavar="N",
+            main=False,
+            ge=0,
+        ),
+    ] = 2
 
 
 FIRST_PAUSE = 1.0  # seconds; the range doubles with every failure

@@ -225,7 +225,7 @@ class Scheduler:
         return rows, passed_on
 
     def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
-        request, spent = entry.request, entry.spent
+        request, spent = entry.instead or entry.request, entry.spent
         spent.sendings += 1
         if entry.began < 0.0:
             entry.began = now
@@ -332,6 +332,11 @@ class Scheduler:
         """Why the request is not sent again, in words; None when it is."""
         if treatment.health == "stop":
             return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
+        if outcome.kind is Kind.INVALID_OUTPUT:
+            asked, most = entry.repeated(outcome.kind), self._retries_policy.reask
+            return None if asked <= most else f"{asked} answers" if most else ""
+        if outcome.instead and entry.repeated(outcome.kind) == 1:
+            return None  # once more, in another form
         if outcome.final or not treatment.again:
             return ""
         free = treatment.cap and (outage or entry.repeated(outcome.kind) <= treatment.cap)
@@ -347,6 +352,7 @@ class Scheduler:
 
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
         entry.fresh = treatment.fresh
+        entry.instead = outcome.instead or entry.instead
         entry.plain = entry.plain or outcome.kind is Kind.PROTOCOL
         entry.whole = entry.whole or (outcome.kind is Kind.UNSUPPORTED and entry.repeats_of(Kind.UNSUPPORTED) > 1)
         if self._keep_partial:

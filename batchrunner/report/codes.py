@@ -125,6 +125,12 @@ CODES: Mapping[str, Code] = {
             "a row that only lacks a value is no such error: it ends in the errors file, and the others are sent",
         ),
     ),
+    "E209": Code(
+        "a JSON Schema that is none",
+        "The file of --schema cannot be read, is no JSON, is no schema, or points to another file. Nothing that a schema "
+        "points to is fetched.",
+        ("python -m json.tool FILE shows where it is no JSON", "put what it points to into it: #/$defs/NAME"),
+    ),
     "E301": Code(
         "the endpoint refused the key",
         "It answered 401 or 403: the key is wrong, expired, of another project or region, or may not use this model. "

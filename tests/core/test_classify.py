@@ -207,7 +207,7 @@ def test_every_kind_has_a_treatment_and_says_what_to_do() -> None:
 def test_what_costs_no_attempt() -> None:
     """Waiting never does, nor a connection that went stale, nor an endpoint or a machine that is of no use just now."""
     free = {K.RATE_LIMITED, K.LOADING, K.STALE, K.UNSUPPORTED, K.DENIED, K.QUOTA, K.QUOTA_WINDOW, K.CONFIG}
-    free |= {K.LOCAL, K.CRASHED, K.CANCELLED}
+    free |= {K.LOCAL, K.CRASHED, K.CANCELLED, K.INVALID_OUTPUT}  # whose budget is its own: `Retries.reask`
     assert {kind for kind, treatment in TREATMENT.items() if treatment.again and not treatment.spends} == free
 
 
@@ -217,7 +217,8 @@ def test_the_table_is_coherent() -> None:
             assert (treatment.again, treatment.spends) == (True, False), kind  # the request is not to blame
         if treatment.at_once or treatment.cap:
             assert treatment.again, kind
-        if not treatment.spends and treatment.again and treatment.health in {"", "up"} and kind not in {K.LOCAL, K.CANCELLED}:
+        counted_elsewhere = kind in {K.LOCAL, K.CANCELLED, K.INVALID_OUTPUT}
+        if not treatment.spends and treatment.again and treatment.health in {"", "up"} and not counted_elsewhere:
             assert treatment.cap, f"{kind} could go on for ever"
     assert [kind for kind in Kind if TREATMENT[kind].limit == "success"] == [K.OK, K.INVALID_OUTPUT]
     assert {kind for kind in Kind if TREATMENT[kind].health == "stop"} == {K.DENIED, K.QUOTA, K.QUOTA_WINDOW, K.CONFIG}

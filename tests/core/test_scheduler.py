@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from batchrunner.core.classify import TREATMENT
 from batchrunner.core.deadlines import Timeouts
@@ -31,6 +32,32 @@ def send(room: Scheduler, now: float = 0.0, name: str = "a") -> Attempt:
     step = room.next(name, now)
     assert isinstance(step, Attempt)
     return step
+
+
+def test_an_answer_that_does_not_fit_has_a_budget_of_its_own_and_takes_its_new_form_along() -> None:
+    room = scheduler(max_attempts=1, reask=2)
+    room.offer(request(7))
+    unfit = Outcome(Kind.INVALID_OUTPUT, 200, body=b"{}", message="no")
+    changed = replace(request(7), body=b'{"more": 1}')
+    assert room.settle(send(room), replace(unfit, instead=changed), 0.0, 0.5) == Again(0.0, "invalid_output")
+    second = send(room)
+    assert second.request is changed
+    assert isinstance(room.settle(second, unfit, 0.0, 0.5), Again)
+    third = send(room)
+    assert third.request is changed, "a new form stays"
+    result = room.settle(third, unfit, 0.0, 0.5)
+    assert isinstance(result, Result)
+    assert (result.request, result.attempts) == (request(7), 3), "the line itself is what it was"
+    assert result.error
+    assert result.error.message == "no (gave up after 3 answers)"
+
+
+def test_what_can_take_another_form_is_sent_once_more() -> None:
+    room = scheduler()
+    room.offer(request(7))
+    large = Outcome(Kind.TOO_LARGE, 413, message="too large", instead=request(7))
+    assert isinstance(room.settle(send(room), large, 0.0, 0.5), Again)
+    assert isinstance(room.settle(send(room, 99.0), large, 99.0, 0.5), Result)
 
 
 def test_offers_are_refused_when_enough_is_open() -> None:
