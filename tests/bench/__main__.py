@@ -7,7 +7,10 @@ from tests.bench.points import POINTS
 from tests.bench.scenarios import SCENARIOS, Plan, measure
 
 parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the engine beside bare and naive aiohttp loops.")
-parser.add_argument("scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; all but learning by default")
+parser.add_argument(
+    "scenarios", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; all but learning and rivals by default"
+)
+parser.add_argument("--rivals", action="store_true", help="the rivals scenario: installs them, each in an environment of its own")
 parser.add_argument("--rows", type=int, default=0, help="lines of the job instead of the scenario's own number")
 parser.add_argument("--concurrency", type=int, default=128)
 parser.add_argument("--contenders", default=",".join(Plan().contenders), help="of the overhead scenario")
@@ -21,4 +24,5 @@ points = tuple(filter(None, given.points.split(",")))
 if unknown := set(points) - set(POINTS):
     parser.error(f"no such point: {', '.join(sorted(unknown))}")
 plan = Plan(given.rows, given.concurrency, tuple(given.contenders.split(",")), points, given.markdown)
-measure(given.scenarios or [name for name in SCENARIOS if name != "learning"], plan, given.json)
+chosen = given.scenarios + ["rivals"] * given.rivals
+measure(chosen or [name for name in SCENARIOS if name not in {"learning", "rivals"}], plan, given.json)

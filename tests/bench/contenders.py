@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -136,8 +137,16 @@ def command(name: str, url: str, file: Path, concurrency: int) -> list[str]:
 
 def weigh(name: str, url: str, file: Path, concurrency: int, core: int | None) -> Weight:
     """Run a contender on one core and weigh it. RuntimeError when it fails."""
+    _, weight = weigh_words(name, command(name, url, file, concurrency), core)
+    if name not in LOOPS:
+        weight.right = answered(file)
+    return weight
+
+
+def weigh_words(name: str, words: list[str], core: int | None) -> tuple[dict[str, Any], Weight]:
+    """The same for any command that says its seconds in a last line of JSON; that line, and the weight."""
     start = time.perf_counter()
-    child = start_pinned(command(name, url, file, concurrency), core)
+    child = start_pinned(words, core)
     assert child.stdout
     said = child.stdout.read()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -148,8 +157,8 @@ def weigh(name: str, url: str, file: Path, concurrency: int, core: int | None) -
     if child.returncode != 0:
         raise RuntimeError(f"{name} ended with {child.returncode}: {said.decode()[-500:]}")
     summary = json.loads(said.splitlines()[-1])
-    right = summary["right"] if name in LOOPS else answered(file)
-    return Weight(summary["seconds"], wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, right, theirs)
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return summary, Weight(summary["seconds"], wall, cpu, peak, summary.get("right", 0), theirs)
 
 
 def cpu_of(pid: int) -> tuple[float, float]:

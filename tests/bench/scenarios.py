@@ -14,22 +14,28 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 
+from batchrunner import __version__
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify
 from batchrunner.records import record
-from tests.bench.contenders import Weight, cpu_of, start_pinned, weigh
+from tests.bench.contenders import Weight, answered, command, cpu_of, start_pinned, weigh, weigh_words
 from tests.bench.learning import learning
+from tests.bench.rivals import Unusable, rival_command
+from tests.bench.routes import ROUTES
 from tests.bench.server import EVENTS
 from tests.bench.table import Table
 
 ROUNDS = 3
 STREAMERS = ("lines", "batchrunner streams")
+FLIGHT = 10_000
+LATENCY = 5  # seconds
 PAUSE = 0.01  # seconds between two events of an answer
 FILLER = "lorem ipsum dolor sit amet "
 
@@ -152,6 +158,24 @@ def _event_cost(weights: list[Weight], rows: int, start: float) -> float:
     return (statistics.median(weight.cpu for weight in weights) - start) / (rows * EVENTS) * 1e6
 
 
+def flight(plan: Plan) -> Table:
+    """Ten thousand under way at once: how many really are, once ramped, and what each costs."""
+    table: list[list[str | float]] = []
+    for width, rows in ((100, 400), (FLIGHT, plan.rows or 4 * FLIGHT)):
+        server = start_pinned([sys.executable, "-m", "tests.bench.server", "0", str(LATENCY)], cores()[0], subprocess.PIPE)
+        assert server.stdout
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        try:
+            weight = run("batchrunner", url, rows, structs.replace(plan, concurrency=width))
+        finally:
+            said, _ = server.communicate(b"")
+        table.append([f"{width:,} in flight", float(said), 100 * float(said) / width, weight.cpu / rows * 1e6, weight.peak])
+    each = (float(table[1][4]) - float(table[0][4])) * 1024 / (FLIGHT - 100)
+    table[1].append(each)
+    title = f"flight: answers after {LATENCY} s, fixed concurrency; Little's law once ramped is the mean held by the server"
+    return Table(title, ["", "held", "% of Little's law", "CPU ms/1000", "peak MB", "KB each"], [[*table[0], ""], table[1]])
+
+
 def memory(plan: Plan) -> Table:
     """Ten times the lines: how much the engine's peak grows."""
     rows = plan.rows or 20_000
@@ -164,22 +188,41 @@ def memory(plan: Plan) -> Table:
 
 def resume(plan: Plan) -> Table:
     """Nearly all is done: how long until the rest is."""
-    rows = plan.rows or 300_000
-    left = min(100, rows)
-    with endpoint() as url, job(rows) as file:
-        _answer_all(file, rows - left)
-        checkpoint = file.with_suffix(".run") / "checkpoint"
-        steps: list[tuple[str, Callable[[], None]]] = [
-            (f"no checkpoint, {left} left", lambda: None),
-            ("checkpoint, none left", lambda: None),
-            ("checkpoint deleted, none left", lambda: checkpoint.unlink(missing_ok=True)),
-        ]
-        table: list[list[str | float]] = []
-        for title, prepare in steps:
-            prepare()
-            weight = checked("batchrunner", url, file, rows, plan)
-            table.append([title, weight.wall, weight.cpu, weight.peak])
-    return Table(f"resume: {rows:,} lines", ["", "wall s", "CPU s", "peak MB"], table)
+    return _resumed("resume", plan, plan.rows or 300_000)
+
+
+def size(plan: Plan) -> Table:
+    """The same with two million lines; ten by `--rows 10000000`."""
+    return _resumed("size", plan, plan.rows or 2_000_000)
+
+
+def _resumed(title: str, plan: Plan, rows: int) -> Table:
+    """What a line costs that is done: the CPU of a run less that of one with next to no lines."""
+    half = min(100, rows // 2)
+    steps = ((f"no checkpoint, {half} of {2 * half} left", ["--limit", str(half)]), (f"checkpoint, {half} left", []))
+    table: list[list[str | float]] = []
+    with endpoint() as url, job(rows) as file, job(1) as one:
+        idle, (wall, cpu, peak) = _checked(one)[1], _checked(file)
+        table.append(["check, nothing done", wall, cpu, (cpu - idle) / rows * 1e6, peak])
+        idle = run("batchrunner", url, half, plan).cpu
+        _answer_all(file, rows - 2 * half)
+        for step, words in steps:
+            _, weight = weigh_words(step, [*command("batchrunner", url, file, plan.concurrency), *words], cores()[1])
+            table.append([step, weight.wall, weight.cpu, (weight.cpu - idle) / rows * 1e6, weight.peak])
+        if answered(file) != rows:
+            raise RuntimeError(f"{answered(file)} right answers to {rows} questions")
+    return Table(f"{title}: {rows:,} lines of 1 KB", ["", "wall s", "CPU s", "CPU µs/line", "peak MB"], table)
+
+
+def _checked(file: Path) -> tuple[float, float, float]:
+    """Wall and CPU seconds of `batchrunner check`, and its peak."""
+    start = time.perf_counter()
+    child = start_pinned([sys.executable, "-m", "batchrunner", "check", str(file), "--json"], cores()[1])
+    assert child.stdout
+    child.stdout.read()
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def _answer_all(file: Path, rows: int) -> None:
@@ -256,12 +299,47 @@ def _shared(count: int, url: str, server: int, rows: int, plan: Plan, idle: _Sha
     return _Share(*((cpu * 1e6 - start) / rows for cpu, start in zip(spent, started, strict=True)), rows / weight.seconds)
 
 
+def rivals(plan: Plan) -> Table:
+    """The programs that people use instead, each in an environment of its own, over the same file."""
+    rows, table = plan.rows or 3_000, list[list[str | float]]()
+    with endpoint() as url, job(1) as one, job(rows) as file:
+        for name in ("bare", "batchrunner", "naive", *ROUTES):
+            try:
+                table.append([name, *_rival(name, url, one, file, rows, plan)])
+            except Unusable as why:
+                table.append([name, str(why), "", "", "", ""])
+            print(*table[-1], file=sys.stderr, flush=True)
+    yardstick = next(float(row[3]) for row in table if row[0] == "bare")
+    for row in table:
+        row.append(float(row[3]) / yardstick if row[3] else "")
+    title = f"rivals: {rows:,} rows of 1 KB, no latency, concurrency {plan.concurrency}, one round, {time.strftime('%Y-%m-%d')}"
+    return Table(title, ["", "version", "req/s", "CPU ms/1000", "peak MB", "right", "× CPU"], table)
+
+
+def _rival(name: str, url: str, one: Path, file: Path, rows: int, plan: Plan) -> list[str | float]:
+    """Version, requests per second, CPU milliseconds per 1,000 requests, peak, right answers."""
+    if name in ROUTES:
+        commands = [rival_command(name, url, each, plan.concurrency) for each in (one, file)]
+    else:
+        commands = [command(name, url, each, plan.concurrency) for each in (one, file)]
+    try:
+        (_, idle), (said, weight) = (weigh_words(name, words, cores()[1]) for words in commands)
+    except RuntimeError as why:
+        raise Unusable(f"does not run: {why}") from why
+    right = weight.right if name != "batchrunner" else answered(file)
+    version = said.get("version", __version__ if name == "batchrunner" else "")
+    return [version, rows / weight.seconds, (weight.cpu - idle.cpu) / rows * 1e6, weight.peak, right]
+
+
 SCENARIOS: dict[str, Callable[[Plan], Table]] = {
+    "rivals": rivals,
     "overhead": overhead,
     "streams": streams,
     "workers": workers,
+    "flight": flight,
     "memory": memory,
     "resume": resume,
+    "size": size,
     "learning": lambda plan: learning(plan.points),
 }
 

@@ -1,6 +1,7 @@
 """The benchmark's endpoint: as little work per request as Python allows, so that the client is what gets measured.
 
-    python -m tests.bench.server [PAUSE]      prints its port, serves until its standard input ends
+    python -m tests.bench.server [PAUSE [LATENCY]]      prints its port, serves until its standard input ends,
+                                                        then prints how many requests it held when it held many
 
 Rules:
 
@@ -8,11 +9,14 @@ Rules:
    every answer can be checked against its question.
 2. A request that asks for a stream gets `EVENTS` events, each in a packet of its own, PAUSE seconds apart, as a model's
    tokens come; all at once without a PAUSE.
-3. No faults, no latency, no limits: `batchrunner.simulator` has those.
+3. A plain answer comes LATENCY seconds after its request, at once without one.
+4. No faults, no limits: `batchrunner.simulator` has those.
 """
 
 import asyncio
 import json
+import resource
+import statistics
 import sys
 
 import uvloop
@@ -56,8 +60,10 @@ _STREAM = [
 class Connection(asyncio.Protocol):
     """Reads requests with a Content-Length, one after another."""
 
-    def __init__(self, pause: float = 0.0) -> None:
+    def __init__(self, pause: float, latency: float, flight: "Flight") -> None:
         self.pause = pause
+        self.latency = latency
+        self.flight = flight
         self.pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,10 +82,18 @@ class Connection(asyncio.Protocol):
             name = data[mark : mark + len(ID)]
             if b'"stream":true' in data[head:end]:
                 self.stream(name)
+            elif self.latency:
+                self.flight.held += 1
+                asyncio.get_running_loop().call_later(self.latency, self.answer, name)
             else:
                 self.transport.write(_BEFORE + name + _AFTER)
             data = data[end:]
         self.pending = data
+
+    def answer(self, name: bytes) -> None:
+        self.flight.held -= 1
+        if not self.transport.is_closing():
+            self.transport.write(_BEFORE + name + _AFTER)
 
     def stream(self, name: bytes) -> None:
         if not self.pause:
@@ -97,11 +111,34 @@ class Connection(asyncio.Protocol):
         later(int(name[-3:]) / 1000 * self.pause, step)  # connections do not march in step
 
 
-async def main(pause: str = "0") -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(float(pause)), "127.0.0.1", 0, backlog=4096)
+class Flight:
+    """How many requests are held, looked at ten times a second."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.seen: list[int] = []
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            self.seen.append(self.held)
+
+    def ramped(self) -> float:
+        """The mean from the first to the last time that nine tenths of the most were held."""
+        many = [at for at, held in enumerate(self.seen) if held and held >= 0.9 * max(self.seen)]
+        return statistics.fmean(self.seen[many[0] : many[-1] + 1]) if many else 0.0
+
+
+async def main(pause: str = "0", latency: str = "0") -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    loop, flight = asyncio.get_running_loop(), Flight()
+    watch = loop.create_task(flight.watch())
+    server = await loop.create_server(lambda: Connection(float(pause), float(latency), flight), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
+    watch.cancel()
+    print(flight.ramped(), flush=True)
 
 
 if __name__ == "__main__":
