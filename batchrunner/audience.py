@@ -22,6 +22,7 @@ from batchrunner.progress import PERIOD, Progress
 from batchrunner.report import text
 from batchrunner.settings import Settings
 from batchrunner.summary import Report
+from batchrunner.terminal import width
 from batchrunner.view import Run
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Audience:
         """A run begins."""
         self._pages = Pages(run, self._settings, self._said)
         note = self.progress.note
-        note(text.opening(run.job.name, run.job.results, run.snapshot(), run.endpoints, run.simulated))
+        note(text.opening(run.job.name, run.job.results, run.snapshot(), run.endpoints, run.simulated, width()))
         self._tell(run.note)
         if self._dashboard:
             self._dashboard.watch(run, self._pages)

@@ -165,11 +165,14 @@ class Progress:
             return
         if not self._bars:
             self._begin(snapshot)
+        said = status.lines(snapshot) if self.mode == "full" else ()
+        while len(self._bars) <= len(said):  # a second endpoint brings a line of its own
+            self._bars.append(_bar(type(self._bars[0]), "", self._stream, len(self._bars), snapshot.total))
         bar, *below = self._bars
         bar.total, bar.n = snapshot.total, snapshot.done
         bar.bar_format = _bar_format(snapshot, self.mode)
-        for line, said in zip(below, status.lines(snapshot), strict=False):
-            line.set_description_str(said, refresh=False)
+        for line, words in zip(below, said, strict=False):
+            line.set_description_str(words, refresh=False)
         for each in self._bars:
             each.refresh()
 
@@ -180,8 +183,7 @@ class Progress:
             from tqdm.contrib.logging import logging_redirect_tqdm
 
         kind = _kind(self.mode)
-        count = 3 if self.mode == "full" else 1
-        self._bars = [_bar(kind, self._name if place == 0 else "", self._stream, place, snapshot.total) for place in range(count)]
+        self._bars = [_bar(kind, self._name, self._stream, 0, snapshot.total)]
         self._stack.enter_context(logging_redirect_tqdm(tqdm_class=kind))
 
     def _log(self, snapshot: Snapshot) -> None:

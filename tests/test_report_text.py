@@ -155,6 +155,8 @@ def test_opening() -> None:
         "results → out.jsonl · Ctrl-C is safe",
         "The answers are simulated: no model is asked.",
     ]
+    narrow = text.opening("in.jsonl", "r.jsonl", Snapshot(total=50000), ["one.example.com:8080", "two.example.com"], width=60)
+    assert max(map(len, narrow.splitlines())) <= 60
     assert text.opening("a", "", Snapshot()).splitlines() == ["a  requests · nothing done before", "Ctrl-C is safe"]
 
 

@@ -1,4 +1,4 @@
-"""A run under way in a few words: the line beside the bar, two lines below it, a log line, a block.
+"""A run under way in a few words: the line beside the bar, two or three lines below it, a log line, a block.
 
 Rules:
 
@@ -32,8 +32,8 @@ def counted(snapshot: Snapshot) -> str:
     return f"{number(snapshot.done)}/{'?' if snapshot.total is None else number(snapshot.total)}"
 
 
-def lines(snapshot: Snapshot) -> tuple[str, str]:
-    """Two lines: what is going on, and how long it takes and what it costs."""
+def lines(snapshot: Snapshot) -> tuple[str, ...]:
+    """What is going on; how long it takes and what it costs; and where there are several endpoints, each of them."""
     gauges = snapshot.gauges
     flight = f"in flight {gauges.in_flight}/{gauges.limit}" if gauges.limit else f"in flight {gauges.in_flight}"
     oldest = f"oldest {seconds(gauges.oldest)}" if gauges.oldest >= OLD else ""
@@ -50,21 +50,24 @@ def lines(snapshot: Snapshot) -> tuple[str, str]:
         "  ".join(f"{name} {seconds(value)}" for name, value in times if value),
         f"{amount(snapshot.token_rate)} tok/s" if snapshot.token_rate else "",
         _cost(snapshot),
-        " · ".join(_lane(lane, gauges.timeouts) for lane in snapshot.lanes if lane.p50) if len(snapshot.lanes) > 1 else "",
     ]
-    return "  " + "  ".join(part for part in first if part), "  " + "   ".join(part for part in second if part)
+    lanes = [_lane(lane, gauges.timeouts) for lane in snapshot.lanes] if len(snapshot.lanes) > 1 else []
+    said = ("  ".join(filter(None, first)), "   ".join(filter(None, second)), *([" · ".join(lanes)] if lanes else []))
+    return tuple(f"  {line}" for line in said)
 
 
 def block(snapshot: Snapshot) -> str:
     """The same figures for who asks in between, with a line for each endpoint."""
     lanes = [f"  {_lane(lane, snapshot.gauges.timeouts)}  {number(lane.attempts)} attempts" for lane in snapshot.lanes]
-    return "\n".join([f"{counted(snapshot)} done  {pace(snapshot)}", *lines(snapshot), *lanes])
+    return "\n".join([f"{counted(snapshot)} done  {pace(snapshot)}", *lines(snapshot)[:2], *lanes])
 
 
 def _lane(lane: Lane, timeouts: Mapping[str, float]) -> str:
     """`A 3.9/8.9 s ≤ 26 s`: p50, p95, and the timeout in force."""
     allowed = timeouts.get(lane.name, 0.0)
-    spread = f"{seconds(lane.p50)}/{seconds(lane.p95)}" if lane.p50 else "no answer yet"
+    low, high = seconds(lane.p50), seconds(lane.p95)
+    shared = low.removesuffix(high[high.rfind(" ") :])
+    spread = f"{shared}/{high}" if lane.p50 else "no answer yet"
     return f"{visible(lane.name)} {spread}{f' ≤ {seconds(allowed)}' if allowed else ''}"
 
 

@@ -55,6 +55,7 @@ def opening(
     snapshot: Snapshot,
     endpoints: Sequence[str] = (),
     simulated: bool = False,
+    width: int = WIDTH,
 ) -> str:
     """The first lines of a run."""
     total = "requests" if snapshot.total is None else plural(snapshot.total, "request")
@@ -62,7 +63,8 @@ def opening(
     to_go = "" if snapshot.total is None else f", {number(snapshot.pending)} to go"
     asked = f" to {', '.join(map(visible, endpoints))}" if endpoints else ""
     where = f"results → {visible(results)} · " if results else ""
-    lines = [f"{visible(input)}  {total}{asked} · {before}{to_go}", f"{where}Ctrl-C is safe"]
+    head = fold(f"{total}{asked} · {before}{to_go}", width - len(visible(input)) - 2)
+    lines = [f"{visible(input)}  {head[0]}", *(f"  {line}" for line in head[1:]), *fold(f"{where}Ctrl-C is safe", width)]
     return "\n".join([*lines, *(["The answers are simulated: no model is asked."] if simulated else [])])
 
 
