@@ -44,7 +44,7 @@ class Twins:
         self._most = 0 if most is None else most
         self._share = share or 0.0
         self.on = bool(self._most or self._share)
-        self._sent = 0
+        self._had: set[int] = set()  # lines, as many as the user allows
         self._pairs: dict[int, tuple[Attempt, Attempt]] = {}
         self._beaten: dict[int, int] = {}  # line → number of the attempt
 
@@ -54,15 +54,15 @@ class Twins:
 
     def affordable(self, requests: int) -> bool:
         """Whether one more may be sent, of so many requests."""
-        return self._sent < max(self._most, ceil(self._share * requests))
+        return len(self._had) < max(self._most, ceil(self._share * requests))
 
-    def has(self, line: int) -> bool:
-        """Whether two attempts at this line are under way."""
-        return line in self._pairs
+    def had(self, line: int) -> bool:
+        """Whether this line has had its twin."""
+        return line in self._had
 
     def pair(self, first: Attempt, twin: Attempt) -> None:
         """A twin has been sent."""
-        self._sent += 1
+        self._had.add(twin.request.line)
         self._pairs[twin.request.line] = first, twin
 
     def part(self, attempt: Attempt) -> Attempt | None:

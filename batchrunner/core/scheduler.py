@@ -260,7 +260,7 @@ class Scheduler:
         worst, late = None, 1.0
         for line, entry in self._in_flight.items():
             first = entry.sent
-            if first is None or self.twins.has(line):
+            if first is None or self.twins.had(line):
                 continue
             others = entry.where & serving & ~self._spread.bit(first.endpoint)
             usual = self._patience_for(first.endpoint, first.request, first.stream).late(first)
@@ -294,6 +294,7 @@ class Scheduler:
         entry.sent = other
         entry.billed += outcome.billed
         entry.spent.sendings -= outcome.kind is Kind.CANCELLED
+        entry.spent.kills += outcome.kind in KILLS
         lane.inflight -= 1
         if outcome.kind is not Kind.CANCELLED:
             self._inform(lane, attempt, outcome, treatment, now, u)

@@ -119,6 +119,17 @@ def test_while_one_goes_on_the_failure_of_the_other_is_none(winner: int, failure
     assert (room.in_flight, room.open) == (0, 0)
 
 
+def test_a_request_has_one_twin_ever_and_what_was_killed_gets_longer() -> None:
+    room, last = ending(hedge="100%")
+    twin = twin_of(room)
+    room.settle(last, TIMEOUT, 6.0, 0.5)
+    assert isinstance(room.next("a", 99.0), Wait), "no twin for the twin"
+    room.settle(twin, TIMEOUT, 99.0, 0.0)
+    again = send(room, 99.0)
+    assert (again.kills, again.number, again.twin) == (2, 3, False)
+    assert isinstance(room.next("a", 999.0), Wait)
+
+
 def test_when_both_fail_the_request_is_sent_again() -> None:
     room, last = ending()
     twin = twin_of(room)

@@ -308,7 +308,6 @@ CONTENDERS: Mapping[str, Mapping[str, int | str]] = {
     "defaults": {},
     "--timeout 60 -c 128": {"timeout": 60, "concurrency": 128},
     "--timeout 600 -c 128": {"timeout": 600, "concurrency": 128},
-    "--hedge 1%": {"hedge": "1%"},
     "--timeout 60 -c 512": {"timeout": 60, "concurrency": 512},
 }
 

@@ -51,3 +51,12 @@ def test_proof(name: str, number: int) -> None:
     check = SCENARIOS[name].checks[number]
     value = figures(name)[check.name]
     assert check.holds(value), f"{check.name}: {value:.4g}, bound {check.bound:g}"
+
+
+def test_twins_shorten_the_end_for_what_the_user_allows() -> None:
+    stages = [SCENARIOS["hangs"].stage(3000, seed) for seed in SEEDS]
+    alone = [run(stage, seed) for stage, seed in zip(stages, SEEDS, strict=True)]
+    hedged = [run(stage, seed, {"hedge": "1%"}) for stage, seed in zip(stages, SEEDS, strict=True)]
+    assert [each.lost for each in hedged] == [0, 0, 0]
+    assert sum(each.makespan for each in hedged) < 0.95 * sum(each.makespan for each in alone)
+    assert all(twice.extra <= once.extra + 0.01 for once, twice in zip(alone, hedged, strict=True))
