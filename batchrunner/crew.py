@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -82,6 +83,12 @@ class Place:
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
         self._loop = asyncio.get_running_loop()
+        self._answers: Mapping[type, Callable[[Any], None]] = {
+            Answered: self._answered,
+            Asked: self._asked,
+            Pulse: self._pulse,
+            Ready: self._begin,
+        }
 
     @property
     def empty(self) -> bool:
@@ -89,7 +96,11 @@ class Place:
         return self._channel is None
 
     async def fill(self) -> None:
-        """Start a worker. FileError E407 when the system has no room for one."""
+        """Start a worker. FileError E407 when too many have died here, or the system has no room for one."""
+        if self.deaths >= DEATHS:
+            message = f"{self.deaths} worker processes have died one after the other, the last ones without an answer"
+            hint = "look for a lack of memory, then run the same command again; or do without workers: --workers 1"
+            raise FileError("E407", message, hint)
         if self._process:
             await _farewell(self._process)
         try:
@@ -128,20 +139,22 @@ class Place:
             await _farewell(self._process)
 
     def _hear(self, message: Any) -> None:
-        if isinstance(message, Answered):
-            self.deaths = 0
-            errand = self.errands.pop(message.number, None)
-            if errand and not errand.answer.done():
-                errand.answer.set_result(message.outcome)
-        elif isinstance(message, Asked):
-            self._review(message)
-        elif isinstance(message, Pulse):
-            self.us, self._silent = message.us, 0
-        elif isinstance(message, Ready):
-            self.ready = True
-            self._changed()
+        self._answers[type(message)](message)
 
-    def _review(self, message: Asked) -> None:
+    def _answered(self, message: Answered) -> None:
+        self.deaths = 0
+        errand = self.errands.pop(message.number, None)
+        if errand and not errand.answer.done():
+            errand.answer.set_result(message.outcome)
+
+    def _pulse(self, message: Pulse) -> None:
+        self.us, self._silent = message.us, 0
+
+    def _begin(self, _message: Ready) -> None:
+        self.ready = True
+        self._changed()
+
+    def _asked(self, message: Asked) -> None:
         errand = self.errands.get(message.number)
         if errand and self._channel:
             self._channel.say(Granted(message.number, errand.review(errand.attempt, message.phase, message.age)))
@@ -168,11 +181,18 @@ class Crew:
         self._news = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        for place in self._places:
-            await place.fill()
+        try:
+            for place in self._places:
+                await place.fill()
+        except BaseException:
+            await self._dismiss()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._dismiss()
+
+    async def _dismiss(self) -> None:
         await asyncio.gather(*(place.close() for place in self._places))
 
     def send(self, attempt: Attempt, review: Review) -> Coroutine[Any, Any, Outcome]:
@@ -193,20 +213,15 @@ class Crew:
 
     async def tend(self) -> None:
         """Replace those who have died. FileError E407 where one after the other dies, or none can be started."""
-        for place in self._places:
-            if place.empty:
-                self._refuse(place)
-                await place.fill()
-            place.look()
-
-    def _refuse(self, place: Place) -> None:
-        """E407 where too many have died."""
-        if place.deaths >= DEATHS:
-            message = f"{place.deaths} worker processes have died one after the other, the last ones without an answer"
-            hint = "look for a lack of memory, then run the same command again; or do without workers: --workers 1"
-            self._failure = FileError("E407", message, hint)
-            self._news.set()
-            raise self._failure
+        try:
+            for place in self._places:
+                if place.empty:
+                    await place.fill()
+                place.look()
+        except FileError as failure:
+            self._failure = failure
+            self._news.set()  # nobody waits any longer for a worker to come
+            raise
 
     def _look(self) -> None:
         self._up = [place for place in self._places if place.ready]
@@ -228,7 +243,8 @@ def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Pop
     ours, theirs = socket.socketpair()
     descriptor = theirs.fileno()
     silent = None if environ.get("BATCHRUNNER_DEBUG") else subprocess.DEVNULL
-    with theirs:
+    with theirs, ExitStack() as undo:
+        undo.callback(ours.close)
         process = subprocess.Popen(  # noqa: S603 - this very Python, and a number
             [sys.executable, "-P", "-m", "batchrunner.worker", str(descriptor)],
             pass_fds=[descriptor],
@@ -238,6 +254,7 @@ def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Pop
             stderr=silent,
             process_group=0,  # Ctrl-C is for the run
         )
+        undo.pop_all()
     return ours, process
 
 

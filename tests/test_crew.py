@@ -393,6 +393,7 @@ async def run_over(count: int, lines: int) -> tuple[MemorySink, FileError | None
         try:
             await engine.run([Chore(TEND_EVERY, crew.tend)])
         except FileError as error:
+            assert asyncio.get_running_loop().time() < 1000.0 + engine._grace, "nobody waits for a worker that will not come"
             return sink, error
     return sink, None
 
@@ -449,15 +450,38 @@ def test_a_worker_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -
     assert [round(at - 1000.0) for at in seen] == [round(SILENT * TEND_EVERY)]
 
 
-async def test_no_room_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_environ: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+@pytest.mark.parametrize("room", [0, 1])
+async def test_no_room_for_a_process(tasks: list[Any], monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """None at all, or not for all that were asked for: those that were started are let go."""
+    start = crew_room._started
+
+    def full(environ: Any) -> Any:
+        if len(tasks) == room:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return start(environ)
 
     monkeypatch.setattr(crew_room, "_started", full)
     with pytest.raises(FileError, match=r"temporarily unavailable.*E407") as refused:
         async with Crew(2, OPENING, {}):
             pass
     assert "--workers" in refused.value.hint
+    await come(lambda: all(task.done() for task in tasks))
+
+
+def test_no_room_for_the_next_one_ends_the_run_in_order() -> None:
+    with mortal(1, 1.0), pytest.MonkeyPatch.context() as patch:
+        started: list[int] = []
+
+        def start(_environ: object) -> tuple[None, None]:
+            started.append(1)
+            if len(started) > 1:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return None, None
+
+        patch.setattr(crew_room, "_started", start)
+        sink, failure = run_virtual(lambda: run_over(1, 20))
+    assert failure
+    assert (failure.code, sink.results) == ("E407", [])
 
 
 # ---- the whole, with processes ----
