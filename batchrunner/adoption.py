@@ -18,8 +18,9 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.answers import Told, read_answer
-from batchrunner.core.classify import TREATMENT, classify
+from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Error, Kind, Reply, Request, Result
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.dialects import Dialect, opened
 from batchrunner.disk import records
 from batchrunner.errors import UsageError

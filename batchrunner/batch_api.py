@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from batchrunner.core.classify import TREATMENT, classify
+from batchrunner.core.classify import classify
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Reply, Request, Route
 from batchrunner.core.retry import Retries, backoff
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.errors import StopError
 from batchrunner.transport import Transport
 

@@ -20,8 +20,9 @@ import msgspec
 from msgspec import Struct, structs
 
 from batchrunner import simulator
-from batchrunner.core.classify import TREATMENT, classify
+from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Reply, Request, Route
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.core.wording import WORDS, seconds, visible
 from batchrunner.keyring import Door, doors
 from batchrunner.network import NONE, proxy_for, proxy_secrets, trust

@@ -29,8 +29,8 @@ from multidict import CIMultiDict, istr
 from yarl import URL
 
 from batchrunner.core.address import address
-from batchrunner.core.classify import named
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
+from batchrunner.core.naming import named
 from batchrunner.core.providers import OURS
 from batchrunner.core.service import Connection as Connection
 from batchrunner.core.streaming import wire_body

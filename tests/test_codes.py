@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from batchrunner.cli import main
-from batchrunner.core.classify import TREATMENT
 from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.report.codes import CODES, explained, listing
 from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchrunner.cli import main
-from batchrunner.core.classify import TREATMENT
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS
 from tests.docs import README, ROOT, with_options

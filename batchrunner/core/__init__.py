@@ -7,7 +7,7 @@ Rules of this folder:
 2. Failure of a request is data (`Fault`, `Outcome`, `Result`), never an exception.
 3. Every offered request ends in exactly one `Result`; only `Scheduler.settle` makes a retry;
    open requests never exceed `max_open`.
-4. What a kind of outcome means is looked up in `classify.TREATMENT`, never decided a second time elsewhere.
+4. What a kind of outcome means is looked up in `treatment.TREATMENT`, never decided a second time elsewhere.
 
 Units everywhere, unless a name says otherwise: seconds, bytes, tokens.
 """

@@ -1,9 +1,9 @@
-"""What an attempt amounts to, and what follows from it: one function, and one table.
+"""What an attempt amounts to: one function.
 
 Rules:
 
 1. `classify` is pure and never raises, whatever the bytes and headers.
-2. What a kind entails stands in `TREATMENT` and nowhere else; whoever obeys it only looks it up.
+2. What follows from a kind stands in `core.treatment`.
 3. An error inside a 2xx is judged as if its own code had been the status; and it may be on the bill.
 4. The server's own verdict (`x-should-retry`) goes before ours, except where the endpoint is of no use to anybody.
 5. A fault after the reply head of an error is that error: what was to be known had already come.
@@ -14,129 +14,19 @@ A wait in an outcome pauses the endpoint as well as the request, whatever the ki
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Literal
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from batchrunner.core import verdicts, waits
 from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
 from batchrunner.core.complaint import Complaint, complaint
 from batchrunner.core.complete import COMPLETE, DECODERS, MISSING_FINISH, UNFINISHED, Answer, call_flags, unmarked
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
+from batchrunner.core.naming import body_id, request_id, told_id
 from batchrunner.core.stream import STREAMED
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.core.verdicts import Verdict
 
-Signal = Literal["", "success", "pushback", "crowded"]
-Health = Literal["", "up", "down", "pause", "stop"]
-
-
-class Treatment(Struct, frozen=True, gc=False):
-    """What a kind of outcome entails."""
-
-    again: bool  # the request may be sent again; where health is "stop", elsewhere or in another run
-    spends: bool  # one of the request's counted attempts
-    limit: Signal  # what the concurrency limit hears
-    health: Health  # what the endpoint's health hears: "pause" as long as it asks, "stop" for the rest of the run
-    sample: bool  # the latency teaches the deadlines
-    fresh: bool  # the next sending goes over a new connection
-    at_once: bool  # and without a pause
-    cap: int  # repeats of this kind per request; 0: the general rule
-    hint: str  # what to do next, for the record of a request that failed
-
-
-YES, NO = True, False
-# fmt: off
-_ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] = {
-    #                        again spends limit      health   sample fresh at_once cap
-    Kind.OK:                 (NO,  NO,  "success",  "up",     YES,  NO,   NO,   0),
-    Kind.RATE_LIMITED:       (YES, NO,  "pushback", "pause",  NO,   NO,   NO,   0),
-    Kind.OVERLOADED:         (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
-    Kind.LOADING:            (YES, NO,  "",         "pause",  NO,   NO,   NO,   0),
-    Kind.SERVER_ERROR:       (YES, YES, "",         "down",   NO,   NO,   NO,   0),
-    Kind.GATEWAY:            (YES, YES, "",         "down",   NO,   NO,   NO,   0),
-    Kind.CONNECT:            (YES, YES, "",         "down",   NO,   YES,  NO,   0),
-    Kind.NETWORK:            (YES, YES, "",         "down",   NO,   YES,  NO,   0),
-    Kind.TLS:                (YES, YES, "",         "down",   NO,   YES,  NO,   2),
-    Kind.STALE:              (YES, NO,  "",         "",       NO,   YES,  YES,  2),
-    Kind.TIMEOUT_CONNECT:    (YES, YES, "",         "down",   NO,   YES,  NO,   0),
-    Kind.TIMEOUT_FIRST_BYTE: (YES, YES, "",         "down",   NO,   NO,   NO,   0),
-    Kind.TIMEOUT_IDLE:       (YES, YES, "",         "down",   NO,   NO,   NO,   0),
-    Kind.TIMEOUT_TOTAL:      (YES, YES, "",         "down",   NO,   NO,   NO,   0),
-    Kind.PROTOCOL:           (YES, YES, "",         "down",   NO,   YES,  YES,  2),
-    Kind.TRUNCATED:          (YES, YES, "",         "down",   NO,   NO,   NO,   0),
-    Kind.GARBLED:            (YES, YES, "",         "down",   NO,   NO,   NO,   2),
-    Kind.UNSUPPORTED:        (YES, NO,  "",         "up",     NO,   NO,   YES,  2),
-    Kind.REJECTED:           (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
-    Kind.CONTEXT:            (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
-    Kind.POLICY:             (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
-    Kind.TOO_LARGE:          (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
-    Kind.RESPONSE_TOO_LARGE: (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
-    Kind.INVALID:            (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
-    Kind.INVALID_OUTPUT:     (YES, NO,  "success",  "up",     YES,  NO,   YES,  0),
-    Kind.DENIED:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.QUOTA:              (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.CONFIG:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.LOCAL:              (YES, NO,  "crowded",  "",       NO,   NO,   NO,   0),
-    Kind.CRASHED:            (YES, NO,  "",         "",       NO,   NO,   NO,   4),
-    Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
-    Kind.CANCELLED:          (YES, NO,  "",         "",       NO,   NO,   NO,   0),
-}
-# fmt: on
-_HINTS: Mapping[Kind, str] = {
-    Kind.OK: "",
-    Kind.RATE_LIMITED: "The endpoint throttles this account: lower --concurrency, or run again later.",
-    Kind.OVERLOADED: "The endpoint was overloaded: run again later, or add another endpoint with --base-url.",
-    Kind.LOADING: "The server is still loading the model: wait until it is ready and run again.",
-    Kind.SERVER_ERROR: "The server failed on this request: run again; if only this line fails, look at its content.",
-    Kind.GATEWAY: "A proxy before the server gave up: run again; if it always takes the same number of seconds, use --stream on.",
-    Kind.CONNECT: "No connection could be made: check the address, the port, DNS, and that the server runs.",
-    Kind.NETWORK: "The connection broke before an answer came: check the network and the server's log, then run again.",
-    Kind.TLS: "The TLS handshake failed: check https or http, the port, and any proxy that inspects TLS.",
-    Kind.STALE: "The server closed connections as they were used: its keep-alive is shorter than ours; run again.",
-    Kind.TIMEOUT_CONNECT: "No connection in time: check the address and the network, or raise --connect-timeout.",
-    Kind.TIMEOUT_FIRST_BYTE: "No answer began in time: raise --first-byte-timeout or --max-timeout, or use --stream on.",
-    Kind.TIMEOUT_IDLE: "The answer stopped in the middle: raise --idle-timeout, or look for a stalled server.",
-    Kind.TIMEOUT_TOTAL: "The answer was not finished in time: raise --max-timeout, or ask for fewer tokens.",
-    Kind.PROTOCOL: "What came back is not HTTP: check http or https, the port, and any proxy on the way.",
-    Kind.TRUNCATED: "The answer was cut off: run again; if long answers are always cut, use --stream on or ask for fewer tokens; "
-    "if the endpoint never says why it stops, use --missing-finish accept.",
-    Kind.GARBLED: "Something other than the API answered, perhaps a proxy, a firewall or a login page: check --base-url.",
-    Kind.UNSUPPORTED: "The endpoint refuses how the answer was asked for: use --stream off, or on where it demands a stream.",
-    Kind.REJECTED: "The endpoint refuses this request as it is: correct the line; sending it again changes nothing.",
-    Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, or use a model with a larger one.",
-    Kind.POLICY: "The provider's policy forbids the prompt or the answer: change the line; sending it again changes nothing.",
-    Kind.TOO_LARGE: "The request is larger than the endpoint ever accepts: split it, or shorten it.",
-    Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: raise --max-response, or ask for less.",
-    Kind.INVALID: "The line cannot be sent as it is: correct it.",
-    Kind.INVALID_OUTPUT: "No answer ever fitted: look at the last one and at the rule; --reask N asks more, --feedback says why.",
-    Kind.DENIED: "The endpoint refuses the key or this access: check the key, its permissions and the region.",
-    Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run again.",
-    Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
-    Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
-    Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
-    Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then run again.",
-    Kind.HOOK: "A function of yours raised an exception: correct it and run again.",
-    Kind.CANCELLED: "The run ended before an answer came: run again.",
-}
-TREATMENT: Mapping[Kind, Treatment] = MappingProxyType({kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()})
-
-REQUEST_IDS = (
-    "x-request-id",
-    "request-id",
-    "apim-request-id",
-    "x-ms-request-id",
-    "x-amzn-requestid",
-    "x-generation-id",
-    "x-oneapi-request-id",
-    "x-ds-trace-id",
-    "mistral-correlation-id",
-    "x-litellm-call-id",
-    "cf-ray",
-)
-"""Where servers put the id of a request; what stands in the body comes next, and last our own id of the sending."""
-OWN_ID = "x-client-request-id"
 PATIENCE = 900.0  # seconds; an endpoint that asks for more is parked
 LOADING_PAUSE = 5.0  # seconds between two looks at a model that is being loaded
 MESSAGE = 2000  # characters
@@ -209,7 +99,7 @@ def _answered(attempt: Attempt, reply: Reply) -> Outcome:
         Kind.OK,
         reply.status,
         body=line,
-        request_id=_request_id(reply.headers, answer.name),
+        request_id=request_id(reply.headers, answer.name),
         usage=answer.tokens(),
         flags=flags,
         timing=reply.timing,
@@ -227,7 +117,7 @@ def _fetched(reply: Reply) -> Outcome:
             return _part(reply, Verdict(Kind.TRUNCATED, verdict.code, verdict.message), line)
     if reply.status == 206:
         return _part(reply, _UNEXPECTED[206], line)
-    return Outcome(Kind.OK, reply.status, body=line, request_id=_request_id(reply.headers), flags=flags, timing=reply.timing)
+    return Outcome(Kind.OK, reply.status, body=line, request_id=request_id(reply.headers), flags=flags, timing=reply.timing)
 
 
 def _torn(reply: Reply) -> bool:
@@ -243,7 +133,7 @@ def _part(reply: Reply, verdict: Verdict, line: bytes) -> Outcome:
         reply.status,
         code=verdict.code,
         message=verdict.message,
-        request_id=_request_id(reply.headers),
+        request_id=request_id(reply.headers),
         timing=reply.timing,
         billed=True,
         final=verdict.final,
@@ -274,7 +164,7 @@ def _doubtful(
         message=verdict.message if verdict.kind is not Kind.GARBLED else _page_title(reply.body) or verdict.message,
         body=b"" if cut else kept,
         partial=kept if cut else b"",
-        request_id=_request_id(reply.headers, answer and answer.name),
+        request_id=request_id(reply.headers, answer and answer.name),
         usage=answer.tokens() if answer else None,
         flags=flags + verdict.flags,
         timing=reply.timing,
@@ -309,7 +199,7 @@ def _unfinished(attempt: Attempt, reply: Reply) -> Outcome:
         reply.status,
         code="incomplete_stream",
         message=f"the stream ended too early: {reply.missing}",
-        request_id=_request_id(reply.headers),
+        request_id=request_id(reply.headers),
         flags=reply.flags,
         timing=reply.timing,
         billed=True,
@@ -375,7 +265,7 @@ def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, li
         message=printable(told.message, MESSAGE) or f"HTTP {status}",
         wait=wait,
         body=line or _kept(reply.body),
-        request_id=_request_id(reply.headers, _body_id(line) or _told_id(told.message)),
+        request_id=request_id(reply.headers, body_id(line) or told_id(told.message)),
         flags=flags + verdict.flags,
         timing=reply.timing,
         billed=200 <= reply.status < 300 or _worked(kind, status),
@@ -445,7 +335,7 @@ def _faulted(attempt: Attempt, fault: Fault) -> Outcome:
         fault.status,
         code=fault.cause.value,
         message=printable(fault.detail, MESSAGE) or fault.cause.value,
-        request_id=_request_id(fault.headers),
+        request_id=request_id(fault.headers),
         flags=("encoding",) if fault.cause is Cause.ENCODING else (),
         timing=fault.timing,
         billed=fault.sent and kind not in {Kind.INVALID, Kind.LOCAL, Kind.CONFIG},
@@ -455,36 +345,6 @@ def _faulted(attempt: Attempt, fault: Fault) -> Outcome:
 
 def _total(fault: Fault) -> bool:
     return fault.phase is Phase.BODY and fault.detail.startswith("total")
-
-
-def _request_id(headers: Mapping[str, str], inside: object = None) -> str:
-    """The first id that a header gives, or else the one in the body, or else our own."""
-    if found := named(headers):
-        return found if found.isascii() and found.isprintable() and len(found) <= 200 else printable(found, 200)
-    return printable(inside, 200) if isinstance(inside, str) else printable(headers.get(OWN_ID, ""), 200)
-
-
-def named(headers: Mapping[str, str]) -> str:
-    """The request's id as the headers give it; empty: they give none."""
-    for name in REQUEST_IDS:
-        if found := headers.get(name):
-            return found
-    return ""
-
-
-_TOLD_ID = re.compile(r"\(request id: ([\w.-]{8,100})\)")
-
-
-def _told_id(message: str) -> str | None:
-    """The id that relays of the one-api family append to a message."""
-    found = _TOLD_ID.search(message[-300:])
-    return found[1] if found else None
-
-
-def _body_id(line: bytes) -> object:
-    """The id an error body carries."""
-    value = value_of(line) if b'"request_id"' in line or b'"id"' in line else None
-    return (value.get("request_id") or value.get("id")) if isinstance(value, dict) else None
 
 
 def _kept(body: bytes) -> bytes:

@@ -59,7 +59,7 @@ class Cause(StrEnum):
 
 
 class Kind(StrEnum):
-    """What an attempt amounts to. `core.classify.TREATMENT` says what each kind entails."""
+    """What an attempt amounts to. `core.treatment.TREATMENT` says what each kind entails."""
 
     OK = "ok"
     # the endpoint is busy

@@ -11,7 +11,7 @@ Rules:
 3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the queue.
 4. Fresh work goes in the order it came; once all of it is here, the long goes before the short (`core.queue`). A due retry goes
    before both, except at an endpoint on probation: a poison request must not decide its fate.
-5. What a kind of outcome entails stands in `classify.TREATMENT`, which endpoint goes first in `core.spread`; this room only
+5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`; this room only
    obeys them.
 6. Every verb is O(log n) in the number of open requests.
 7. What fails during an endpoint's debut is held back (`core.debut`): it stays open until `decided` tells what became of it.
@@ -22,7 +22,6 @@ from math import inf, log2
 
 from msgspec.structs import replace
 
-from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
@@ -32,6 +31,7 @@ from batchrunner.core.queue import Open, Queue, Row
 from batchrunner.core.retry import Retries, backoff
 from batchrunner.core.spread import Spread
 from batchrunner.core.streaming import Manner, Streaming
+from batchrunner.core.treatment import TREATMENT, Treatment
 
 
 class Scheduler:

@@ -16,9 +16,9 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from batchrunner.core.classify import TREATMENT
 from batchrunner.core.model import Event, Kind, Outcome
 from batchrunner.core.policy import option
+from batchrunner.core.treatment import TREATMENT
 
 ENOUGH = 100
 OURSELVES = frozenset({Kind.LOCAL, Kind.CRASHED})  # they say nothing of who should answer

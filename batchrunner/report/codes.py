@@ -4,7 +4,7 @@ Rules:
 
 1. Every code that the package uses stands here, and none that it does not. A code keeps its meaning for ever.
 2. `steps` are things to type or to look at, the likeliest first; an option named here exists.
-3. A kind of failure, as in an error record, is explained from the tables that decide about it (`core.classify`).
+3. A kind of failure, as in an error record, is explained from the table that decides about it (`core.treatment`).
 """
 
 import textwrap
@@ -13,8 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from batchrunner.core.classify import TREATMENT, Treatment
 from batchrunner.core.model import Kind
+from batchrunner.core.treatment import TREATMENT, Treatment
 from batchrunner.core.wording import WORDS
 from batchrunner.report.topics import TOPICS
 

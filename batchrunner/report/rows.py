@@ -9,11 +9,11 @@ Rules:
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
 
-from batchrunner.core.classify import TREATMENT
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, Buckets, Moment, Spend, Start, merged, middle, quantile
 from batchrunner.core.trail import Finding as Found
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.core.wording import WORDS, money, number, plural, seconds
 from batchrunner.report import story as page
 from batchrunner.report.course import KINDS, Chapter, group_of, shortened

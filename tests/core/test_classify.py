@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.classify import REQUEST_IDS, TREATMENT, classify
+from batchrunner.core.classify import classify
 from batchrunner.core.model import Cause, Fault, Kind, Outcome, Phase, Reply, Route
+from batchrunner.core.naming import REQUEST_IDS
+from batchrunner.core.treatment import TREATMENT
 from batchrunner.errors import FileError
 from tests.core.answers import CHAT, WHOLE, attempt, chat, error, outcome, reply
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from batchrunner.core.classify import TREATMENT
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Request, Result, Route, Wait
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
+from batchrunner.core.treatment import TREATMENT
 
 
 def request(line: int) -> Request:

@@ -1,0 +1,111 @@
+"""What follows from each kind of outcome: one table.
+
+Rules:
+
+1. What a kind entails stands here and nowhere else; whoever obeys it only looks it up.
+2. Waiting spends nothing, and neither does what no request can help: a stale connection, a refused key, our own machine.
+3. What would be met again by every request stops the endpoint; the request is not to blame, and may go elsewhere.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from msgspec import Struct
+
+from batchrunner.core.model import Kind
+
+Signal = Literal["", "success", "pushback", "crowded"]
+Health = Literal["", "up", "down", "pause", "stop"]
+
+
+class Treatment(Struct, frozen=True, gc=False):
+    """What a kind of outcome entails."""
+
+    again: bool  # the request may be sent again; where health is "stop", elsewhere or in another run
+    spends: bool  # one of the request's counted attempts
+    limit: Signal  # what the concurrency limit hears
+    health: Health  # what the endpoint's health hears: "pause" as long as it asks, "stop" for the rest of the run
+    sample: bool  # the latency teaches the deadlines
+    fresh: bool  # the next sending goes over a new connection
+    at_once: bool  # and without a pause
+    cap: int  # repeats of this kind per request; 0: the general rule
+    hint: str  # what to do next, for the record of a request that failed
+
+
+YES, NO = True, False
+# fmt: off
+_ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] = {
+    #                        again spends limit      health   sample fresh at_once cap
+    Kind.OK:                 (NO,  NO,  "success",  "up",     YES,  NO,   NO,   0),
+    Kind.RATE_LIMITED:       (YES, NO,  "pushback", "pause",  NO,   NO,   NO,   0),
+    Kind.OVERLOADED:         (YES, YES, "pushback", "down",   NO,   NO,   NO,   0),
+    Kind.LOADING:            (YES, NO,  "",         "pause",  NO,   NO,   NO,   0),
+    Kind.SERVER_ERROR:       (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.GATEWAY:            (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.CONNECT:            (YES, YES, "",         "down",   NO,   YES,  NO,   0),
+    Kind.NETWORK:            (YES, YES, "",         "down",   NO,   YES,  NO,   0),
+    Kind.TLS:                (YES, YES, "",         "down",   NO,   YES,  NO,   2),
+    Kind.STALE:              (YES, NO,  "",         "",       NO,   YES,  YES,  2),
+    Kind.TIMEOUT_CONNECT:    (YES, YES, "",         "down",   NO,   YES,  NO,   0),
+    Kind.TIMEOUT_FIRST_BYTE: (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.TIMEOUT_IDLE:       (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.TIMEOUT_TOTAL:      (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.PROTOCOL:           (YES, YES, "",         "down",   NO,   YES,  YES,  2),
+    Kind.TRUNCATED:          (YES, YES, "",         "down",   NO,   NO,   NO,   0),
+    Kind.GARBLED:            (YES, YES, "",         "down",   NO,   NO,   NO,   2),
+    Kind.UNSUPPORTED:        (YES, NO,  "",         "up",     NO,   NO,   YES,  2),
+    Kind.REJECTED:           (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.CONTEXT:            (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.POLICY:             (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.TOO_LARGE:          (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.RESPONSE_TOO_LARGE: (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
+    Kind.INVALID:            (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
+    Kind.INVALID_OUTPUT:     (YES, NO,  "success",  "up",     YES,  NO,   YES,  0),
+    Kind.DENIED:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.QUOTA:              (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.CONFIG:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.LOCAL:              (YES, NO,  "crowded",  "",       NO,   NO,   NO,   0),
+    Kind.CRASHED:            (YES, NO,  "",         "",       NO,   NO,   NO,   4),
+    Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
+    Kind.CANCELLED:          (YES, NO,  "",         "",       NO,   NO,   NO,   0),
+}
+# fmt: on
+_HINTS: Mapping[Kind, str] = {
+    Kind.OK: "",
+    Kind.RATE_LIMITED: "The endpoint throttles this account: lower --concurrency, or run again later.",
+    Kind.OVERLOADED: "The endpoint was overloaded: run again later, or add another endpoint with --base-url.",
+    Kind.LOADING: "The server is still loading the model: wait until it is ready and run again.",
+    Kind.SERVER_ERROR: "The server failed on this request: run again; if only this line fails, look at its content.",
+    Kind.GATEWAY: "A proxy before the server gave up: run again; if it always takes the same number of seconds, use --stream on.",
+    Kind.CONNECT: "No connection could be made: check the address, the port, DNS, and that the server runs.",
+    Kind.NETWORK: "The connection broke before an answer came: check the network and the server's log, then run again.",
+    Kind.TLS: "The TLS handshake failed: check https or http, the port, and any proxy that inspects TLS.",
+    Kind.STALE: "The server closed connections as they were used: its keep-alive is shorter than ours; run again.",
+    Kind.TIMEOUT_CONNECT: "No connection in time: check the address and the network, or raise --connect-timeout.",
+    Kind.TIMEOUT_FIRST_BYTE: "No answer began in time: raise --first-byte-timeout or --max-timeout, or use --stream on.",
+    Kind.TIMEOUT_IDLE: "The answer stopped in the middle: raise --idle-timeout, or look for a stalled server.",
+    Kind.TIMEOUT_TOTAL: "The answer was not finished in time: raise --max-timeout, or ask for fewer tokens.",
+    Kind.PROTOCOL: "What came back is not HTTP: check http or https, the port, and any proxy on the way.",
+    Kind.TRUNCATED: "The answer was cut off: run again; if long answers are always cut, use --stream on or ask for fewer tokens; "
+    "if the endpoint never says why it stops, use --missing-finish accept.",
+    Kind.GARBLED: "Something other than the API answered, perhaps a proxy, a firewall or a login page: check --base-url.",
+    Kind.UNSUPPORTED: "The endpoint refuses how the answer was asked for: use --stream off, or on where it demands a stream.",
+    Kind.REJECTED: "The endpoint refuses this request as it is: correct the line; sending it again changes nothing.",
+    Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, or use a model with a larger one.",
+    Kind.POLICY: "The provider's policy forbids the prompt or the answer: change the line; sending it again changes nothing.",
+    Kind.TOO_LARGE: "The request is larger than the endpoint ever accepts: split it, or shorten it.",
+    Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: raise --max-response, or ask for less.",
+    Kind.INVALID: "The line cannot be sent as it is: correct it.",
+    Kind.INVALID_OUTPUT: "No answer ever fitted: look at the last one and at the rule; --reask N asks more, --feedback says why.",
+    Kind.DENIED: "The endpoint refuses the key or this access: check the key, its permissions and the region.",
+    Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run again.",
+    Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
+    Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
+    Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
+    Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then run again.",
+    Kind.HOOK: "A function of yours raised an exception: correct it and run again.",
+    Kind.CANCELLED: "The run ended before an answer came: run again.",
+}
+TREATMENT: Mapping[Kind, Treatment] = MappingProxyType({kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()})
