@@ -83,7 +83,7 @@ async def run(
             settings = structs.replace(settings, concurrency=limits)
             job.redact = ways.redact
             urls = {door.name: await _address(door, stack) for door in ways.doors}
-            endpoints = [Endpoint(name, url, Limit(settings.concurrency), alike(settings.stopping)) for name, url in urls.items()]
+            endpoints = [_endpoint(door, urls[door.name], settings) for door in ways.doors]
             transports, crew = await _open(ways, urls, settings, environ, stack)
             prices, simulated = _prices(settings, ways.doors), any(door.simulated for door in ways.doors)
             view = Run(job, meter, endpoints, settings, prices, simulated, note)
@@ -132,6 +132,14 @@ async def _address(door: Door, stack: AsyncExitStack) -> str:
     if not door.simulated:
         return door.base_url
     return (await stack.enter_async_context(simulator.Simulator(simulator.profile_named(door.base_url)))).url
+
+
+def _endpoint(door: Door, url: str, settings: Settings) -> Endpoint:
+    """The endpoint behind a door, with what its row says otherwise than the settings."""
+    row, alike_ = door.row, alike(settings.stopping)
+    own = {name: said for name in ("concurrency", "max_concurrency") if (said := getattr(row, name)) is not None}
+    limit = Limit(structs.replace(settings.concurrency, **own))
+    return Endpoint(door.name, url, limit, alike_, models=row.models, weight=row.weight)
 
 
 async def _open(

@@ -14,8 +14,8 @@ from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, NoReturn
 
-from batchrunner import __version__, origins, usage
-from batchrunner.errors import BatchError, UsageError
+from batchrunner import __version__, usage
+from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.settings import OPTIONS
 from batchrunner.terminal import complain, fill_streams, say, unexpected, width
 from batchrunner.verbs import VERBS, Call, Verb
@@ -70,9 +70,7 @@ def _refuse_unknown(loose: Sequence[str], parser: _Parser, verb: str) -> None:
         if word.startswith("-") and word != "-":
             flag = word.partition("=")[0]
             known = [each for each in parser._option_string_actions if each.startswith("--")]
-            raise UsageError(
-                "E001", f"{flag}: no such option{' of ' + verb if verb != 'run' else ''}.", origins.nearest(flag, known)
-            )
+            raise UsageError("E001", f"{flag}: no such option{' of ' + verb if verb != 'run' else ''}.", nearest(flag, known))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

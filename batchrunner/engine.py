@@ -191,6 +191,8 @@ class Engine:
             await self._offer(admitted)
 
     async def _offer(self, item: Request | Result) -> None:
+        if isinstance(item, Request) and not self.scheduler.placed(item):
+            item = unserved(item)
         if isinstance(item, Result):
             self.outbox.post(Event(self._clock(), None, None, item))
             await self.outbox.space()
@@ -341,6 +343,13 @@ class Engine:
 def broken_off(bug: Exception) -> Outcome:
     """The outcome of an attempt that a mistake of ours has ended."""
     return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
+
+
+def unserved(request: Request) -> Result:
+    """The result of a line whose model no endpoint has on its map."""
+    message = f"no endpoint serves the model {request.model[:80]!r}"
+    hint = "add it to the models of an [[endpoint]], then retry"
+    return Result(request=request, kind=Kind.CONFIG, error=Error(Kind.CONFIG, "E304", message, hint))
 
 
 def hook_failed(request: Request, error: Exception) -> Result:

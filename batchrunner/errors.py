@@ -12,7 +12,7 @@ Rules:
 2. A message never holds a key, a prompt or an answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class BatchError(Exception):
@@ -51,3 +51,11 @@ class FileError(BatchError):
     """What this machine owes us failed: full disk, broken device, lost lock, dead workers. The same command continues."""
 
     exit_code = 4
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`Did you mean X?` for a word that is not among those known; "" when none is close."""
+    import difflib  # only on the way to an error
+
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]}?" if close else ""

@@ -19,11 +19,12 @@ from itertools import count
 
 import msgspec
 import orjson
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from batchrunner.core.address import fenced
+from batchrunner.core.asking import remodelled
 from batchrunner.core.model import Error, Kind, Request, Result, Route
-from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened, read_entries, write
+from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened
 from batchrunner.lines import Line, Oversized, blank
 from batchrunner.rows import WIDTH, number_of
 from batchrunner.shapes import explained, word
@@ -132,7 +133,7 @@ def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str, dialec
     method = _method(fields.method, route, content)
     known = content if isinstance(content, dict) else {}
     if model and (route is not Route.HTTP or "model" in known):
-        body, known = _remodelled(body, model), {**known, "model": model}
+        body, known = remodelled(body, model), {**known, "model": model}
     digest = sha256(raw).hexdigest()[:16]
     named = known.get("model")
     return Request(
@@ -250,12 +251,6 @@ def _content(body: bytes, route: Route) -> object:
         found = "missing" if content is _ABSENT else f"{word(content)}, not an object"
         raise LineError(f"body is {found}", "This url takes a JSON object as its body.")
     return content
-
-
-def _remodelled(body: bytes, model: str) -> bytes:
-    entries = read_entries(body)
-    entries["model"] = Raw(write(model))
-    return write(entries)
 
 
 def _max_tokens(body: Mapping[str, object]) -> int:

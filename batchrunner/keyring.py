@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from msgspec import Struct, structs
 
 from batchrunner.core.providers import AUTH, BY_NAME, Provider, recognised
-from batchrunner.core.service import Service
+from batchrunner.core.service import EndpointRow, Service
 from batchrunner.errors import UsageError
 from batchrunner.network import is_loopback
 from batchrunner.secret import Secret
@@ -39,6 +39,7 @@ class Door(Struct, frozen=True):
     secret: Secret | None = None
     auth: str = "bearer"
     hidden: tuple[Secret, ...] = ()  # whatever else must not be shown
+    row: EndpointRow = EndpointRow(base_url="")  # what else was said of it
 
     def __repr__(self) -> str:
         return f"Door({self.name!r}, {self.provider.name}, {'with' if self.secret else 'without'} key)"
@@ -65,20 +66,30 @@ def doors(service: Service, environ: Mapping[str, str]) -> list[Door]:
     """The endpoints to use, in order of preference. Raises UsageError E002, E003, E101, E102 or E103."""
     if service.provider not in {"auto", *BY_NAME}:
         raise UsageError("E002", f"--provider {service.provider!r} is not known", f"one of: auto, {', '.join(BY_NAME)}")
-    urls = service.base_url or (_home(service, environ),)
-    if len(service.api_key_env) not in {0, 1, len(urls)}:
-        message = f"{len(service.api_key_env)} key variables for {len(urls)} endpoints"
+    rows = service.endpoints or tuple(EndpointRow(base_url=url) for url in service.base_url or (_home(service, environ),))
+    if len(service.api_key_env) not in {0, 1, len(rows)}:
+        message = f"{len(service.api_key_env)} key variables for {len(rows)} endpoints"
         raise UsageError("E003", message, "--api-key-env once for all of them, or once for each --base-url, in the same order")
-    headers = extra_headers(service.header)
-    names = service.api_key_env * len(urls) if len(service.api_key_env) == 1 else service.api_key_env or (None,) * len(urls)
+    names = service.api_key_env * len(rows) if len(service.api_key_env) == 1 else service.api_key_env or (None,) * len(rows)
     made: list[Door] = []
-    for url, name in zip(urls, names, strict=True):
-        door = Door(SIMULATED, url, headers, BY_NAME["compatible"])
-        if not _simulated(url):
-            door = _door(url, headers, name, service, environ)
+    for row, name in zip(rows, names, strict=True):
+        door = _door_of(row, row.api_key_env if row.api_key_env is not None else name, service, environ)
         twins = sum(other.name.split("#")[0] == door.name for other in made)
         made.append(structs.replace(door, name=f"{door.name}#{twins + 1}") if twins else door)
     return made
+
+
+def _door_of(row: EndpointRow, name: str | None, service: Service, environ: Mapping[str, str]) -> Door:
+    """The door of one row; `name` is the variable of its key, None: one of its provider's."""
+    if row.provider not in {None, "auto", *BY_NAME}:
+        raise UsageError(
+            "E002", f"endpoint {row.base_url}: provider {row.provider!r} is not known", f"one of: {', '.join(BY_NAME)}"
+        )
+    headers = {**extra_headers(service.header), **extra_headers(tuple(row.header))}
+    if _simulated(row.base_url):
+        return Door(SIMULATED, row.base_url, headers, BY_NAME["compatible"], row=row)
+    own = structs.replace(service, provider=row.provider or service.provider, auth=row.auth or service.auth)
+    return structs.replace(_door(row.base_url, headers, name, own, environ), row=row)
 
 
 def extra_headers(pairs: tuple[str, ...]) -> dict[str, str]:

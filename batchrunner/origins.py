@@ -11,7 +11,7 @@ Rules:
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from batchrunner.core.cost import price_table
 from batchrunner.core.selection import array_piece, condition, piece
 from batchrunner.core.stopping import cap_of
 from batchrunner.core.template import Template
-from batchrunner.errors import UsageError
+from batchrunner.errors import UsageError, nearest
 from batchrunner.rendering import params
+from batchrunner.roster import NAME, roster
 from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, PriceRow, Settings
 
 COMMAND_LINE = "command line"
@@ -133,20 +134,12 @@ def _convert(each: Option, given: Given) -> Any:
         raise UsageError("E002", f"{given.label}: {told} {error}.", hint) from None
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`Did you mean X?` for a word that is not among those known; "" when none is close."""
-    import difflib  # only on the way to an error
-
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f"Did you mean {close[0]}?" if close else ""
-
-
 def _typed(flags: Mapping[str, Any], origin: str) -> dict[str, Given]:
     for name in flags:
-        if name not in OPTIONS:
+        if name not in OPTIONS and name != NAME:
             raise UsageError("E001", f"{name}: no such setting.", nearest(name, OPTIONS))
     return {
-        name: Given(value, origin, OPTIONS[name].flags[-1] if origin == COMMAND_LINE else name)
+        name: Given(value, origin, OPTIONS[name].flags[-1] if origin == COMMAND_LINE and name in OPTIONS else name)
         for name, value in flags.items()
         if value is not None
     }
@@ -177,8 +170,8 @@ def _file(path: Path | None, kind: str = "file", table: tuple[str, ...] = ()) ->
     """What a TOML file, or a table in it, says. Raises UsageError for a name that is no setting."""
     content = _priced(_toml(path, table), path) if path else {}
     for name in content:
-        if name not in OPTIONS:
-            raise UsageError("E001", f"{path}: {name}: no such setting.", nearest(name, OPTIONS))
+        if name not in OPTIONS and name != NAME:
+            raise UsageError("E001", f"{path}: {name}: no such setting.", nearest(name, [*OPTIONS, NAME]))
     return {name: Given(value, f"{kind} {path}", f"{name} in {path}") for name, value in content.items()}
 
 
@@ -254,11 +247,27 @@ def resolve(
     layers = (_file(user_config, "user file"), _project(cwd), _named(config, cwd), _environment(environ), _typed(typed, origin))
     given: dict[str, Given] = {}
     for layer in layers:
-        given |= layer
+        given = _over(given, layer)
+    rows = given.pop(NAME, None)
     told = {name: _convert(OPTIONS[name], found) for name, found in _situated(given, environ).items()}
     settings = _assembled(os.fspath(path), told)
+    if rows:
+        service = msgspec.structs.replace(settings.service, endpoints=roster(rows.value, rows.label.removeprefix(f"{NAME} in ")))
+        settings = msgspec.structs.replace(settings, service=service)
     _refuse_contradictions(settings)
-    return Resolved(settings, {name: given[name].origin if name in given else "default" for name in OPTIONS})
+    told_by = {name: given[name].origin if name in given else "default" for name in OPTIONS}
+    return Resolved(settings, {**told_by, NAME: rows.origin} if rows else told_by)
+
+
+def _over(given: dict[str, Given], layer: dict[str, Given]) -> dict[str, Given]:
+    """What a layer above says goes first; addresses of one kind displace those of the other."""
+    kinds = ("base_url", NAME)
+    if all(kind in layer for kind in kinds):
+        raise UsageError(
+            "E003", f"{layer[NAME].label}: base_url and endpoint say the same thing twice.", "Take one of them away."
+        )
+    displaced = kinds if any(kind in layer for kind in kinds) else ()
+    return {name: value for name, value in given.items() if name not in displaced} | layer
 
 
 def _situated(given: dict[str, Given], environ: Mapping[str, str]) -> dict[str, Given]:

@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 
 import msgspec
 
-from batchrunner import origins
+from batchrunner import origins, roster
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Hooks, streamed
@@ -58,23 +58,23 @@ class Runner:
     - `classify(attempt, outcome) -> Kind | None`: another verdict on an attempt, by the name of a kind; None keeps ours.
     - `on_event(event)`: after each settled attempt. Its exceptions are ignored.
 
-    Raises UsageError (E001, E002) for an option that does not exist or fit.
+    `endpoints` are base URLs, or tables as `[[endpoint]]` in a configuration file has them (`core.service.EndpointRow`), in
+    order of preference. Raises UsageError (E001, E002) for an option that does not exist or fit.
     """
 
     def __init__(
         self,
         *,
-        endpoints: Iterable[str] = (),
+        endpoints: Iterable[str | Mapping[str, Any]] = (),
         prepare: Prepare | None = None,
         validate: Validate | type | None = None,
         classify: Classify | None = None,
         on_event: OnEvent | None = None,
         **options: Unpack[Options],
     ) -> None:
-        urls = tuple(endpoints)
-        if urls:
-            options["base_url"] = urls
-        self._options = options
+        self._options: dict[str, Any] = {**options}
+        if rows := list(endpoints):
+            self._options[roster.NAME] = rows
         self._hooks = _hooks(prepare, _reading(validate), classify, on_event)
         self._streams: dict[object, AsyncGenerator[Result, None]] = {}  # held, so that none is collected half-way
         self._settings("")  # a bad option is refused here, not at the first request

@@ -10,7 +10,7 @@ Rules:
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,7 +22,7 @@ from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency
 from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
-from batchrunner.core.service import Connection, Service
+from batchrunner.core.service import Connection, EndpointRow, Service
 from batchrunner.core.stopping import Stopping
 from batchrunner.core.streaming import Streaming
 from batchrunner.crew import Processes
@@ -170,7 +170,8 @@ def _derived() -> Iterator[Option]:
     for field in msgspec.structs.fields(Settings):
         if isinstance(field.default, Struct):
             for inner in msgspec.structs.fields(field.default):
-                yield _described(inner.name, field.name, inner.type, inner.default)
+                if get_origin(inner.type) is Annotated:
+                    yield _described(inner.name, field.name, inner.type, inner.default)
         elif field.name != "input":
             yield _described(field.name, "", field.type, field.default)
 
@@ -193,6 +194,16 @@ def masked(name: str, value: Any) -> Any:
     return _masked_url(value) if name == "proxy" else value
 
 
+def rows_shown(settings: Settings) -> list[dict[str, Any]]:
+    """The endpoints that stand in tables, fit to be shown, each with what its row says."""
+    rows = (msgspec.to_builtins(row) for row in settings.service.endpoints)
+    return [
+        {**{name: said for name, said in row.items() if said not in (None, [], {})}, "base_url": _masked_url(row["base_url"])}
+        | ({"header": list(masked("header", row["header"]))} if row["header"] else {})
+        for row in rows
+    ]
+
+
 def _masked_url(url: str) -> str:
     return re.sub(r"([?&](?!api-version=)[^=&]*=)[^&]*", r"\1…", re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", url))
 
@@ -200,7 +211,14 @@ def _masked_url(url: str) -> str:
 def schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors."""
     fields = [(name, Annotated[_toml_type(each), Meta(description=each.help)], each.default) for name, each in OPTIONS.items()]
-    tables: list[Any] = [("prices", Annotated[dict[str, PriceRow], Meta(description="prices of models per million tokens")], {})]
+    tables: list[Any] = [
+        ("prices", Annotated[dict[str, PriceRow], Meta(description="prices of models per million tokens")], {}),
+        (
+            "endpoint",
+            Annotated[list[EndpointRow], Meta(description="endpoints, in order of preference, in place of base_url")],
+            [],
+        ),
+    ]
     whole = msgspec.json.schema(msgspec.defstruct("batchrunner", [*fields, *tables], forbid_unknown_fields=True))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
 

@@ -20,9 +20,9 @@ from msgspec import Struct
 from batchrunner import origins
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import HOPELESS, visible
-from batchrunner.errors import UsageError
+from batchrunner.errors import UsageError, nearest
 from batchrunner.report import text
-from batchrunner.settings import OPTIONS, Settings, masked, schema, values
+from batchrunner.settings import OPTIONS, Settings, masked, rows_shown, schema, values
 from batchrunner.terminal import say, width
 
 REPEATED = (
@@ -83,7 +83,7 @@ def _retry(call: Call) -> int:
         )
     for kind in kinds:
         if kind not in list(Kind):
-            raise UsageError("E002", f"--kind: {kind!r} is not a kind of failure.", origins.nearest(kind, list(Kind)))
+            raise UsageError("E002", f"--kind: {kind!r} is not a kind of failure.", nearest(kind, list(Kind)))
     done = [Path(name) for flag in ("done", "errors") for name in call.own.get(flag, [])]
     return _executed(call, _reopener(kinds, bool(call.own.get("all"))), done)
 
@@ -167,10 +167,12 @@ def _show(call: Call) -> None:
     typed = {name: value for name, value in call.typed.items() if name != "json"}
     resolved = origins.resolve(typed, os.environ, Path(), origins.user_file(os.environ))
     shown = {name: masked(name, value) for name, value in values(resolved.settings).items()}
+    if rows := rows_shown(resolved.settings):
+        shown["endpoint"] = rows
     told = bool(call.own.get("origin"))
     if call.typed.get("json"):
-        rows = {name: {"value": value, "origin": resolved.origins[name]} if told else value for name, value in shown.items()}
-        say(msgspec.json.encode(rows).decode())
+        known = {name: {"value": value, "origin": resolved.origins[name]} if told else value for name, value in shown.items()}
+        say(msgspec.json.encode(known).decode())
         return
     literal = {name: visible(msgspec.json.encode(value).decode()) for name, value in shown.items()}
     wide = max(len(value) for value in literal.values())
@@ -266,7 +268,7 @@ def _explain(call: Call) -> int:
     wanted = call.words[0] if call.words else ""
     said = codes.explained(wanted, min(width(), 96)) if wanted else codes.listing()
     if not said:
-        near = origins.nearest(wanted, codes.KNOWN)
+        near = nearest(wanted, codes.KNOWN)
         raise UsageError(
             "E002", f"{wanted!r} is no code, no kind of failure and no topic.", near or "All of them: batchrunner explain"
         )

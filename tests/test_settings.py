@@ -143,7 +143,7 @@ def test_defaults_pass_their_own_checks(tmp_path: Path) -> None:
 def test_schema_knows_every_setting_and_refuses_others() -> None:
     described = schema()
     body = described["$defs"]["batchrunner"]
-    assert set(body["properties"]) == {*OPTIONS, "prices"}
+    assert set(body["properties"]) == {*OPTIONS, "prices", "endpoint"}
     assert body["additionalProperties"] is False
     assert all(entry["description"] for entry in body["properties"].values())
     assert {"type": "string"} in body["properties"]["timeout"]["anyOf"]

@@ -1,15 +1,19 @@
-"""The one change made to a body on its way out: asking for a stream, or for none.
+"""The changes made to a body on its way out: asking for a stream or for none, and for a model by another name.
 
 Rules:
 
 1. Only the members `stream` and `stream_options` of the object itself are touched. Every other byte stays:
    blanks, order, repeated keys, long numbers.
-2. A line's own stream_options go before ours. Without a stream none go out: the providers refuse them then.
+2. Another model is put in for that one value; the other values keep their bytes.
+3. A line's own stream_options go before ours. Without a stream none go out: the providers refuse them then.
 """
 
 import json
 import re
 from collections.abc import Iterator
+
+import msgspec
+from msgspec import Raw
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\],]', re.DOTALL)
 _STREAM = b'"stream":true'
@@ -31,6 +35,17 @@ def asking(body: bytes, *, stream: bool, usage: bool = False, options: bool = Tr
     end = body.rindex(b"}")
     comma = b"" if body[:end].strip() == b"{" else b","
     return b"".join((body[:end], comma, added, body[end:]))
+
+
+def remodelled(body: bytes, model: str) -> bytes:
+    """`body`, an object, asking for this model."""
+    entries = _read_entries(body)
+    entries["model"] = Raw(_write(model))
+    return _write(entries)
+
+
+_read_entries = msgspec.json.Decoder(dict[str, Raw]).decode
+_write = msgspec.json.Encoder().encode
 
 
 def _rewritten(body: bytes, stream: bool, usage: bool, own: bool) -> bytes:

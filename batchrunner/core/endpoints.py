@@ -24,7 +24,7 @@ class Endpoint:
     """One endpoint: who it is, and how it is. `stopped` says in words why it is out of use; empty while it is in use.
 
     `models` says what the models asked for are called here; with none all are called as they are. `weight` is its share of
-    the work, 0 or `reserve` keeps it for when no other serves (`core.spread`).
+    the work, 0 keeps it in reserve for when no other serves (`core.spread`).
     """
 
     __slots__ = (
@@ -52,14 +52,13 @@ class Endpoint:
         *,
         models: Mapping[str, str] = {},
         weight: float | None = None,
-        reserve: bool = False,
     ) -> None:
         self.name = name
         self.base_url = base_url
         self.limit = limit
         self.models = models
         self.weight = weight
-        self.reserve = reserve or weight == 0
+        self.reserve = weight == 0
         self.gate = Gate()
         self.breaker = Breaker(limit)
         self.debut = Debut(alike)
@@ -74,6 +73,11 @@ class Endpoint:
             return model
         theirs = self.models.get(model) or self.models.get(ANY)
         return model if theirs == ANY else theirs
+
+    def renames(self, model: str) -> str:
+        """What a model that is served is called here, if it is called something else; else empty."""
+        theirs = self.asks(model) if self.models else None
+        return theirs if theirs and theirs != model else ""
 
     def ready(self, now: float) -> float | None:
         """0.0: send; seconds: not before; None: when something in flight here has ended, or never, if it is stopped."""

@@ -153,6 +153,7 @@ class Attempt(Struct, frozen=True, gc=False):
     plain: bool = False  # ask for an unencoded body: compression has just failed this request
     queued: float = 0.0  # seconds it waited for a place after it was due again
     twin: bool = False  # sent beside one that is still under way (`core.hedging`)
+    model: str = ""  # what the endpoint calls the model, where that is not what the request calls it
 
 
 class Timing(Struct, frozen=True, gc=False):

@@ -109,6 +109,10 @@ class Scheduler:
         """When the longest-running attempt's request was first sent; None when nothing is in flight."""
         return min((entry.began for entry in self._in_flight.values()), default=None)
 
+    def placed(self, request: Request) -> bool:
+        """Whether any endpoint serves the model that this request asks for."""
+        return bool(self._spread.where(request.model))
+
     def offer(self, request: Request) -> bool:
         """Open a request; False, and nothing happens, when `max_open` are open already."""
         if self.open >= self._max_open:
@@ -249,6 +253,7 @@ class Scheduler:
             form.unmarked,
             entry.plain,
             now - entry.due if entry.due else 0.0,
+            model=lane.renames(request.model),
         )
         return attempt
 

@@ -8,9 +8,30 @@ Rules:
 
 from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from batchrunner.core.policy import option
+from batchrunner.core.policy import Auto, option
+
+Auth = Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"]
+
+
+class EndpointRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[[endpoint]]` of a configuration file, or one of `Runner(endpoints=[...])`. What it leaves out, the service says.
+
+    Endpoints stand in order of preference: an earlier one with room goes first. `weight` shares the work out instead, in
+    proportion, while several have room; 0 keeps an endpoint in reserve. `models` maps the models that lines ask for to their
+    names there (`"*"` for all others, as a name: unchanged); with a map, nothing else is sent there.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    provider: str | None = None
+    auth: Auth | None = None
+    header: list[str] = []
+    models: dict[str, str] = {}
+    weight: Annotated[float, Meta(ge=0)] | None = None
+    concurrency: Annotated[int, Meta(ge=1)] | Auto | None = None
+    max_concurrency: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Service(Struct, frozen=True, kw_only=True):
@@ -51,7 +72,7 @@ class Service(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     auth: Annotated[
-        Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"],
+        Auth,
         option("how the key is sent, by default as the provider wants it", group="Endpoint", metavar="FORM", main=False),
     ] = "auto"
     model: Annotated[str, option("model for every request, in place of the line's own", group="Endpoint", metavar="NAME")] = ""
@@ -59,6 +80,7 @@ class Service(Struct, frozen=True, kw_only=True):
     allow_insecure: Annotated[bool, option("allow a key over plain http to another machine", group="Endpoint", main=False)] = (
         False
     )
+    endpoints: tuple[EndpointRow, ...] = ()  # instead of `base_url`; no option, for a table has no place on a command line
 
 
 class Connection(Struct, frozen=True, kw_only=True):

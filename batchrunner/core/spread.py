@@ -5,8 +5,7 @@ Rules:
 1. Whoever has room takes work, so that each endpoint gets what it really delivers. There is no plan that could be wrong.
 2. Where several have room, an earlier endpoint goes before a later one; with weights, the one with the smallest load for its
    weight. Nobody with room waits for one that is full, paused or out of use.
-3. An endpoint in reserve (weight 0; with `spread = order` every one but the first) takes work only while no endpoint
-   before it serves, be they as full as they like.
+3. An endpoint in reserve (weight 0) takes work only while no endpoint before it serves, be they as full as they like.
 4. What failed at one endpoint is sent to another, if another serves it.
 
 A set of endpoints is an int, one bit each in order of preference.

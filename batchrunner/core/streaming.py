@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from msgspec import Struct
 
-from batchrunner.core.asking import asking
+from batchrunner.core.asking import asking, remodelled
 from batchrunner.core.complete import MISSING_FINISH
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Route
 from batchrunner.core.policy import option
@@ -238,7 +238,8 @@ class Manner:
 def wire_body(attempt: Attempt) -> bytes:
     """The request's body as this attempt sends it."""
     request = attempt.request
+    body = remodelled(request.body, attempt.model) if attempt.model else request.body
     if request.route not in STREAMED or not (attempt.stream or request.stream):
-        return request.body
+        return body
     usage = attempt.usage and request.route in _MARKED
-    return asking(request.body, stream=attempt.stream, usage=usage, options=attempt.usage)
+    return asking(body, stream=attempt.stream, usage=usage, options=attempt.usage)

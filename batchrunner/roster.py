@@ -1,0 +1,42 @@
+"""The endpoints of a configuration: `[[endpoint]]` tables of a file, or `Runner(endpoints=[...])`.
+
+Rules:
+
+1. What a row does not know is refused, with the name that was probably meant, as options are.
+2. A key is never a value: a row names the variable that holds it.
+3. Of `base_url` and `endpoint` the one counts that comes from where more counts; in one place they contradict each other.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from batchrunner.core.service import EndpointRow
+from batchrunner.errors import UsageError, nearest
+
+NAME = "endpoint"
+FIELDS = EndpointRow.__struct_fields__
+_EXAMPLE = '[[endpoint]]\nbase_url = "https://api.example.com/v1"\napi_key_env = "EXAMPLE_API_KEY"'
+
+
+def roster(found: Any, place: str) -> tuple[EndpointRow, ...]:
+    """The rows as given; `place` says where. UsageError E001 for an unknown name, E002 for a value that does not fit."""
+    if not isinstance(found, Iterable) or isinstance(found, str | Mapping):
+        raise UsageError("E002", f"{place}: endpoint is a list of tables.", _EXAMPLE)
+    return tuple(_row(row, f"{place}, endpoint {number}") for number, row in enumerate(found, 1))
+
+
+def _row(found: Any, place: str) -> EndpointRow:
+    if isinstance(found, str):
+        return EndpointRow(base_url=found)
+    if not isinstance(found, Mapping):
+        raise UsageError("E002", f"{place}: it is a table, or the URL alone.", _EXAMPLE)
+    for name in found:
+        if name not in FIELDS:
+            hint = nearest(str(name), FIELDS) or f"It knows {', '.join(FIELDS)}."
+            raise UsageError("E001", f"{place}: {name}: no such setting of an endpoint.", hint)
+    try:
+        return msgspec.convert(dict(found), EndpointRow)
+    except msgspec.ValidationError as error:
+        raise UsageError("E002", f"{place}: {str(error)[:1].lower()}{str(error)[1:]}.", _EXAMPLE) from None
