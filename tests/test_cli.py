@@ -354,7 +354,11 @@ def test_config_show_as_json(batch: Batch, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_config_schema(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(json.loads(said(capsys, "config", "schema")[1])["$defs"]["batchrunner"]["properties"]) == {*OPTIONS, "prices", "endpoint"}
+    assert set(json.loads(said(capsys, "config", "schema")[1])["$defs"]["batchrunner"]["properties"]) == {
+        *OPTIONS,
+        "prices",
+        "endpoint",
+    }
 
 
 # ---- as a process ----
