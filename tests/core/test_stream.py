@@ -514,6 +514,44 @@ def test_a_cut_in_the_midst_of_an_event_never_completes_it(name: str) -> None:
         assert assembled(route, text[:place], choices).complete is before
 
 
+_COUNTS = ("usage", "service_tier", "system_fingerprint", "x_groq")  # what may come behind the end of an answer
+
+
+@pairs
+@pytest.mark.parametrize("glue", [b"", b"\n\ndata: [DONE]\n\n"], ids=["cut", "cut-and-done"])
+def test_what_is_cut_at_any_byte_and_still_complete_is_the_whole_answer(name: str, glue: bytes) -> None:
+    """Promise P3, also of relays that say [DONE] behind whatever they got."""
+    route, choices, text, _ = PAIRS[name]
+    whole = json.loads(assembled(route, text, choices).body)
+    for place in range(0, len(text), 5):
+        got = assembled(route, text[:place] + glue, choices)
+        if got.complete:
+            said = json.loads(got.body)
+            assert [each for each in whole if said.get(each) != whole[each] and each not in _COUNTS] == []
+
+
+INTERJECTIONS = {
+    "openai": b'data: {"error":{"message":"x","code":500}}',
+    "anthropic": b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}',
+    "words": b"event: error\ndata: upstream died",
+    "fastapi": b'data: {"detail":"x"}',
+    "bare": b'data: {"code":20015,"message":"busy"}',
+    "vllm": b'data: {"object":"error","message":"m","code":50001}',
+    "message": b'data: {"message":"out of quota"}',
+}
+
+
+@pairs
+@pytest.mark.parametrize("said", INTERJECTIONS)
+def test_an_error_anywhere_before_the_end_spoils_the_answer(name: str, said: str) -> None:
+    route, choices, text, _ = PAIRS[name]
+    parts = [part + b"\n\n" for part in text.split(b"\n\n") if part.strip()]
+    for place in range(len(parts)):
+        spoiled = b"".join((*parts[:place], INTERJECTIONS[said], b"\n\n", *parts[place:]))
+        got = assembled(route, spoiled, choices)
+        assert (got.complete, bool(got.error)) == (False, True), f"before event {place}"
+
+
 HI = sse(chunk(START), chunk(delta(content="Hi")))
 END = sse(chunk(delta(finish="stop")))
 
