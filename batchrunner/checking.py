@@ -28,7 +28,7 @@ from batchrunner.glance import GLANCED, Plain, glance
 from batchrunner.job import at_hand, standing_of
 from batchrunner.keyring import doors
 from batchrunner.lines import read_lines
-from batchrunner.listed import context_of, price_of
+from batchrunner.listed import context_of, price_of, wanted
 from batchrunner.paths import Paths
 from batchrunner.reading import attempts, last_moments
 from batchrunner.report.preview import CheckReport, ModelUse, Problem
@@ -196,6 +196,7 @@ class _Found:
         each = _answer(moments)
         answers = None if each is None else each * self._to_go
         rate = _rate(moments)
+        unpriced = tuple(name for name in self._uses if prices.of(self._url, name) is None)
         return CheckReport(
             input=self._settings.input,
             requests=self._requests,
@@ -210,7 +211,9 @@ class _Found:
             models=tuple(self._models()),
             cost=None if each is None else self._cost(prices, lambda use: each * use.requests),
             cost_most=None if any(use.open_ended for use in uses) else self._cost(prices, lambda use: use.tokens_out_most),
-            unpriced=tuple(name for name in self._uses if prices.of(self._url, name) is None),
+            cost_least=self._cost(prices, lambda use: 0),
+            unpriced=unpriced,
+            extra=bool(unpriced) and wanted(self._url),
             rate=rate,
             seconds=self._to_go / rate if rate else None,
             too_long=self._long.count,

@@ -29,6 +29,17 @@ def context_of(base_url: str, model: str) -> int:
     return int(found.model.context_window or 0) if found else 0
 
 
+def wanted(base_url: str) -> bool:
+    """Whether a price may be had for this address if the package were installed."""
+    if not _public(base_url):
+        return False
+    try:
+        _package()
+    except Exception:  # noqa: BLE001 - not installed, or another version
+        return True
+    return False
+
+
 def load(base_urls: Iterable[str]) -> None:
     """Import the tables now, if any of these addresses may need them: not in the middle of a run."""
     if any(map(_public, base_urls)):

@@ -154,6 +154,11 @@ def test_list_prices_and_contexts_where_the_package_is_installed(tmp_path: Path,
     assert found.unpriced == ()
     assert (found.too_long, found.too_long_lines) == (2, "2–3")
     assert found.models[0].context == 1000
+    assert found.cost_least == pytest.approx(found.tokens_in * 2 / 1e6, rel=0.001)
+    open_ended = checked(tmp_path, [row(1)], base_url="https://known.example/v1")
+    said = preview.check(open_ended, text.Job(input="a"))
+    assert "cost      at least $" in said
+    assert "for the prompts alone" in said
     assert "2 prompts too long for the model" in preview.check(found, text.Job(input="a"))
     elsewhere = checked(tmp_path, lines, base_url="http://127.0.0.1:8000/v1")
     assert (elsewhere.cost_most, elsewhere.too_long) == (None, 0)  # a server of one's own may call its model anything
@@ -161,6 +166,7 @@ def test_list_prices_and_contexts_where_the_package_is_installed(tmp_path: Path,
 
 def test_without_the_package_there_are_no_list_prices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "genai_prices", None)
+    assert (listed.wanted("https://api.example.com/v1"), listed.wanted("http://127.0.0.1:8000/v1")) == (True, False)
     assert listed.price_of("https://known.example/v1", "m") is None
     assert listed.context_of("https://known.example/v1", "m") == 0
     assert listed.price_of("", "m") is None

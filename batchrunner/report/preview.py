@@ -50,7 +50,9 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     models: tuple[ModelUse, ...] = ()
     cost: float | None = None  # None: not known
     cost_most: float | None = None  # if every answer were as long as it may be; None: not known, or some may be of any length
+    cost_least: float | None = None  # of the prompts alone; None: not known
     unpriced: tuple[str, ...] = ()  # models without a price
+    extra: bool = False  # whether list prices might help, were they installed
     rate: float | None = None  # lines a second in the last run
     seconds: float | None = None  # expected at that rate
     too_long: int = 0  # prompts that look longer than their model's context
@@ -80,8 +82,8 @@ def check(found: CheckReport, job: Job, width: int = WIDTH) -> str:
     if found.to_go or not found.done:
         lines += block([("tokens", _tokens(found)), *_outlook(found)], width)
     if found.too_long:
-        long = plural(found.too_long, "prompt")
-        lines += fold(f"{long} too long for the model, it seems; they will fail: line {found.too_long_lines}", width)
+        long, where = plural(found.too_long, "prompt"), f"line{'s' if found.too_long > 1 else ''} {found.too_long_lines}"
+        lines += fold(f"{long} too long for the model, it seems; they will fail: {where}", width)
     lines.append(f"Nothing was sent. exit {found.exit_code}")
     return "\n".join([*lines, *([] if found.problems else type_in(Command(f"To run it: {job.command()}"), width))])
 
@@ -110,9 +112,11 @@ def _outlook(found: CheckReport) -> list[Fact]:
         return []
     expected = [f"≈ {money(found.cost)}"] if found.cost is not None else []
     most = [f"at most {money(found.cost_most)}"] if found.cost_most is not None else []
-    cost = ", ".join(expected + most) or "unknown"
+    least = [f"at least {money(found.cost_least)}, for the prompts alone"] if found.cost_least and not expected else []
+    cost = ", ".join([*expected, *least, *most]) or "unknown"
     names = ", ".join(visible(name) or "lines without a model" for name in found.unpriced[:3])
-    missing = f" (no price of {names}: --price MODEL=IN/OUT)" if found.unpriced else ""
+    lists = "; list prices: pip install 'batchrunner[cost]'" if found.extra else ""
+    missing = f" (no price of {names}: --price MODEL=IN/OUT{lists})" if found.unpriced else ""
     known = found.seconds is not None and found.rate is not None
     time = f"≈ {seconds(found.seconds or 0)} at {rate(found.rate or 0)} (last run)" if known else ""
     return [("cost", f"{cost}{missing}"), ("time", time)]
