@@ -18,12 +18,13 @@ from batchrunner.settings import OPTIONS
 from tests.docs import README, ROOT, with_options
 
 TEXT = README.read_text()
+CHINESE = (ROOT / "README.zh.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
-def fenced(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
+def fenced(kind: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
 
 
 def known_flags() -> set[str]:
@@ -76,9 +77,9 @@ def test_the_first_command_runs_in_a_fresh_checkout(tmp_path: Path) -> None:
     assert len({json.loads(line)["custom_id"] for line in lines}) == 200
 
 
-def commands() -> list[list[str]]:
+def commands(text: str = TEXT) -> list[list[str]]:
     """What follows the word batchrunner in every shell command of the README, in order; endpoints are the embedded one."""
-    lines = [line.partition("  #")[0] for block in fenced("sh")[1:] for line in block.splitlines()]
+    lines = [line.partition("  #")[0] for block in fenced("sh", text)[1:] for line in block.splitlines()]
     said = [line.partition("batchrunner ")[2] for line in lines if "batchrunner " in line and not line.startswith("cat ")]
     return [shlex.split(re.sub(r"--base-url https?://\S+", "--base-url simulated", each)) for each in said]
 
@@ -109,6 +110,13 @@ def test_the_commands_run_in_the_order_they_stand(
         said = capsys.readouterr()
         assert "error:" not in said.err, (words, said.err)
         assert code in {0, 1, 3}, (words, said)
+
+
+def test_the_chinese_readme_says_nothing_else() -> None:
+    known, told = commands(), commands(CHINESE)
+    assert len(told) >= 20
+    assert [words for words in told if words not in known] == []
+    assert fenced("python", CHINESE) == SNIPPETS[:1]
 
 
 def test_the_topics_it_names_exist() -> None:
