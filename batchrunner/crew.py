@@ -167,7 +167,7 @@ class Place:
         now = self._loop.time()
         for errand in errands.values():
             if not errand.answer.done():
-                errand.answer.set_result(_crashed(now - errand.attempt.started, True))
+                errand.answer.set_result(_crashed(now - errand.attempt.started))
         self._changed()
 
 
@@ -202,7 +202,7 @@ class Crew:
     async def _send_later(self, attempt: Attempt, review: Review) -> Outcome:
         while not self._up:
             if self._failure:
-                return _crashed(0.0, False)
+                raise asyncio.CancelledError  # it was never sent: its request stays pending
             self._news.clear()
             await self._news.wait()
         return await self.send(attempt, review)
@@ -232,10 +232,10 @@ def _load(place: Place) -> int:
     return len(place.errands)
 
 
-def _crashed(seconds: float, sent: bool) -> Outcome:
-    """The outcome of an attempt whose worker has died."""
+def _crashed(seconds: float) -> Outcome:
+    """The outcome of an attempt whose worker has died: it may have been sent."""
     message = "the worker process that made the attempt has died"
-    return Outcome(Kind.CRASHED, message=message, timing=Timing(total=seconds), billed=sent)
+    return Outcome(Kind.CRASHED, message=message, timing=Timing(total=seconds), billed=True)
 
 
 def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:

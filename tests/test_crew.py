@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Self
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -400,6 +400,7 @@ async def run_over(count: int, lines: int) -> tuple[MemorySink, FileError | None
 
 @given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([0.0, 0.02, 0.1]))
 @settings(max_examples=40, deadline=None)
+@example(6591, 2, 0.1)  # it ended with some that waited for a worker
 def test_every_line_has_one_result_whoever_dies_when(seed: int, count: int, mortality: float) -> None:
     with mortal(seed, mortality) as seen:
         sink, failure = run_virtual(lambda: run_over(count, 60))
