@@ -139,7 +139,7 @@ def _endpoint(door: Door, url: str, settings: Settings) -> Endpoint:
     row, alike_ = door.row, alike(settings.stopping)
     own = {name: said for name in ("concurrency", "max_concurrency") if (said := getattr(row, name)) is not None}
     limit = Limit(structs.replace(settings.concurrency, **own))
-    return Endpoint(door.name, url, limit, alike_, models=row.models, weight=row.weight)
+    return Endpoint(door.name, url, limit, alike_, models=row.models, weight=row.weight, pacing=settings.pacing)
 
 
 async def _open(

@@ -132,6 +132,12 @@ class Engine:
             endpoint.limit.fix(slots)
         self._wake_lanes()
 
+    def repace(self, rpm: int) -> None:
+        """Let so many requests a minute go out for each model at each endpoint from now on; 0: as many as are let in."""
+        for endpoint in self.scheduler.endpoints:
+            endpoint.repace(rpm)
+        self._wake_lanes()
+
     def drain(self, reason: str) -> None:
         """Send nothing new; attempts under way may end within the grace."""
         if self.stopping:

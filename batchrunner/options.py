@@ -52,6 +52,9 @@ class Options(TypedDict, total=False):
     concurrency: int | Literal["auto"]
     max_concurrency: int
     hedge: int | str
+    rpm: int | str
+    tpm: int | str
+    rpd: int | str
     workers: int
     timeout: Duration | Literal["auto"]
     max_timeout: Duration

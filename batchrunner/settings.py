@@ -20,6 +20,7 @@ from batchrunner.core.cost import Spending
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency
+from batchrunner.core.pace import Pacing
 from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
 from batchrunner.core.service import Connection, EndpointRow, Service
@@ -93,6 +94,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     connection: Connection = Connection()
     concurrency: Concurrency = Concurrency()
     hedging: Hedging = Hedging()
+    pacing: Pacing = Pacing()
     processes: Processes = Processes()
     timeouts: Timeouts = Timeouts()
     streaming: Streaming = Streaming()

@@ -132,7 +132,7 @@ def test_every_setting_is_described_once_and_reached_by_its_name() -> None:
 
 
 def test_no_option_for_what_does_not_exist_yet() -> None:
-    assert not {"rpm", "tpm", "api_key", "key"} & set(OPTIONS)
+    assert not {"api_key", "key"} & set(OPTIONS)
 
 
 def test_defaults_pass_their_own_checks(tmp_path: Path) -> None:

@@ -2,20 +2,25 @@
 
 Rules:
 
-1. It takes a request when nothing holds it: its limit, its gate, its breaker (`core.health`), its debut (`core.debut`).
+1. It takes a request when nothing holds it: its limit, its gate, its breaker (`core.health`), its debut (`core.debut`),
+   and the pace of the model asked for (`core.pace`).
 2. A refusal stops it for the rest of the run; one that has served is asked once more first, for gateways err.
 """
 
 from collections.abc import Mapping
 from math import inf
 
+from msgspec.structs import replace
+
 from batchrunner.core.debut import Debut
 from batchrunner.core.health import Breaker, Gate
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Kind, Outcome
+from batchrunner.core.pace import Pace, Pacing
 
 CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302", Kind.CONFIG: "E304"}
 """What a refusal that stops an endpoint is called (`batchrunner explain`)."""
+UNPACED = Pacing()
 ANY = "*"  # every model that is not named; and of names, the one asked for
 RECHECK = 5.0  # seconds until an endpoint that has served is asked whether it really means its refusal
 
@@ -29,6 +34,8 @@ class Endpoint:
 
     __slots__ = (
         "_doubted",
+        "_paces",
+        "_pacing",
         "_served",
         "base_url",
         "breaker",
@@ -52,6 +59,7 @@ class Endpoint:
         *,
         models: Mapping[str, str] = {},
         weight: float | None = None,
+        pacing: Pacing = UNPACED,
     ) -> None:
         self.name = name
         self.base_url = base_url
@@ -62,6 +70,8 @@ class Endpoint:
         self.gate = Gate()
         self.breaker = Breaker(limit)
         self.debut = Debut(alike)
+        self._pacing = pacing
+        self._paces: dict[str, Pace] = {}
         self.inflight = 0
         self.stopped = ""
         self._served = False
@@ -85,6 +95,25 @@ class Endpoint:
             return None
         rest = self.breaker.wait(now)
         return None if rest is None else max(rest, self.gate.until - now, 0.0)
+
+    def pace(self, model: str) -> Pace:
+        """How fast requests for this model may go here."""
+        pace = self._paces.get(model)
+        if pace is None:
+            pace = self._paces[model] = Pace(self._pacing)
+        return pace
+
+    @property
+    def rate(self) -> float:
+        """Requests a second that may go here in all, as far as there is a pace; inf: there is none."""
+        rates = [pace.value for pace in self._paces.values() if pace.value < inf]
+        return sum(rates) if rates else inf
+
+    def repace(self, rpm: int) -> None:
+        """The user's word while the run goes on: so many requests a minute for each model; 0 takes it back."""
+        self._pacing = replace(self._pacing, rpm=rpm)
+        for pace in self._paces.values():
+            pace.fix(rpm)
 
     def serves(self, now: float) -> bool:
         """Whether requests should wait for this endpoint rather than go to the next: it is up, if perhaps full."""

@@ -154,6 +154,8 @@ class Attempt(Struct, frozen=True, gc=False):
     queued: float = 0.0  # seconds it waited for a place after it was due again
     twin: bool = False  # sent beside one that is still under way (`core.hedging`)
     model: str = ""  # what the endpoint calls the model, where that is not what the request calls it
+    beside: int = 0  # other attempts in flight at its endpoint when it was sent
+    booked: float = 0.0  # tokens that its endpoint's pace counts for it until its answer tells
 
 
 class Timing(Struct, frozen=True, gc=False):

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. A request waits in the row of those that may go to the same endpoints and avoid the same one; there are few rows.
+1. A request waits in the row of those for the same model that may go to the same endpoints and avoid the same one; there are
+   few rows.
 2. What is due goes before what is fresh, the longest due and the first come before the others, across all rows.
 3. Every move is O(log n) in the number of open requests; to arrange them anew is O(n log n), and rare.
 4. At the end of a job long requests go before short ones, so that the last to end has not begun last. Earlier that would
@@ -69,11 +70,12 @@ class Open:
 
 
 class Row:
-    """Requests that wait and may go to the same endpoints."""
+    """Requests for one model that wait and may go to the same endpoints."""
 
-    __slots__ = ("avoid", "fresh", "later", "where")
+    __slots__ = ("avoid", "fresh", "later", "model", "where")
 
-    def __init__(self, where: int, avoid: int) -> None:
+    def __init__(self, where: int, avoid: int, model: str) -> None:
+        self.model = model
         self.where = where
         self.avoid = avoid
         self.fresh: deque[Open] = deque()
@@ -96,7 +98,7 @@ class Queue:
     """All rows."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[int, int], Row] = {}
+        self._rows: dict[tuple[int, int, str], Row] = {}
         self._pushes = 0
         self._size = 0
         self.retrying = 0  # that wait for their next attempt
@@ -158,7 +160,7 @@ class Queue:
         return heappop(due.later)[2]
 
     def _row(self, entry: Open) -> Row:
-        key = (entry.where, entry.avoid)
+        key = (entry.where, entry.avoid, entry.request.model)
         row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = Row(*key)

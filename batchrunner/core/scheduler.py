@@ -132,7 +132,7 @@ class Scheduler:
         if self.last and self.sent >= self._arrange:
             self._arrange = 2 * self.sent + 1
             self._queue.arrange(self._weight)
-        rows, passed_on = self._rows_for(lane, now)
+        rows, again = self._rows_for(lane, now)
         entry = self._queue.take(rows, now, lane.breaker.open)
         if entry:
             return self._send(entry, lane, now)
@@ -141,7 +141,7 @@ class Scheduler:
             if first := self._straggler(lane, now):
                 return self._send_twin(first, lane, now)
             due = min(due, now + LOOK)
-        return Wait(min(due, now + GLANCE) if passed_on else due if due < inf else None)
+        return Wait(min(due, again) if min(due, again) < inf else None)
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
@@ -216,17 +216,21 @@ class Scheduler:
         live = self._spread.in_use()
         return not any(len(row) and row.where & live for row in self._queue.rows)
 
-    def _rows_for(self, lane: Endpoint, now: float) -> tuple[list[Row], bool]:
-        """The rows that this endpoint may take from now, and whether there is something to send that another takes first."""
-        bit, serving, before = self._spread.bit(lane.name), self._spread.serving(now), self._spread.before(lane, now)
-        rows, passed_on = [], False
+    def _rows_for(self, lane: Endpoint, now: float) -> tuple[list[Row], float]:
+        """The rows that this endpoint may take from now, and when to look again for what another takes first or a pace holds."""
+        bit, serving, again = self._spread.bit(lane.name), self._spread.serving(now), inf
+        rows = []
         for row in self._queue.rows:
             may = row.open_to(serving)
-            if may & bit and not may & before:
+            if not may & bit:
+                continue
+            if pause := lane.pace(row.model).wait(now):
+                again = min(again, max(now + pause, row.due()))
+            elif not may & self._spread.before(lane, row.model, now):
                 rows.append(row)
-            elif may & bit and row.due() <= now:
-                passed_on = not lane.reserve  # a reserve waits for others to fail, not to fill
-        return rows, passed_on
+            elif row.due() <= now and not lane.reserve:  # a reserve waits for others to fail, not to fill
+                again = min(again, now + GLANCE)
+        return rows, again
 
     def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
         request, spent = entry.instead or entry.request, entry.spent
@@ -235,8 +239,9 @@ class Scheduler:
             entry.began = now
         self._in_flight[request.line] = entry
         self.sent += 1
-        lane.inflight += 1
+        beside, lane.inflight = lane.inflight, lane.inflight + 1
         lane.breaker.sent(now)
+        booked = lane.pace(request.model).take(request, now)
         manner = self._manners[lane.name]
         form = manner.whole if entry.whole else manner.form(request)
         deadlines = self._patience_for(lane.name, request, form.stream).deadlines(request, spent.kills, form.stream)
@@ -254,6 +259,8 @@ class Scheduler:
             entry.plain,
             now - entry.due if entry.due else 0.0,
             model=lane.renames(request.model),
+            beside=beside,
+            booked=booked,
         )
         return attempt
 
@@ -265,7 +272,7 @@ class Scheduler:
         worst, late = None, 1.0
         for line, entry in self._in_flight.items():
             first = entry.sent
-            if first is None or self.twins.had(line):
+            if first is None or self.twins.had(line) or lane.pace(first.request.model).wait(now):
                 continue
             others = entry.where & serving & ~self._spread.bit(first.endpoint)
             usual = self._patience_for(first.endpoint, first.request, first.stream).late(first)
@@ -319,10 +326,11 @@ class Scheduler:
         return round(log2(max(1e-6, self._patience_for(lane.name, request, stream).expects(request))))
 
     def _inform(self, lane: Endpoint, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, u: float) -> None:
-        """Tell each rule what it learns from; each signal has one owner (`TREATMENT`)."""
+        """Tell each rule what it learns from; each signal has one owner (`TREATMENT`), a refused rate the pace, if any."""
+        paced = lane.pace(attempt.request.model).settle(attempt, outcome, now)
         if treatment.limit == "success":
             lane.limit.success(attempt.started, lane.inflight, now)
-        elif treatment.limit == "pushback":
+        elif treatment.limit == "pushback" and not paced:
             lane.limit.pushback(attempt.started, lane.inflight, now)
         elif treatment.limit == "crowded":
             lane.limit.crowded(attempt.started, lane.inflight, now)

@@ -50,17 +50,19 @@ class Spread:
             return self.everywhere
         return sum(self._bits[each.name] for each in self._endpoints if each.serves(now))
 
-    def before(self, lane: Endpoint, now: float) -> int:
-        """Those that take what they can before this one takes it."""
-        return 0 if self._alone else sum(self._bits[each.name] for each in self._endpoints if self._goes_first(each, lane, now))
+    def before(self, lane: Endpoint, model: str, now: float) -> int:
+        """Those that take what they can of a model before this one takes it."""
+        if self._alone:
+            return 0
+        return sum(self._bits[each.name] for each in self._endpoints if self._goes_first(each, lane, model, now))
 
-    def _goes_first(self, other: Endpoint, lane: Endpoint, now: float) -> bool:
+    def _goes_first(self, other: Endpoint, lane: Endpoint, model: str, now: float) -> bool:
         earlier = self._bits[other.name] < self._bits[lane.name]
         if other is lane or not other.serves(now):
             return False
         if lane.reserve:
             return earlier or not other.reserve
-        if other.reserve or other.ready(now) != 0.0:
+        if other.reserve or other.ready(now) != 0.0 or other.pace(model).wait(now) > 0.0:
             return False
         if not self._weighed:
             return earlier

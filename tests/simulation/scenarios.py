@@ -193,11 +193,15 @@ def longest_held(run: Run) -> float:
 
 
 def _throttled(rows: int, seed: int, rate: Steps, quota: Quota, told: Callable[[float], str] | None) -> Stage:
+    """The ideal lets lines in at the very rate, in order, and ends when the last of them has been answered."""
     weather = Weather(rows, seed, median=0.3, sigma=0.8)
-    ideal, sent = 0.0, 0.0
-    while sent < rows:
-        sent += rate(ideal) * 0.001
-        ideal += 0.001
+    ideal, now, room = 0.0, 0.0, 0.0
+    for line in range(rows):
+        while room < 1.0:
+            room += rate(now) * 0.001
+            now += 0.001
+        room -= 1.0
+        ideal = max(ideal, now + weather.seconds(line))
     return Stage(requests(rows), {"a": Nature(weather, quota=quota, told=told)}, ideal, DEFAULTS)
 
 

@@ -227,7 +227,8 @@ def run(stage: Stage, seed: int, options: Mapping[str, int | str] = {}) -> Run:
         loop = asyncio.get_running_loop()
         began = loop.time()
         wires: dict[str, Any] = {name: _Wire(name, Server(nature), log) for name, nature in stage.servers.items()}
-        endpoints = [Endpoint(name, f"http://{name}/v1", Limit(settings.concurrency)) for name in stage.servers]
+        limits = {name: Limit(settings.concurrency) for name in stage.servers}
+        endpoints = [Endpoint(name, f"http://{name}/v1", limit, pacing=settings.pacing) for name, limit in limits.items()]
         meter = Meter(began)
         engine = _engine(settings, job, meter, endpoints, wires, Hooks(), (), None)  # type: ignore[arg-type]
         engine._chance = Random(seed).random

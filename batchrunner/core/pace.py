@@ -1,0 +1,114 @@
+"""How fast requests go out, for each endpoint and model: the user's numbers, and what refusals teach.
+
+Rules:
+
+1. Waiting for a turn is never an attempt and never a failure, and a request that waits holds no slot: it stays in the queue.
+2. Tokens are booked by a guess when a request goes out and settled when its answer tells: bytes / 4, corrected by what answers
+   have shown, and for the answer the mean of late, at most `max_tokens`.
+3. Where there is a pace, refusals for their rate are its business and not the concurrency limit's: one rule for one signal.
+4. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
+
+Buckets of our own and not aiolimiter's: one such limiter cannot change its rate, which here follows refusals four times a second,
+cannot take back what was not used, and tells nobody how long to wait, which endpoints that share work have to know.
+"""
+
+from math import inf
+from typing import Annotated
+
+from msgspec import Struct
+
+from batchrunner.core.bucket import Bucket, Day
+from batchrunner.core.model import Attempt, Kind, Outcome, Request, Usage
+from batchrunner.core.policy import option
+from batchrunner.core.rate import Rate
+
+
+class Pacing(Struct, frozen=True, kw_only=True):
+    """How many requests and tokens may go out, for each endpoint and model. 0: no number; a limit is found when it refuses."""
+
+    rpm: Annotated[
+        int, option("requests a minute for each model at each endpoint", group="Speed", metavar="N", unit="count", ge=0)
+    ] = 0
+    tpm: Annotated[
+        int, option("tokens a minute likewise, of prompts and answers", group="Speed", metavar="N", unit="count", ge=0)
+    ] = 0
+    rpd: Annotated[int, option("requests a day likewise", group="Speed", metavar="N", unit="count", ge=0, main=False)] = 0
+
+
+FIRST_ANSWER = 500.0  # tokens, until answers have told
+LEARN = 0.05  # weight of an answer in the means
+
+
+class Pace:
+    """The pace of one model at one endpoint."""
+
+    __slots__ = ("_answer", "_day", "_prompt", "_requests", "_tokens", "_unpaced", "rate")
+
+    def __init__(self, pacing: Pacing) -> None:
+        self.rate = Rate(_rate(pacing.rpm))
+        self._requests = Bucket(self.rate.value)
+        self._tokens = Bucket(_rate(pacing.tpm))
+        self._day = Day(pacing.rpd) if pacing.rpd else None
+        self._unpaced = not (pacing.rpm or pacing.tpm or pacing.rpd)
+        self._prompt = 1.0  # tokens of a prompt, as a multiple of the guess
+        self._answer = FIRST_ANSWER
+
+    @property
+    def value(self) -> float:
+        """Requests a second in force; inf: no pace."""
+        return self.rate.value
+
+    def fix(self, rpm: int) -> None:
+        """The user's word while the run goes on; 0: none, so that a limit is found when it refuses."""
+        self.rate.fix(_rate(rpm))
+        self._follow()
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request may go out."""
+        if self._unpaced:
+            return 0.0
+        wait = max(self._requests.wait(now), self._tokens.wait(now))
+        return max(wait, self._day.wait(now)) if self._day else wait
+
+    def take(self, request: Request, now: float) -> float:
+        """A request goes out. The tokens booked for it, for `settle`."""
+        self.rate.sent(now)
+        if self._unpaced:
+            return 0.0
+        self._follow()
+        self._requests.take(1.0, now)
+        if self._day:
+            self._day.take(now)
+        if self._tokens.rate == inf:
+            return 0.0
+        booked = self._prompt * request.prompt_tokens + min(self._answer, request.max_tokens or inf) * max(1, request.choices)
+        self._tokens.take(booked, now)
+        return booked
+
+    def settle(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        """An attempt ended. True: it was refused for its rate, and that is the business of this pace."""
+        if attempt.booked:
+            self._settle_tokens(attempt.request, attempt.booked, outcome.usage)
+        if outcome.kind is not Kind.RATE_LIMITED:
+            self.rate.answered(attempt.beside)
+            return False
+        wait = outcome.wait or 0.0
+        self.rate.refused(attempt.started, attempt.beside, wait, now)
+        self._follow()
+        if wait and self.rate.known:
+            self._requests.hold(now + wait, self.rate.credit)
+        return not self._unpaced
+
+    def _settle_tokens(self, request: Request, booked: float, usage: Usage | None) -> None:
+        self._tokens.pour_back(booked - (usage.input + usage.output if usage else 0))
+        if usage:
+            self._prompt += LEARN * (usage.input / max(1.0, request.prompt_tokens) - self._prompt)
+            self._answer += LEARN * (usage.output / max(1, request.choices) - self._answer)
+
+    def _follow(self) -> None:
+        self._requests.rate = self.rate.value
+        self._unpaced = self.rate.value == inf and self._tokens.rate == inf and not self._day
+
+
+def _rate(per_minute: int) -> float:
+    return per_minute / 60.0 if per_minute else inf

@@ -1,0 +1,155 @@
+"""A rate that is learned from refusals: how it starts, seeks, settles, falls, returns, and when it is none at all."""
+
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrunner.core.rate import HOLD, Rate
+
+
+class Clock:
+    """Sends at a rate's own speed against a quota of so many in each second; no latency."""
+
+    def __init__(self, rate: Rate, quota: float) -> None:
+        self.rate = rate
+        self.quota = quota
+        self.now = 100.0
+        self.refusals = 0
+        self._second, self._used = 0, 0
+
+    def run(self, seconds: float, speed: float = inf, wait: float = 1.0) -> "Clock":
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 1.0 / min(self.rate.value, speed)
+            self.rate.sent(self.now)
+            if int(self.now) != self._second:
+                self._second, self._used = int(self.now), 0
+            self._used += 1
+            if self._used > self.quota:
+                self.refusals += 1
+                self.rate.refused(self.now, 10, wait, self.now)
+                self.now += wait
+            else:
+                self.rate.answered(10)
+        return self
+
+
+def test_there_is_no_rate_before_a_refusal_that_says_when_to_come_back() -> None:
+    rate = Rate()
+    Clock(rate, quota=200).run(0.9, speed=1000, wait=0.0)
+    assert rate.value == inf
+    assert not rate.known
+
+
+def test_a_handful_of_requests_starts_no_rate() -> None:
+    rate = Rate()
+    for now in (0.0, 1.0, 2.0):
+        rate.sent(now)
+        rate.refused(now, 0, 5.0, now + 0.1)
+    assert not rate.known
+
+
+@pytest.mark.parametrize("quota", [40, 100, 400, 3000])
+def test_it_settles_just_below_the_limit_and_stays(quota: int) -> None:
+    clock = Clock(Rate(), quota).run(20.0, speed=1.6 * quota)
+    assert 0.93 * quota <= clock.rate.value <= 1.001 * quota
+    before = clock.refusals
+    clock.run(HOLD / 2)
+    assert clock.refusals <= before + 1
+
+
+def test_it_follows_a_limit_that_falls_and_comes_back() -> None:
+    clock = Clock(Rate(), 400).run(25.0, speed=600)
+    clock.quota = 200
+    clock.run(15.0)
+    assert 0.9 * 200 <= clock.rate.value <= 1.02 * 200
+    clock.quota = 400
+    clock.run(25.0)
+    assert 0.9 * 400 <= clock.rate.value <= 1.05 * 400
+
+
+def test_a_rate_that_is_not_used_is_not_raised() -> None:
+    clock = Clock(Rate(), 400).run(20.0, speed=600)
+    before = clock.rate.value
+    clock.run(2 * HOLD, speed=0.5 * before)
+    assert clock.rate.value == before
+
+
+def test_the_users_number_is_never_passed_and_comes_back_after_a_refusal() -> None:
+    clock = Clock(Rate(100.0), 1000)
+    clock.run(10.0)
+    assert clock.rate.value == 100.0
+    clock.rate.refused(clock.now, 5, 1.0, clock.now)
+    assert 85.0 <= clock.rate.value < 100.0
+    clock.run(30.0)
+    assert clock.rate.value == 100.0
+
+
+def test_a_number_that_is_too_high_is_corrected() -> None:
+    clock = Clock(Rate(800.0), 400).run(40.0)
+    assert 0.9 * 400 <= clock.rate.value <= 1.02 * 400
+
+
+def test_rare_refusals_without_a_wait_are_noise_and_frequent_ones_are_not() -> None:
+    for every, trimmed in ((60, False), (10, True)):
+        rate = Rate(100.0)
+        for n in range(600):
+            rate.sent(n / 100)
+            if n % every == every - 1:
+                rate.refused(n / 100, 5, 0.0, n / 100)
+            else:
+                rate.answered(5)
+        assert (rate.value < 99.0) is trimmed
+
+
+def test_refusals_that_come_only_where_most_is_in_flight_speak_of_a_cap() -> None:
+    rate = Clock(Rate(), 400).run(6.0, speed=600).rate
+    now = 200.0
+    for n in range(400):
+        now += 0.01
+        rate.sent(now)
+        if n % 10 == 9:
+            rate.refused(now, 100, 1.0, now)
+        else:
+            rate.answered(90 + n % 10)
+    assert rate.capped
+    assert rate.value == inf
+
+
+def test_refusals_at_any_number_in_flight_do_not() -> None:
+    rate = Clock(Rate(), 400).run(6.0, speed=600).rate
+    now = 200.0
+    for n in range(400):
+        now += 0.01
+        rate.sent(now)
+        if n % 11 == 9:
+            rate.refused(now, 80 + n % 20, 1.0, now)
+        else:
+            rate.answered(80 + n % 20)
+    assert not rate.capped
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(["sent", "refused", "answered"]), st.floats(0, 3), st.floats(0, 2)), max_size=200))
+def test_it_stays_positive_and_within_the_users_number(events: list[tuple[str, float, float]]) -> None:
+    rate, now = Rate(50.0), 0.0
+    for event, gap, wait in events:
+        now += gap
+        if event == "sent":
+            rate.sent(now)
+        elif event == "answered":
+            rate.answered(3)
+        else:
+            rate.refused(now, 3, wait, now)
+        assert 0.0 < rate.value <= 50.0
+
+
+def test_what_was_sent_before_a_cut_does_not_cut_again() -> None:
+    rate = Rate(100.0)
+    rate.sent(0.0)
+    rate.refused(1.0, 5, 1.0, 2.0)
+    once = rate.value
+    rate.refused(1.5, 5, 1.0, 2.1)
+    assert rate.value == once < 100.0
