@@ -120,8 +120,8 @@ def test_the_chinese_readme_says_nothing_else() -> None:
 
 
 def test_the_topics_it_names_exist() -> None:
-    assert {"files", "systemd", "slurm", "kubernetes"} == set(TOPICS)
-    assert all(topic in TEXT for topic in TOPICS)
+    assert {"files", "systemd", "slurm", "kubernetes", "monitoring"} == set(TOPICS)
+    assert all(topic in TEXT and topic in CHINESE for topic in TOPICS)
 
 
 def test_the_test_command_is_the_one_ci_calls() -> None:

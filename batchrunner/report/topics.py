@@ -79,6 +79,32 @@ spec:
           volumeMounts: [{name: work, mountPath: /work}]
       volumes: [{name: work, persistentVolumeClaim: {claimName: work}}]""",
     ),
+    "monitoring": (
+        "the live page and its controls, Prometheus, Grafana, OpenTelemetry",
+        """\
+# The page live at 127.0.0.1; what changes the run wants the token that stands in the address printed at the start.
+batchrunner prompts.jsonl --dashboard 8377
+curl -s http://127.0.0.1:8377/status.json          # counts, rates, limits, verdicts of the diagnosis; no id, no setting
+curl -s -X POST -H "X-Token: $TOKEN" http://127.0.0.1:8377/pause              # or /resume
+curl -s -X POST -H "X-Token: $TOKEN" http://127.0.0.1:8377/concurrency -d n=64
+ssh -L 8377:127.0.0.1:8377 HOST                    # from another machine
+
+# prometheus.yml
+scrape_configs:
+  - job_name: batchrunner
+    static_configs: [{targets: ["127.0.0.1:8377"]}]
+
+# Grafana: import the file that this names
+python -c 'from importlib.resources import files; print(files("batchrunner.report") / "grafana.json")'
+
+# OpenTelemetry (pip install 'batchrunner[otel]'): a span for each of so many requests, by the GenAI conventions,
+# to whatever SDK and exporter this process has
+batchrunner prompts.jsonl --otel 0.1
+
+# Without any of them: a block of figures now and then, or lines to search
+kill -USR1 PID
+batchrunner prompts.jsonl --display log --log-format json""",
+    ),
     "files": (
         "what lies beside an input, and what in its folder",
         """\
