@@ -25,7 +25,7 @@ from batchrunner import __version__
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify
 from batchrunner.records import record
-from tests.bench.contenders import Weight, answered, command, cpu_of, start_pinned, weigh, weigh_words
+from tests.bench.contenders import ROOT, Weight, answered, command, cpu_of, start_pinned, weigh, weigh_words
 from tests.bench.learning import learning
 from tests.bench.rivals import Unusable, rival_command
 from tests.bench.routes import ROUTES
@@ -129,6 +129,41 @@ def overhead(plan: Plan) -> Table:
     table = [[name, rate, rate / yardstick[1], wall, cpu, cpu / yardstick[3], peak] for name, rate, wall, cpu, peak in figures]
     title = f"overhead: {rows:,} rows of 1 KB, no latency, concurrency {plan.concurrency}, median of {ROUNDS} rounds"
     return Table(title, ["", "req/s", "ratio", "wall s", "CPU ms/1000", "ratio", "peak MB"], table)
+
+
+def rooms(plan: Plan) -> Table:
+    """No latency: what each room of the engine costs per request, by a sampled profile."""
+    rows = plan.rows or 20_000
+    with endpoint() as url, job(rows) as file:
+        words = command("batchrunner", url, file, plan.concurrency)
+        words[words.index("batchrunner")] = "tests.bench.rooms"
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+        if answered(file) != rows:
+            raise RuntimeError(f"{answered(file)} right answers to {rows} questions")
+    spent = sorted(json.loads(done.stdout.splitlines()[-1]).items(), key=lambda room: -room[1])
+    whole = sum(seconds for _, seconds in spent)
+    table: list[list[str | float]] = [[room, seconds / rows * 1e6, 100 * seconds / whole] for room, seconds in spent]
+    title = f"rooms: {rows:,} rows of 1 KB, no latency, concurrency {plan.concurrency}, sampled"
+    return Table(title, ["", "CPU ms/1000", "%"], [*table, ["together", whole / rows * 1e6, 100.0]])
+
+
+def start(plan: Plan) -> Table:
+    """What it costs to begin, in seconds of CPU: the least of a few tries."""
+    table: list[list[str | float]] = []
+    with endpoint() as url:
+        for words in ("--version", "--help", "--nonsense"):
+            tries = [_cpu_of([sys.executable, "-m", "batchrunner", words]) for _ in range(ROUNDS)]
+            table.append([words, min(tries)])
+        table.append(["python -c pass", min(_cpu_of([sys.executable, "-c", "pass"]) for _ in range(ROUNDS))])
+        table.append(["a job of one line, from start to end", min(run("batchrunner", url, 1, plan).cpu for _ in range(ROUNDS))])
+    return Table("start", ["", "CPU s"], table)
+
+
+def _cpu_of(words: list[str]) -> float:
+    child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return used.ru_utime + used.ru_stime
 
 
 def _costs(name: str, weights: list[Weight], rows: int, start: float) -> tuple[str, float, float, float, float]:
@@ -334,6 +369,8 @@ def _rival(name: str, url: str, one: Path, file: Path, rows: int, plan: Plan) ->
 SCENARIOS: dict[str, Callable[[Plan], Table]] = {
     "rivals": rivals,
     "overhead": overhead,
+    "rooms": rooms,
+    "start": start,
     "streams": streams,
     "workers": workers,
     "flight": flight,
