@@ -25,9 +25,9 @@ from batchrunner.cli import main
 EVERY = 0.001
 HOME = str(Path(batchrunner.__file__).parent)
 ROOMS = {  # a module that is not named here counts under its own name
-    "transport": "transport wire posting reception faults network probe ways core/shape core/sse core/stream core/blocks core/delta",
+    "transport": "transport wire posting reception faults network probe ways core/sse core/stream core/blocks core/delta",
     "scheduler": "core/scheduler core/queue core/limit core/waits core/deadlines core/kills core/quantile core/retry core/span "
-    "core/health core/endpoints core/service core/spread core/histogram core/stopping core/streaming core/hedging core/debut",
+    "core/shape core/health core/endpoints core/service core/spread core/histogram core/stopping core/streaming core/hedging",
     "classify": "core/classify core/verdicts core/complaint core/complete core/body core/choices",
     "journal": "job journal records disk repair standing checkpoint foreign secret spill",
     "meter": "meter core/tally trail core/trail attempts vitals progress audience",

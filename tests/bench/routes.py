@@ -1,6 +1,6 @@
 """The same file by the programs that people use instead. Runs in the environment of one of them.
 
-    python routes.py NAME URL FILE CONCURRENCY FOLDER      one JSON line: {"seconds", "right", "version"}
+    python routes.py NAME URL FILE CONCURRENCY FOLDER      one JSON line: {"seconds", "right", "failed", "version"}
 
 Rules:
 
@@ -150,8 +150,12 @@ def main(name: str, url: str, file: str, concurrency: str, folder: str) -> None:
     route, package = ROUTES[name]
     rows = [json.loads(line) for line in Path(file).read_bytes().splitlines()]
     start = time.perf_counter()
-    right = asyncio.run(route(url, rows, int(concurrency), Path(folder)))
-    told = {"seconds": time.perf_counter() - start, "right": right, "version": importlib.metadata.version(package)}
+    told = {"right": 0, "failed": "", "version": importlib.metadata.version(package)}
+    try:
+        told["right"] = asyncio.run(route(url, rows, int(concurrency), Path(folder)))
+    except Exception as why:  # whatever it is, the table tells it
+        told["failed"] = f"{type(why).__name__}: {why}"
+    told["seconds"] = time.perf_counter() - start
     print(f"\n{json.dumps(told)}")
 
 

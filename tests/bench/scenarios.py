@@ -25,6 +25,7 @@ from batchrunner import __version__
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify
 from batchrunner.records import record
+from tests.bench.blocking import journal
 from tests.bench.contenders import ROOT, Weight, answered, command, cpu_of, start_pinned, weigh, weigh_words
 from tests.bench.learning import learning
 from tests.bench.rivals import Unusable, rival_command
@@ -357,10 +358,9 @@ def _rival(name: str, url: str, one: Path, file: Path, rows: int, plan: Plan) ->
         commands = [rival_command(name, url, each, plan.concurrency) for each in (one, file)]
     else:
         commands = [command(name, url, each, plan.concurrency) for each in (one, file)]
-    try:
-        (_, idle), (said, weight) = (weigh_words(name, words, cores()[1]) for words in commands)
-    except RuntimeError as why:
-        raise Unusable(f"does not run: {why}") from why
+    (_, idle), (said, weight) = (weigh_words(name, words, cores()[1]) for words in commands)
+    if why := said.get("failed"):
+        raise Unusable(f"{said['version']}, does not run: {why[:200]}")
     right = weight.right if name != "batchrunner" else answered(file)
     version = said.get("version", __version__ if name == "batchrunner" else "")
     return [version, rows / weight.seconds, (weight.cpu - idle.cpu) / rows * 1e6, weight.peak, right]
@@ -374,6 +374,7 @@ SCENARIOS: dict[str, Callable[[Plan], Table]] = {
     "streams": streams,
     "workers": workers,
     "flight": flight,
+    "journal": lambda plan: journal(plan.rows or 100_000),
     "memory": memory,
     "resume": resume,
     "size": size,
