@@ -38,6 +38,7 @@ from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.paths import PAGE
 from batchrunner.reuse import Reuse, reuse_of
 from batchrunner.settings import Settings
+from batchrunner.slimming import Slimmer, slimmer_of
 from batchrunner.spooling import as_lines
 from batchrunner.summary import Report, summarise
 from batchrunner.view import Run as Run
@@ -70,6 +71,9 @@ async def run(
 ) -> Report:
     """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
     hooks = structs.replace(hooks, judge=judge_of(settings.expectation, hooks.judge))
+    slimmer = slimmer_of(settings.slimming)
+    if slimmer:
+        hooks = structs.replace(hooks, judge=slimmer.judge(hooks.judge))
     job = job or job_for(settings, reopen)
     meter = Meter(asyncio.get_running_loop().time())
     ending: Report | None = None
@@ -89,12 +93,14 @@ async def run(
             view = Run(job, meter, endpoints, settings, prices, simulated, note)
             await asyncio.to_thread(load, [door.base_url for door in ways.doors])
             trail = view.leave_trail(origins)
+            if slimmer:
+                stack.callback(slimmer.close)
             reuse = _reuse(settings, job, ways.doors, hooks)
             if reuse:
                 stack.callback(reuse.close)
                 hooks = structs.replace(hooks, admit=reuse.admit, echo=reuse.answer)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
-            engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink)
+            engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink, slimmer)
             memory = Memory(job.folder, settings.service.model, {door.name: door.base_url for door in ways.doors})
             memory.recall(engine.scheduler)
             stack.callback(memory.keep, engine.scheduler)
@@ -164,12 +170,14 @@ def _engine(
     listeners: Sequence[Listener],
     deliver: Deliver | None,
     sink: Sink | None = None,
+    slimmer: Slimmer | None = None,
 ) -> Engine:
     slots = sum(endpoint.limit.most for endpoint in endpoints)
     most_open = max(LEAST_OPEN, OPEN_PER_SLOT * slots)
     scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, most_open, settings.streaming, settings.hedging)
+    source = job.source([endpoint.base_url for endpoint in endpoints], settings.service.model)
     return Engine(
-        source=job.source([endpoint.base_url for endpoint in endpoints], settings.service.model),
+        source=slimmer.blocks(source) if slimmer else source,
         scheduler=scheduler,
         transports=transports,
         sink=sink or job,

@@ -37,6 +37,10 @@ class Options(TypedDict, total=False):
     expect: Literal["any", "json"]
     schema: str
     feedback: bool
+    max_image_px: int
+    image_quality: int
+    max_prompt_tokens: int
+    overflow: Literal["fail", "truncate-head", "truncate-middle"]
     base_url: str | Sequence[str]
     via: Literal["calls", "batch"]
     provider: str

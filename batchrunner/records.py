@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct, structs
 
-from batchrunner.core.model import Kind, Request, Result, Usage
+from batchrunner.core.model import Kind, Request, Result, Slimmed, Usage
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -68,6 +68,7 @@ class Facts(Struct, omit_defaults=True, gc=False):
     partial: Raw | msgspec.UnsetType = msgspec.UNSET
     metadata: Raw | msgspec.UnsetType = msgspec.UNSET
     custom_id: str = ""  # where the envelope has no place for it
+    slimmed: Slimmed | None = None
 
 
 class _Strict(Struct, gc=False):
@@ -133,6 +134,7 @@ def facts_of(result: Result) -> Facts:
         result.maybe_billed,
         Raw(result.partial) if result.partial else msgspec.UNSET,
         Raw(request.metadata) if request.metadata else msgspec.UNSET,
+        slimmed=request.slimmed,
     )
 
 

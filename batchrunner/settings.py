@@ -33,6 +33,7 @@ from batchrunner.journal import Durability
 from batchrunner.progress import Display
 from batchrunner.rendering import Rendering
 from batchrunner.reuse import Reusing
+from batchrunner.slimming import Slimming
 from batchrunner.source import Intake
 
 SHORT = {"output": "-o", "concurrency": "-c", "quiet": "-q", "verbose": "-v"}
@@ -106,6 +107,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     records: Records = Records()
     expectation: Expectation = Expectation()
     reusing: Reusing = Reusing()
+    slimming: Slimming = Slimming()
     spending: Spending = Spending()
     keeping: Keeping = Keeping()
     display: Display = Display()

@@ -102,6 +102,15 @@ class Kind(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Slimmed(Struct, frozen=True, omit_defaults=True, gc=False):
+    """How a request was made smaller than its line."""
+
+    images: int = 0  # that were shrunk
+    bytes_before: int = 0  # of these images, in base64
+    bytes_after: int = 0
+    tokens_cut: int = 0  # of the prompt, as they are guessed
+
+
 class Request(Struct, frozen=True, kw_only=True, gc=False):
     """One line of the input, ready to be sent. `body` is forwarded byte for byte."""
 
@@ -120,6 +129,7 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
     made_id: bool = False  # the line had no custom_id; `id` was made from its number and digest
     headers: tuple[tuple[str, str], ...] = ()
     metadata: bytes = b""  # of a cookbook line, as one JSON value: it stays here and returns with the result
+    slimmed: Slimmed | None = None  # what was changed before the sending
 
     @property
     def prompt_tokens(self) -> float:

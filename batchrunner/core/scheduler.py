@@ -409,6 +409,8 @@ class Scheduler:
 
     def _finish(self, entry: Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = "") -> Result:
         request = entry.request
+        if attempt.request.slimmed is not request.slimmed:
+            request = replace(request, slimmed=attempt.request.slimmed)
         for patience in self._patience.values() if entry.spent.kills else ():
             patience.forget(request)
         error = None
