@@ -13,6 +13,7 @@ from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Attempt, Kind, Outcome, Result, Timing
+from batchrunner.core.pace import Pacing
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.learned import KEPT, Memory
@@ -130,6 +131,19 @@ def test_what_an_endpoint_sustained_is_known_and_only_of_the_models_asked_most(t
     later = scheduler()
     memory(tmp_path).recall(later)
     assert later.endpoints[0].limit.size == room.endpoints[0].limit.size // 2 > 100
+
+
+def test_a_rate_that_was_found_is_known_and_the_users_is_his_own(tmp_path: Path) -> None:
+    room = worked(scheduler(), 1)
+    room.endpoints[0].pace("m").warm(40.0)
+    memory(tmp_path).keep(room)
+    later = scheduler()
+    memory(tmp_path).recall(later)
+    assert later.endpoints[0].rate == 40.0
+    told = Scheduler([Endpoint("h", "http://h/v1", Limit(Concurrency()), pacing=Pacing(rpm=60))], Retries(), Timeouts(), 1000)
+    memory(tmp_path).recall(told)
+    assert told.endpoints[0].rate == 1.0
+    assert told.learned("h").rates == {}
 
 
 def test_it_holds_no_query_and_is_for_its_owner_alone(folder: Path) -> None:

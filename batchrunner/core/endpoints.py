@@ -104,6 +104,11 @@ class Endpoint:
         return pace
 
     @property
+    def found(self) -> Mapping[str, float]:
+        """Requests a second that refusals have taught, by model."""
+        return {model: pace.found for model, pace in self._paces.items() if pace.found}
+
+    @property
     def rate(self) -> float:
         """Requests a second that may go here in all, as far as there is a pace; inf: there is none."""
         rates = [pace.value for pace in self._paces.values() if pace.value < inf]

@@ -7,6 +7,7 @@ Rules:
 3. A lesson is thinner than the knowledge it comes from, so that what has changed since is found out quickly.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -29,4 +30,5 @@ class Lessons(Struct, frozen=True, omit_defaults=True):
 
     facts: Facts = Facts()
     limit: Annotated[int, Meta(ge=0, le=10**6)] = 0  # requests in flight that it sustained
+    rates: Mapping[str, Annotated[float, Meta(gt=0.0, le=1e9)]] = {}  # requests a second that it let in, by model
     answers: tuple[Answers, ...] = ()

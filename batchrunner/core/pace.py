@@ -58,6 +58,16 @@ class Pace:
         """Requests a second in force; inf: no pace."""
         return self.rate.value
 
+    @property
+    def found(self) -> float:
+        """Requests a second that refusals have taught; 0.0: none have, or it is the user's number."""
+        return self.rate.value if self.rate.known and self.rate.most == inf else 0.0
+
+    def warm(self, value: float) -> None:
+        """Begin with what an earlier run found."""
+        self.rate.warm(value)
+        self._follow()
+
     def fix(self, rpm: int) -> None:
         """The user's word while the run goes on; 0: none, so that a limit is found when it refuses."""
         self.rate.fix(_rate(rpm))

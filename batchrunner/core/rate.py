@@ -86,6 +86,12 @@ class Rate:
         self._mark = self._since = -inf
         self._calm, self._hold, self._climb = 0.0, HOLD if most < inf else 0.0, PROBE
 
+    def warm(self, value: float) -> None:
+        """Begin with what an earlier run found, unless the user has said a number. Whether there is more is soon tried."""
+        if self.most == inf:
+            self.value = self._level = max(value, 1.0 / 60.0)
+            self._hold = HOLD_LEAST
+
     def sent(self, now: float) -> None:
         """A request goes out."""
         if not self._past:

@@ -199,12 +199,17 @@ class Scheduler:
         known = [(key, patience) for key, patience in self._patience.items() if key[0] == endpoint]
         known.sort(key=lambda each: -len(each[1]))
         answers = tuple(Answers(*key[1:], patience.learned()) for key, patience in known[:MOST_LESSONS])
-        return Lessons(self._manners[endpoint].learned(), self._endpoints[endpoint].limit.size, answers)
+        lane = self._endpoints[endpoint]
+        rates = dict(list(lane.found.items())[:MOST_LESSONS])
+        return Lessons(self._manners[endpoint].learned(), lane.limit.size, rates, answers)
 
     def recall(self, endpoint: str, lessons: Lessons) -> None:
         """Begin with what this endpoint taught an earlier run; before the first request."""
         self._manners[endpoint].recall(lessons.facts)
-        self._endpoints[endpoint].limit.warm(lessons.limit)
+        lane = self._endpoints[endpoint]
+        lane.limit.warm(lessons.limit)
+        for model, rate in lessons.rates.items():
+            lane.pace(model).warm(rate)
         for known in lessons.answers:
             patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
             patience.recall(known.latencies)

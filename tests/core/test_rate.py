@@ -153,3 +153,18 @@ def test_what_was_sent_before_a_cut_does_not_cut_again() -> None:
     once = rate.value
     rate.refused(1.5, 5, 1.0, 2.1)
     assert rate.value == once < 100.0
+
+
+@pytest.mark.parametrize(("most", "begins"), [(inf, 40.0), (10.0, 10.0)])
+def test_the_next_run_begins_with_the_rate_that_was_found(most: float, begins: float) -> None:
+    rate = Rate(most)
+    rate.warm(40.0)
+    assert rate.value == begins
+
+
+def test_more_than_was_found_is_tried_soon() -> None:
+    rate = Rate()
+    rate.warm(40.0)
+    for tick in range(40 * 30):
+        rate.sent(tick / 40.0)
+    assert rate.value > 40.0
