@@ -24,6 +24,7 @@ from batchrunner.core.treatment import TREATMENT
 from batchrunner.dialects import Dialect, opened
 from batchrunner.disk import records
 from batchrunner.errors import UsageError
+from batchrunner.expectation import Misfits, blamed, fits
 from batchrunner.foreign import read_record
 from batchrunner.formats import identify, parse
 from batchrunner.lines import read_lines
@@ -39,12 +40,13 @@ _packed = msgspec.msgpack.encode
 
 
 class Batch(Struct, frozen=True):
-    """What is adopted, and into what. `reopen` says which kinds of failure this job asks again."""
+    """What is adopted, and into what: `reopen` says which failures this job asks again, `misfit` why an answer does not fit."""
 
     files: Sequence[Path]
     paths: Paths
     intake: Intake
     reopen: Callable[[str], bool]
+    misfit: Misfits = fits
 
 
 class Adopted(Struct):
@@ -100,7 +102,7 @@ def adopt(batch: Batch, keep: Callable[[list[Result]], None]) -> Adopted:
         _deal_asked(batch, asked)
         _deal_known(batch.paths, known)
         for rows in zip(told, asked, known, strict=True):
-            keep(list(_joined(*rows, dialect, batch.reopen, counts)))
+            keep(list(_joined(*rows, dialect, batch, counts)))
     _refuse_strangers(counts, batch)
     return counts
 
@@ -134,7 +136,7 @@ def _deal_known(paths: Paths, known: Partitions) -> None:
 
 
 def _joined(
-    told: list[bytes], asked: list[bytes], known: list[bytes], dialect: Dialect, reopen: Callable[[str], bool], counts: Adopted
+    told: list[bytes], asked: list[bytes], known: list[bytes], dialect: Dialect, batch: Batch, counts: Adopted
 ) -> Iterator[Result]:
     """The results that a partition adds."""
     lines = {row.id: row for row in map(_asked, asked)}
@@ -145,9 +147,9 @@ def _joined(
         if row is None:
             counts.strangers += 1
         elif isinstance(request := _requested(row, dialect), Request):
-            best[answer.id] = _better(best.get(answer.id), _judged(request, answer))
+            best[answer.id] = _better(best.get(answer.id), _judged(request, answer, batch.misfit))
     counts.matched += len(best)
-    yield from _wanted(best.values(), had, reopen, counts)
+    yield from _wanted(best.values(), had, batch.reopen, counts)
 
 
 def _better(first: Result | None, second: Result) -> Result:
@@ -179,12 +181,14 @@ def _requested(row: _Asked, dialect: Dialect) -> Request | Result:
     return parse(row.raw, row.line, (url,) if "://" in url else (), dialect=dialect)
 
 
-def _judged(request: Request, answer: Told) -> Result:
+def _judged(request: Request, answer: Told, misfit: Misfits) -> Result:
     """What the answer amounts to. No status: nobody has answered."""
     if not answer.status:
         return Result(request=request, kind=Kind.CANCELLED, error=Error(Kind.CANCELLED, answer.code, "not answered"))
     headers = {"x-request-id": answer.request_id} if answer.request_id else {}
     outcome = classify(Attempt(request, "", 1, 0.0, _NO_DEADLINES), Reply(answer.status, headers, answer.body))
+    if outcome.kind is Kind.OK and (why := misfit(request.route, outcome.body)):
+        outcome = blamed(outcome, Kind.INVALID_OUTPUT, why)
     hint = TREATMENT[outcome.kind].hint
     return Result(
         request=request,

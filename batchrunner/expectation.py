@@ -47,6 +47,8 @@ class Expectation(Struct, frozen=True, kw_only=True):
 Judge = Callable[[Attempt, Outcome], Awaitable[Outcome]]
 Check = Callable[[str], str]
 """Why a text does not fit: the end of "the answer …"; empty when it does."""
+Misfits = Callable[[Route, bytes], str]
+"""The same of the answer in a body, as a whole sentence."""
 
 
 class Misfit(ValueError):  # noqa: N818  a fact about an answer, named as one
@@ -55,12 +57,12 @@ class Misfit(ValueError):  # noqa: N818  a fact about an answer, named as one
 
 def judge_of(policy: Expectation, judge: Judge | None = None) -> Judge | None:
     """The hook that holds answers to what is expected, then to what `judge` says. UsageError E206, E209."""
-    check = check_of(policy)
-    if check is None and not policy.feedback:
+    misfits = misfits_of(policy)
+    if misfits is fits and not policy.feedback:
         return judge
 
     async def judged(attempt: Attempt, outcome: Outcome) -> Outcome:
-        if check and outcome.kind is Kind.OK and (why := _misfit(check, attempt.request.route, outcome.body)):
+        if outcome.kind is Kind.OK and (why := misfits(attempt.request.route, outcome.body)):
             outcome = blamed(outcome, Kind.INVALID_OUTPUT, why)
         if judge:
             outcome = await judge(attempt, outcome)
@@ -82,9 +84,22 @@ def blamed(outcome: Outcome, kind: Kind, why: str) -> Outcome:
     return structs.replace(outcome, kind=kind, code="E501" if kind is Kind.HOOK else "", message=why, billed=True)
 
 
-def _misfit(check: Check, route: Route, body: bytes) -> str:
-    whys = (check(unfenced(text)) for text in answer_texts(route, body))
-    return next((f"the answer {why}" for why in whys if why), "")
+def fits(_route: Route, _body: bytes) -> str:
+    """Whatever comes does."""
+    return ""
+
+
+def misfits_of(policy: Expectation) -> Misfits:
+    """What tells why the answer in a body does not fit; `fits` where nothing is expected. UsageError E206, E209."""
+    check = check_of(policy)
+    if check is None:
+        return fits
+
+    def misfits(route: Route, body: bytes) -> str:
+        whys = (check(unfenced(text)) for text in answer_texts(route, body))
+        return next((f"the answer {why}" for why in whys if why), "")
+
+    return misfits
 
 
 # ---- checks ----

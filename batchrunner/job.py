@@ -32,6 +32,7 @@ from batchrunner.core.selection import piece
 from batchrunner.disk import DISK, records, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, StopError, UsageError
+from batchrunner.expectation import misfits_of
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import digests, identify
 from batchrunner.journal import Journal
@@ -212,7 +213,9 @@ class FileJob:
     async def _adopt(self) -> None:
         """Take over the answers of another batch, before anything is compared."""
         if self._reopen and self._reopen.done:
-            batch = Batch(self._reopen.done, self.paths, self._settings.intake, self._reopen)
+            batch = Batch(
+                self._reopen.done, self.paths, self._settings.intake, self._reopen, misfits_of(self._settings.expectation)
+            )
             self.note = str(await asyncio.to_thread(adopt, batch, self._keep))
 
     def _settle_dialect(self) -> None:

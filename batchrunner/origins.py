@@ -301,6 +301,10 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         lambda each: each.display.json and each.output == "-",
         "stdout can carry the results (output -) or the summary (json), not both.",
     ),
+    (
+        lambda each: each.service.via == "batch" and bool(each.slimming.max_image_px or each.slimming.max_prompt_tokens),
+        "a batch service (via batch) gets the lines as they are: max_image_px and max_prompt_tokens are for calls.",
+    ),
 )
 
 

@@ -92,6 +92,15 @@ async def test_a_half_done_batch_is_finished() -> None:
     assert records("a.errors.jsonl")["r-2"]["batchrunner"]["kind"] == "rejected"
 
 
+async def test_an_answer_that_does_not_fit_is_not_taken_over() -> None:
+    asked(1)
+    runner = batchrunner.Runner(base_url="simulated", expect="json", reask=0)
+    report = await runner.retry("a.jsonl", done=[write("out.jsonl", [openai("r-0", 200, answer())])])
+    assert (report.summary.attempts, report.failed) == (1, 1)
+    facts = records("a.errors.jsonl")["r-0"]["batchrunner"]
+    assert (facts["kind"], "flags" in facts) == ("invalid_output", False)
+
+
 async def test_the_same_command_takes_nothing_over_twice() -> None:
     asked(3)
     files = write("out.jsonl", [openai("r-0", 200, answer())]), write("err.jsonl", [openai("r-1", 400, refusal(400))])

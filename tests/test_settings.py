@@ -306,6 +306,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 def test_contradictions(tmp_path: Path) -> None:
     assert "quiet" in refused("E003", tmp_path, {"quiet": True, "verbose": True})
     assert "stdout" in refused("E003", tmp_path, {"output": "-", "json": True})
+    assert "as they are" in refused("E003", tmp_path, {"via": "batch", "max_image_px": 64})
 
 
 SECRET = "hunter2hunter2"
