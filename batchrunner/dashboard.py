@@ -2,7 +2,8 @@
 
     GET  /              the page                      token      POST /pause /resume          token
     GET  /stream        its changes (EventSource)     token      POST /concurrency n=N        token
-    GET  /status.json   figures                       open       GET  /metrics (Prometheus)   open
+    GET  /status.json   figures                       open       POST /rate n=N a minute      token
+    GET  /metrics       Prometheus                    open
 
 Rules:
 
@@ -38,6 +39,7 @@ HOST = "127.0.0.1"
 NAMES = frozenset({HOST, "localhost", "[::1]"})  # a forwarded port is reached by these as well
 PERIOD = 1.0  # seconds between two drawings
 MOST_SLOTS = 10_000
+MOST_RPM = 10_000_000
 FAREWELL = 2.0  # seconds in which the last page must have gone out
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -96,6 +98,7 @@ class Dashboard:
         app.router.add_post("/pause", self._pause)
         app.router.add_post("/resume", self._resume)
         app.router.add_post("/concurrency", self._concurrency)
+        app.router.add_post("/rate", self._rate)
         return app
 
     @web.middleware
@@ -169,15 +172,21 @@ class Dashboard:
         return web.Response(text="resumed\n")
 
     async def _concurrency(self, request: web.Request) -> web.Response:
-        slots = _whole((await request.post()).get("n"), MOST_SLOTS)
+        slots = _whole((await request.post()).get("n"), 1, MOST_SLOTS)
         self._seen().engine.refit(slots)
         return web.Response(text=f"{slots} in flight at each endpoint from now on\n")
 
+    async def _rate(self, request: web.Request) -> web.Response:
+        rpm = _whole((await request.post()).get("n"), 0, MOST_RPM)
+        self._seen().engine.repace(rpm)
+        said = f"{rpm} requests a minute for each model at each endpoint" if rpm else "as many requests as are let in"
+        return web.Response(text=f"{said} from now on\n")
 
-def _whole(said: object, most: int) -> int:
+
+def _whole(said: object, least: int, most: int) -> int:
     text = said if isinstance(said, str) else ""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
-        raise web.HTTPBadRequest(text=f"n must be a whole number from 1 to {most}\n")
+    if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
+        raise web.HTTPBadRequest(text=f"n must be a whole number from {least} to {most}\n")
     return int(text)
 
 
@@ -196,6 +205,8 @@ def _shell(title: str, body: str, nonce: str) -> str:
         '<body><div id="controls"><button id="pause">Pause</button><button id="resume">Resume</button>'
         '<form action="/concurrency"><label>in flight at each endpoint '
         f'<input name="n" type="number" min="1" max="{MOST_SLOTS}" required></label> <button>Set</button></form>'
+        '<form action="/rate"><label>requests a minute, 0 for any number '
+        f'<input name="n" type="number" min="0" max="{MOST_RPM}" required></label> <button>Set</button></form>'
         '<span id="said" role="status"></span></div>'
         f'<main>{body}</main><script nonce="{nonce}">{script}</script></body></html>\n'
     )
@@ -216,6 +227,7 @@ def _figures(run: Run) -> dict[str, object]:
             "p95": round(lanes[lane.name].p95, 4) if lane.name in lanes else None,
             "in_flight": lane.in_flight,
             "limit": lane.limit,
+            "rate": lane.rate or None,
             "state": lane.state,
             "timeout": lane.deadline,
         }

@@ -8,6 +8,7 @@ Rules:
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from batchrunner import __version__
 from batchrunner.core.cost import Prices
@@ -123,6 +124,7 @@ class Run:
             limit=endpoint.limit.size,
             state=_state(endpoint),
             stopped=endpoint.stopped,
+            rate=round(endpoint.rate, 3) if endpoint.rate < inf else 0.0,
             deadline=round(whole, 3),
             first_byte_deadline=round(first_byte, 3),
             why=why,

@@ -17,7 +17,7 @@ import batchrunner
 from batchrunner import cli
 from batchrunner.audience import Audience
 from batchrunner.dashboard import Dashboard
-from batchrunner.engine import Hooks
+from batchrunner.engine import Engine, Hooks
 from batchrunner.errors import FileError
 from batchrunner.foreground import present
 from batchrunner.meter import Snapshot
@@ -176,7 +176,7 @@ async def test_the_same_page_live(job: Path) -> None:
         assert "% done:" in text
         assert '<header class="running">' in text
         assert text.count("<script") == 1
-        assert Tree(text).count["button"] == 3
+        assert Tree(text).count["button"] == 4
 
 
 async def test_changes_come_as_events_and_the_end_as_the_last(job: Path) -> None:
@@ -211,14 +211,14 @@ async def test_the_page_wants_the_token(job: Path, path: str) -> None:
             assert dashboard.token not in text
 
 
-async def test_controls_want_the_token_and_do_what_they_say(job: Path) -> None:
+async def test_controls_want_the_token_and_do_what_they_say(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with live(job) as (dashboard, browser, _):
 
         async def state() -> tuple[str, int]:
             figures = json.loads((await text_of(browser, "/status.json"))[1])
             return figures["state"], figures["limit"]
 
-        for path in ("/pause", "/resume", "/concurrency"):
+        for path in ("/pause", "/resume", "/concurrency", "/rate"):
             assert (await posted(browser, path, "wrong", n="3"))[0] == 403
             assert (await text_of(browser, path, params={"token": dashboard.token}))[0] == 405, "looking changes nothing"
         before = await state()
@@ -229,6 +229,12 @@ async def test_controls_want_the_token_and_do_what_they_say(job: Path) -> None:
         assert (await posted(browser, "/resume", dashboard.token))[0] == 200
         assert (await posted(browser, "/concurrency", dashboard.token, n="3"))[0] == 200
         assert await state() == ("running", 3)
+        paced: list[int] = []
+        monkeypatch.setattr(Engine, "repace", lambda engine, rpm: paced.append(rpm))
+        for rpm in ("600", "0"):
+            assert (await posted(browser, "/rate", dashboard.token, n=rpm))[0] == 200
+        assert (await posted(browser, "/rate", dashboard.token, n="-1"))[0] == 400
+        assert paced == [600, 0]
         for bad in ("0", "-1", "x", "", "10001", "9" * 5000, "٣"):
             assert (await posted(browser, "/concurrency", dashboard.token, n=bad))[0] in {400, 413}
         assert await state() == ("running", 3)

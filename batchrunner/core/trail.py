@@ -148,6 +148,7 @@ class LaneMoment(Struct, frozen=True, kw_only=True):
     limit: int = 0  # how many may be in flight, as found so far
     state: str = "up"  # up, paused (it asked for a pause), resting (after failures in a row), stopped
     stopped: str = ""  # why it is out of use
+    rate: float = 0.0  # requests a second that may go there, told or found out; 0: any number
     deadline: float = 0.0  # for a whole first attempt like the last one settled, seconds; 0: none yet
     first_byte_deadline: float = 0.0
     why: str = ""  # where these came from

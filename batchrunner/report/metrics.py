@@ -33,6 +33,7 @@ NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "lines": ("gauge", "Lines of the input, by how they stand"),
     "inflight": ("gauge", "Attempts in flight at each endpoint"),
     "limit": ("gauge", "Attempts that may be in flight at each endpoint"),
+    "pace": ("gauge", "Requests that may go to each endpoint each second, told or found out; not there where any number may"),
     "timeout_seconds": ("gauge", "Deadlines in force, by endpoint and phase"),
     "endpoint_up": ("gauge", "1 while an endpoint is in use, 0 while it pauses, rests or is stopped"),
     "retrying": ("gauge", "Requests that wait to be sent again"),
@@ -110,6 +111,7 @@ def _of_moments(moments: Sequence[Moment]) -> dict[str, list[Sample]]:
         ],
         "inflight": [("", label, lane.in_flight) for label, lane in lanes],
         "limit": [("", label, lane.limit) for label, lane in lanes],
+        "pace": [("", label, lane.rate) for label, lane in lanes if lane.rate],
         "timeout_seconds": [
             ("", {**label, "phase": phase}, seconds)
             for label, lane in lanes

@@ -14,7 +14,7 @@ from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, Buckets, Moment, Spend, Start, merged, middle, quantile
 from batchrunner.core.trail import Finding as Found
 from batchrunner.core.treatment import TREATMENT
-from batchrunner.core.wording import WORDS, money, number, plural, seconds
+from batchrunner.core.wording import WORDS, money, number, plural, rate, seconds
 from batchrunner.report import story as page
 from batchrunner.report.course import KINDS, Chapter, group_of, shortened
 from batchrunner.settings import OPTIONS
@@ -52,7 +52,7 @@ def _endpoint(name: str, told: Sequence[Chapter]) -> page.Endpoint:
         connect=_quantile(connect, 0.95),
         timeout=seconds(last.deadline) if last.deadline else "–",
         in_flight=f"{last.in_flight}/{last.limit}",
-        state=STATES.get(last.state, last.state),
+        state=STATES.get(last.state, last.state) or (f"at most {rate(last.rate)}" if last.rate else ""),
     )
 
 

@@ -87,6 +87,7 @@ batchrunner prompts.jsonl --dashboard 8377
 curl -s http://127.0.0.1:8377/status.json          # counts, rates, limits, verdicts of the diagnosis; no id, no setting
 curl -s -X POST -H "X-Token: $TOKEN" http://127.0.0.1:8377/pause              # or /resume
 curl -s -X POST -H "X-Token: $TOKEN" http://127.0.0.1:8377/concurrency -d n=64
+curl -s -X POST -H "X-Token: $TOKEN" http://127.0.0.1:8377/rate -d n=600      # requests a minute; 0 for any number
 ssh -L 8377:127.0.0.1:8377 HOST                    # from another machine
 
 # prometheus.yml
