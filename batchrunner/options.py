@@ -69,6 +69,8 @@ class Options(TypedDict, total=False):
     missing_finish: Literal["auto", "accept", "retry"]
     keep_partial: bool
     max_attempts: int
+    max_age: Duration
+    retry_ambiguous: Literal["always", "budget", "never"]
     reask: int
     max_time: Duration
     max_alike: int

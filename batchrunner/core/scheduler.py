@@ -17,6 +17,7 @@ Rules:
 7. What fails during an endpoint's debut is held back (`core.debut`): it stays open until `decided` tells what became of it.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from math import inf, log2
 
@@ -28,7 +29,7 @@ from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
 from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
 from batchrunner.core.queue import Open, Queue, Row
-from batchrunner.core.retry import Retries, backoff
+from batchrunner.core.retry import Neighbours, Purse, Retries, Streak, backoff
 from batchrunner.core.spread import Spread
 from batchrunner.core.streaming import Manner, Streaming
 from batchrunner.core.treatment import TREATMENT, Treatment
@@ -59,6 +60,9 @@ class Scheduler:
         self._queue = Queue()
         self._in_flight: dict[int, Open] = {}
         self.twins = Twins(hedging)
+        self._neighbours = Neighbours()
+        self._purse = Purse(retries)
+        self._unpaid: deque[Open] = deque()  # what may have been billed, and is not asked again until answers have earned it
         self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._offered = 0
@@ -75,7 +79,7 @@ class Scheduler:
     @property
     def open(self) -> int:
         """Requests offered and not yet ended."""
-        return len(self._queue) + len(self._in_flight) + len(self._held)
+        return len(self._queue) + len(self._in_flight) + len(self._held) + len(self._unpaid)
 
     @property
     def roomy(self) -> bool:
@@ -90,7 +94,7 @@ class Scheduler:
     @property
     def retrying(self) -> int:
         """Requests that wait for their next attempt."""
-        return self._queue.retrying
+        return self._queue.retrying + len(self._unpaid)
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -102,7 +106,7 @@ class Scheduler:
         """Why nothing that is open will be sent any more in this run; empty while something may be."""
         reasons = [endpoint.stopped for endpoint in self._endpoints.values() if endpoint.stopped]
         if not reasons or (len(reasons) < len(self._endpoints) and not self._stranded()):
-            return ""
+            return self._unaffordable()
         return "; ".join(dict.fromkeys(reasons))
 
     def oldest(self) -> float | None:
@@ -175,7 +179,7 @@ class Scheduler:
         # A page of somebody else's is no beginning.
         outage = lane.breaker.open and (not 200 <= outcome.status < 300 or outcome.kind is Kind.GARBLED)
         self._inform(lane, attempt, outcome, treatment, now, u)
-        why = "" if outcome.kind is Kind.OK else self._exhausted(entry, outcome, treatment, outage)
+        why = self._earned() if outcome.kind is Kind.OK else self._exhausted(entry, attempt, outcome, treatment, outage, now)
         verdict: Again | Result
         if why is None:
             verdict = self._again(entry, lane, outcome, treatment, now, u)
@@ -193,6 +197,7 @@ class Scheduler:
         yield from (entry.request for entry in self._in_flight.values())
         yield from (entry.request for entry in self._queue)
         yield from (entry.request for entry, *_ in self._held)
+        yield from (entry.request for entry in self._unpaid)
 
     def learned(self, endpoint: str) -> Lessons:
         """What this endpoint has taught so far."""
@@ -213,6 +218,12 @@ class Scheduler:
         for known in lessons.answers:
             patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
             patience.recall(known.latencies)
+
+    def _unaffordable(self) -> str:
+        """Why what is left is not asked again: nothing else is open that could earn it. Empty: something may."""
+        if not self._unpaid or self.open > len(self._unpaid) or not (self.last or self.open >= self._max_open):
+            return ""
+        return f"{len(self._unpaid)} requests may have been billed without an answer: too many to ask again unasked [E309]"
 
     def _stranded(self) -> bool:
         """Whether all that is open waits for endpoints that are stopped, and nothing else can come."""
@@ -347,7 +358,17 @@ class Scheduler:
         elif outcome.kind in KILLS:
             patience.killed(attempt, now - attempt.started)
 
-    def _exhausted(self, entry: Open, outcome: Outcome, treatment: Treatment, outage: bool) -> str | None:
+    def _earned(self) -> str:
+        """An answer has come, which may pay for asking again what waits for that."""
+        self._neighbours.good += 1
+        self._purse.earn()
+        if self._unpaid and self._purse.spend():
+            self._queue.put_off(self._unpaid.popleft())
+        return ""
+
+    def _exhausted(
+        self, entry: Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, outage: bool, now: float
+    ) -> str | None:
         """Why the request is not sent again, in words; None when it is."""
         if treatment.health == "stop":
             return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
@@ -367,7 +388,14 @@ class Scheduler:
         # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
         named = treatment.health == "pause" and bool(outcome.wait)
         spent.turns += not (named or outage)
-        return spent.over(self._retries_policy) or None
+        if outcome.billed and self._retries_policy.retry_ambiguous == "never":
+            return "an attempt that may have been billed"
+        alike = ""
+        if counted:
+            spent.seconds += now - attempt.started
+            spent.streak = spent.streak or Streak()
+            alike = spent.streak.add(outcome, self._neighbours)
+        return alike or spent.over(self._retries_policy) or None
 
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
         entry.fresh = treatment.fresh
@@ -383,7 +411,10 @@ class Scheduler:
         if elsewhere & self._spread.serving(now):
             delay = min(delay, u * LONGEST_DETOUR)
         entry.due = now + delay
-        self._queue.put_off(entry)
+        if outcome.billed and outcome.kind is not Kind.INVALID_OUTPUT and not self._purse.spend():
+            self._unpaid.append(entry)
+        else:
+            self._queue.put_off(entry)
         return Again(entry.due, outcome.kind)
 
     def _on_debut(

@@ -200,6 +200,16 @@ CODES: Mapping[str, Code] = {
             "send the requests one by one:  batchrunner INPUT --via calls",
         ),
     ),
+    "E309": Code(
+        "requests that may be on the bill twice",
+        "So many requests were sent and never answered that asking them again might be paid for twice, beyond a floor of 256 and "
+        "a quarter of the answers. What could be answered has been; these stay pending.",
+        (
+            "see why they were not answered:  batchrunner diagnose INPUT",
+            "run the same command again: that asks for them anew, within a new budget",
+            "ask without a budget:  --retry-ambiguous always",
+        ),
+    ),
     "E401": Code(
         "a place where the output cannot be written",
         "The path of the results is a directory, a symbolic link, the input itself, or not allowed to be written. "

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.retry import Retries, Spent, backoff
+from batchrunner.core.model import Kind, Outcome
+from batchrunner.core.retry import FLOOR, PECULIAR, Neighbours, Purse, Retries, Spent, Streak, backoff
 
 CHANCE = st.floats(0.0, 1.0, exclude_max=True)
 
@@ -48,3 +49,82 @@ def test_a_request_ends_by_failures_by_kills_or_by_sendings(spent: Spent, most: 
     over = spent.over(Retries(max_attempts=most))
     assert over.startswith(words)
     assert bool(over) == bool(words)
+
+
+# ---- failures of one request among the others ----
+
+
+FAILED = Outcome(Kind.SERVER_ERROR, 500, "server_error")
+
+
+def streak(share: float, others: int, outcome: Outcome = FAILED, most: int = 8) -> int:
+    """After how many failures alike it is the request's own fault, when this share of the others fails between each; 0: never."""
+    row, neighbours = Streak(), Neighbours()
+    for times in range(1, most + 1):
+        if row.add(outcome, neighbours):
+            return times
+        neighbours.bad += round(share * others)
+        neighbours.good += round((1 - share) * others)
+    return 0
+
+
+def test_a_request_that_fails_alone_is_to_blame_itself() -> None:
+    assert streak(0.0, 1000) == 3
+    assert streak(0.01, 1000) == 4
+    assert streak(0.05, 1000) == 5
+
+
+def test_the_more_fail_the_less_it_is_to_blame() -> None:
+    assert streak(0.3, 1000) == 0
+    assert streak(0.5, 1000) == 0
+    assert streak(1.0, 1000) == 0
+
+
+def test_without_neighbours_nobody_is_to_blame() -> None:
+    assert streak(0.0, 0) == 0
+
+
+@pytest.mark.parametrize("kind", sorted(set(Kind) - PECULIAR))
+def test_what_speaks_of_the_endpoint_is_nobodys_fault(kind: Kind) -> None:
+    assert streak(0.0, 1000, Outcome(kind, 503)) == 0
+
+
+def test_failures_that_differ_are_no_streak() -> None:
+    row, neighbours = Streak(), Neighbours()
+    for number in range(8):
+        neighbours.good += 1000
+        assert row.add(Outcome(Kind.SERVER_ERROR, 500 + number % 2), neighbours) == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0.02, 0.9), st.integers(10, 2000))
+def test_chance_alone_accuses_next_to_nobody(share: float, others: int) -> None:
+    """It takes so many failures that at this share of them one request in ten thousand, at most, meets them by chance."""
+    times = streak(share, others)
+    assert times == 0 or share**times < 1e-4
+
+
+# ---- money ----
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.booleans(), max_size=3000))
+def test_what_may_be_billed_twice_is_bounded_by_the_answers(answers: list[bool]) -> None:
+    purse, good, spent = Purse(Retries()), 0, 0
+    for answered in answers:
+        if answered:
+            purse.earn()
+            good += 1
+        else:
+            spent += purse.spend()
+        assert spent <= FLOOR + good / 4
+
+
+def test_without_a_budget_there_is_no_end() -> None:
+    purse = Purse(Retries(retry_ambiguous="always"))
+    assert all(purse.spend() for _ in range(5000))
+
+
+def test_age_is_the_time_of_failed_attempts() -> None:
+    assert Spent(seconds=61.0).over(Retries(max_age=60.0)) == "61 s of failed attempts"
+    assert not Spent(seconds=61.0).over(Retries())

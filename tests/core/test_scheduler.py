@@ -293,3 +293,72 @@ def test_f8_a_machine_that_is_full_lowers_a_fixed_limit_and_blames_nobody() -> N
         room.settle(each, Outcome(Kind.LOCAL), 2.0, 0.5)
     assert not lane.stopped
     assert not lane.breaker.open
+
+
+# ---- money and blame ----
+
+
+BILLED = Outcome(Kind.NETWORK, message="gone", billed=True)
+
+
+def test_what_may_have_been_billed_waits_until_answers_have_earned_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrunner.core.retry.FLOOR", 1.0)
+    room = scheduler(endpoint(concurrency=10), max_open=20)
+    for n in range(6):
+        room.offer(request(n))
+    for attempt in [send(room) for _ in range(2)]:
+        assert isinstance(room.settle(attempt, BILLED, 0.0, 0.0), Again)
+    assert (room.open, room.retrying, room.stopped) == (6, 2, "")
+    for attempt in [send(room, 1.0) for _ in range(5)]:
+        room.settle(attempt, Outcome(Kind.OK), 1.0, 0.5)
+    assert send(room, 1.0).request.line == 1, "five answers have earned one"
+
+
+def test_what_nobody_can_pay_for_stops_the_run_and_stays_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrunner.core.retry.FLOOR", 0.0)
+    room = scheduler()
+    room.offer(request(0))
+    room.settle(send(room), BILLED, 0.0, 0.0)
+    assert room.next("a", 99.0) == Wait()
+    assert room.stopped == "", "more may come, and earn it"
+    room.last = True
+    assert "E309" in room.stopped
+    assert list(room.pending()) == [request(0)]
+
+
+def test_never_means_that_such_a_request_fails() -> None:
+    room = scheduler(retry_ambiguous="never")
+    room.offer(request(0))
+    result = room.settle(send(room), BILLED, 0.0, 0.0)
+    assert isinstance(result, Result)
+    assert (result.kind, result.maybe_billed) == (Kind.NETWORK, 1)
+    room.offer(request(1))
+    assert isinstance(room.settle(send(room), Outcome(Kind.CONNECT), 0.0, 0.0), Again), "nobody has seen this one"
+
+
+def test_a_request_that_fails_alike_among_good_ones_ends_early() -> None:
+    room = scheduler(endpoint(concurrency=1000), max_open=5000)
+    room.offer(request(0))
+    poison, boom = send(room), Outcome(Kind.SERVER_ERROR, 500, message="boom")
+    for times in range(3):
+        verdict = room.settle(poison, boom, float(times), 0.0)
+        for line in range(1 + 200 * times, 201 + 200 * times):
+            room.offer(request(line))
+        sent = [send(room, float(times)) for _ in range(201 if isinstance(verdict, Again) else 200)]
+        poison = next((each for each in sent if each.request.line == 0), poison)
+        for each in sent:
+            if each.request.line:
+                room.settle(each, Outcome(Kind.OK), float(times), 0.5)
+    assert isinstance(verdict, Result)
+    assert verdict.error
+    assert verdict.error.message == "boom (gave up after 3 failures alike, while 400 others succeeded)"
+
+
+def test_failed_attempts_may_only_take_so_long_together() -> None:
+    room = scheduler(max_age=10.0)
+    room.offer(request(0))
+    assert isinstance(room.settle(send(room), Outcome(Kind.SERVER_ERROR, 500), 6.0, 0.0), Again)
+    result = room.settle(send(room, 1000.0), Outcome(Kind.SERVER_ERROR, 500), 1006.0, 0.0)
+    assert isinstance(result, Result)
+    assert result.error
+    assert "12 s of failed attempts" in result.error.message

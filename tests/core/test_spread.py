@@ -117,9 +117,8 @@ def test_weights_leave_no_room_idle() -> None:
     assert [sum(attempt.endpoint == name for attempt in flying) for name in "ab"] == [35, 5]
 
 
-@pytest.mark.parametrize("spare", [{"weight": 0.0}, {"reserve": True}])
-def test_a_reserve_serves_only_while_nobody_before_it_does(spare: dict[str, Any]) -> None:
-    first, second, third = endpoint("a", 1), endpoint("b", 1, **spare), endpoint("c", 1)
+def test_a_reserve_serves_only_while_nobody_before_it_does() -> None:
+    first, second, third = endpoint("a", 1), endpoint("b", 1, weight=0.0), endpoint("c", 1)
     room = room_of(first, second, third)
     assert {attempt.endpoint for attempt in all_sent(room, "abc")} == {"a", "c"}
     first.stopped = "no money"
@@ -129,7 +128,7 @@ def test_a_reserve_serves_only_while_nobody_before_it_does(spare: dict[str, Any]
 
 
 def test_reserves_stand_in_order() -> None:
-    first, *spares = endpoint("a"), endpoint("b", reserve=True), endpoint("c", reserve=True)
+    first, *spares = endpoint("a"), endpoint("b", weight=0.0), endpoint("c", weight=0.0)
     room = room_of(first, *spares)
     first.stopped = "no money"
     assert {attempt.endpoint for attempt in all_sent(room, "cb")} == {"b"}
