@@ -41,7 +41,7 @@ def test_every_flag_the_texts_name_exists() -> None:
     texts = [path.read_text() for path in (*ROOT.glob("*.md"), ROOT / "llms.txt")] + [row.hint for row in TREATMENT.values()]
     texts = [re.sub(r"^ *pip .*$", "", text, flags=re.MULTILINE) for text in texts]
     named = {flag for text in texts for flag in FLAG.findall(text)}
-    assert named <= known_flags() | {"--rounds", "--markdown", "--rivals"}
+    assert named <= known_flags() | {"--rounds", "--markdown", "--rivals", "--brief", "--seeds"}
 
 
 def test_every_file_the_texts_link_to_exists() -> None:
