@@ -130,6 +130,12 @@ def test_stopped_early(reason: str, code: int) -> None:
     assert sum("batchrunner 'my" in line for line in lines) == 1
 
 
+def test_what_a_limit_leaves_is_not_called_stopped() -> None:
+    said = text.final(ending(Snapshot(total=100, succeeded=20)), JOB).splitlines()
+    assert said[:2] == ["✓ 20 % done, as far as was asked for", "  20 done, 80 to go · nothing lost"]
+    assert "continues" in said[2]
+
+
 def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
     assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"

@@ -120,13 +120,14 @@ def _verdict(summary: Summary, snapshot: Snapshot, width: int) -> list[str]:
 
 def _stopped(summary: Summary, snapshot: Snapshot, job: Job, width: int) -> list[str]:
     done = summary.total - summary.pending
-    why = f" · {visible(summary.stopped)}" if summary.stopped else ""
+    share = percent(done, summary.total)
+    head = f"■ stopped at {share} · {visible(summary.stopped)}" if summary.stopped else f"✓ {share} done, as far as was asked for"
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     counts = f"{number(done)} done, {number(summary.pending)} to go · nothing lost{dropped}"
     code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
     more = [("", Command(shlex.join([*job.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
     ways = block([("next", Command(job.command(), "continues")), *more], width)
-    return [*fold(f"■ stopped at {percent(done, summary.total)}{why}", width), *fold(counts, width, 2), *ways]
+    return [*fold(head, width), *fold(counts, width, 2), *ways]
 
 
 def _facts(ending: Report, job: Job) -> list[Fact]:
