@@ -15,6 +15,7 @@ parser.add_argument("--rows", type=int, default=0, help="lines of the job instea
 parser.add_argument("--concurrency", type=int, default=128)
 parser.add_argument("--contenders", default=",".join(Plan().contenders), help="of the overhead scenario")
 parser.add_argument("--points", default="", help=f"of the learning scenario, from {', '.join(POINTS)}; all by default")
+parser.add_argument("--latency", type=float, default=Plan().latency, help="seconds to an answer in the flight scenario")
 parser.add_argument("--markdown", action="store_true", help="tables for a README")
 parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")
 given = parser.parse_args()
@@ -23,6 +24,6 @@ if unknown := set(given.scenarios) - set(SCENARIOS):
 points = tuple(filter(None, given.points.split(",")))
 if unknown := set(points) - set(POINTS):
     parser.error(f"no such point: {', '.join(sorted(unknown))}")
-plan = Plan(given.rows, given.concurrency, tuple(given.contenders.split(",")), points, given.markdown)
+plan = Plan(given.rows, given.concurrency, tuple(given.contenders.split(",")), points, given.latency, given.markdown)
 chosen = given.scenarios + ["rivals"] * given.rivals
 measure(chosen or [name for name in SCENARIOS if name not in {"learning", "rivals"}], plan, given.json)

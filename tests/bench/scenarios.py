@@ -36,7 +36,6 @@ from tests.bench.table import Table
 ROUNDS = 3
 STREAMERS = ("lines", "batchrunner streams")
 FLIGHT = 10_000
-LATENCY = 5  # seconds
 PAUSE = 0.01  # seconds between two events of an answer
 FILLER = "lorem ipsum dolor sit amet "
 
@@ -48,6 +47,7 @@ class Plan(Struct):
     concurrency: int = 128
     contenders: tuple[str, ...] = ("bare", "naive", "batchrunner")
     points: tuple[str, ...] = ()  # of the learning scenario
+    latency: float = 5.0  # of the flight scenario, in seconds
     markdown: bool = False
 
 
@@ -198,7 +198,7 @@ def flight(plan: Plan) -> Table:
     """Ten thousand under way at once: how many really are, once ramped, and what each costs."""
     table: list[list[str | float]] = []
     for width, rows in ((100, 400), (FLIGHT, plan.rows or 4 * FLIGHT)):
-        server = start_pinned([sys.executable, "-m", "tests.bench.server", "0", str(LATENCY)], cores()[0], subprocess.PIPE)
+        server = start_pinned([sys.executable, "-m", "tests.bench.server", "0", str(plan.latency)], cores()[0], subprocess.PIPE)
         assert server.stdout
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
         try:
@@ -208,7 +208,9 @@ def flight(plan: Plan) -> Table:
         table.append([f"{width:,} in flight", float(said), 100 * float(said) / width, weight.cpu / rows * 1e6, weight.peak])
     each = (float(table[1][4]) - float(table[0][4])) * 1024 / (FLIGHT - 100)
     table[1].append(each)
-    title = f"flight: answers after {LATENCY} s, fixed concurrency; Little's law once ramped is the mean held by the server"
+    title = (
+        f"flight: answers after {plan.latency:g} s, fixed concurrency; Little's law once ramped is the mean held by the server"
+    )
     return Table(title, ["", "held", "% of Little's law", "CPU ms/1000", "peak MB", "KB each"], [[*table[0], ""], table[1]])
 
 
@@ -242,6 +244,8 @@ def _resumed(title: str, plan: Plan, rows: int) -> Table:
         table.append(["check, nothing done", wall, cpu, (cpu - idle) / rows * 1e6, peak])
         idle = run("batchrunner", url, half, plan).cpu
         _answer_all(file, rows - 2 * half)
+        cpu = _cpu_of([sys.executable, "-m", "tests.bench.floor", str(file), str(file.with_suffix(".results.jsonl"))])
+        table.append(["floor: read, hash and decode", "", cpu, cpu / rows * 1e6, ""])
         for step, words in steps:
             _, weight = weigh_words(step, [*command("batchrunner", url, file, plan.concurrency), *words], cores()[1])
             table.append([step, weight.wall, weight.cpu, (weight.cpu - idle) / rows * 1e6, weight.peak])
