@@ -5,8 +5,9 @@ Rules:
 1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection, then little,
    and more again the longer it stays calm. Every answer counts, so a quick endpoint is found out quickly.
 2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
-3. Slowness alone cuts only where tokens tell how much work an answer was, and only while cutting helps.
-4. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
+3. Where more in flight brings no more answers, the limit goes back to where as much was delivered (`core.knee`).
+4. Slowness alone cuts only where tokens tell how much work an answer was, and only while cutting helps.
+5. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
 """
 
 from math import inf
@@ -14,6 +15,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
+from batchrunner.core.knee import Knee
 from batchrunner.core.policy import Auto, option
 
 
@@ -39,13 +41,14 @@ ROUND = 16  # fewest answers whose mean latency means something
 class Limit:
     """The limit of one endpoint. `inflight` is always what remains in flight there without the attempt that has just ended."""
 
-    __slots__ = ("_best", "_calm", "_count", "_float", "_mark", "_most", "_steep", "_sum", "_suspect", "size")
+    __slots__ = ("_best", "_calm", "_count", "_float", "_knee", "_mark", "_most", "_steep", "_sum", "_suspect", "size")
 
     def __init__(self, policy: Concurrency) -> None:
         fixed = policy.concurrency
         self._most = float(policy.max_concurrency if fixed == "auto" else max(1, fixed))
         self._float = min(float(START), self._most) if fixed == "auto" else self._most
         self._mark = -inf if fixed == "auto" else inf  # what started up to here speaks of an older limit, or to a deaf one
+        self._knee = Knee() if fixed == "auto" else None
         self._steep = True
         self._calm = 0.0  # rounds of answers since the last cut
         self._sum, self._count = 0.0, 0
@@ -61,7 +64,7 @@ class Limit:
     def fix(self, size: int) -> None:
         """The user's word while the run goes on: a constant from now on."""
         self._float = self._most = float(size)
-        self._mark = inf
+        self._mark, self._knee = inf, None
         self.size = size
 
     def warm(self, size: int) -> None:
@@ -70,9 +73,11 @@ class Limit:
             self._float = min(self._most, max(self._float, size / 2))
             self.size = int(self._float)
 
-    def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None) -> None:
+    def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None, work: float = 1.0) -> None:
         """A complete answer came. `unit_latency` is seconds / (1 + output tokens / 100), when the tokens are known."""
         if unit_latency is not None and started > self._mark and self._braked(unit_latency, inflight, now):
+            return
+        if self._knee and (self._beyond_the_knee(self._knee, work, now - started, inflight, now) or self._knee.holds):
             return
         if self._float >= self._most or inflight + 1 < USED * self.size:
             return
@@ -103,9 +108,21 @@ class Limit:
         return True
 
     def _cut(self, factor: float, inflight: int, now: float) -> None:
+        if self._knee:
+            self._knee.forget()
         self._steep, self._calm, self._mark = False, 0.0, now
         self._float = max(1.0, min(self._float, inflight + 1.0) * factor)
         self.size = int(self._float)
+
+    def _beyond_the_knee(self, knee: Knee, work: float, latency: float, inflight: int, now: float) -> bool:
+        """Go where as much is delivered with less in flight (`core.knee`). True: the limit was moved."""
+        target = knee.hear(work, latency / work, inflight + 1, self.size, now)
+        if target == inf:
+            return False
+        self._steep, self._calm, self._mark = False, 0.0, now
+        self._float = max(1.0, min(self._most, target))
+        self.size = int(self._float)
+        return True
 
     def _braked(self, unit_latency: float, inflight: int, now: float) -> bool:
         """Collect a round of unit latencies, and cut if the endpoint has become far slower per token than it can be."""

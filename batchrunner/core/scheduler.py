@@ -345,7 +345,7 @@ class Scheduler:
         """Tell each rule what it learns from; each signal has one owner (`TREATMENT`), a refused rate the pace, if any."""
         paced = lane.pace(attempt.request.model).settle(attempt, outcome, now)
         if treatment.limit == "success":
-            lane.limit.success(attempt.started, lane.inflight, now)
+            lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
         elif treatment.limit == "pushback" and not paced:
             lane.limit.pushback(attempt.started, lane.inflight, now)
         elif treatment.limit == "crowded":
@@ -476,3 +476,8 @@ LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goe
 FLED = frozenset({"down", "stop"})
 """What an endpoint's health hears when its failed requests are better sent elsewhere."""
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
+
+
+def _work(outcome: Outcome) -> float:
+    """How much work an answer was: one for itself, and one for every hundred tokens, if it says how many it has."""
+    return 1.0 + outcome.usage.output / 100.0 if outcome.usage else 1.0

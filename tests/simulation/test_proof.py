@@ -20,7 +20,6 @@ SEEDS = (1, 2, 3)
 BEYOND: Mapping[tuple[str, str], str] = {
     ("change-window", "share of the attainable"): "0.889: each look for more costs the whole second that the refusal asks for",
     ("cap-change", "share of the attainable"): "0.886: recovers slowly from 50 to 100 slots",
-    ("plateau", "p50 / p50 at the knee"): "3.97: grows to 256 in flight, although 64 deliver as much",
     ("two", "share of the attainable"): "0.082: a later endpoint is used only when no earlier one serves",
 }
 
