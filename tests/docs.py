@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from batchrunner.settings import OPTIONS, Option
+from batchrunner.usage import written
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -23,8 +24,7 @@ def options() -> str:
 def _rows(options: Iterator[Option]) -> Iterator[str]:
     for option in options:
         flags = ", ".join(option.flags) + (f" {option.metavar}" if option.metavar else "")
-        default = "" if option.default in ("", (), False) else str(option.default)
-        cells = (f"`{flags}`", option.help, default)
+        cells = (f"`{flags}`", option.help, written(option))
         yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
