@@ -13,9 +13,9 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from batchrunner import simulator
 from batchrunner.channel import Opening
@@ -24,6 +24,7 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Event
 from batchrunner.core.scheduler import Scheduler
+from batchrunner.core.service import EndpointRow
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.crew import TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Hooks, Transport
@@ -44,6 +45,7 @@ from batchrunner.summary import Report, summarise
 from batchrunner.view import Run as Run
 from batchrunner.ways import Ways
 
+Policy = TypeVar("Policy", bound=Struct)
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
 LISTEN_EVERY = 1.0
@@ -143,9 +145,14 @@ async def _address(door: Door, stack: AsyncExitStack) -> str:
 def _endpoint(door: Door, url: str, settings: Settings) -> Endpoint:
     """The endpoint behind a door, with what its row says otherwise than the settings."""
     row, alike_ = door.row, alike(settings.stopping)
-    own = {name: said for name in ("concurrency", "max_concurrency") if (said := getattr(row, name)) is not None}
-    limit = Limit(structs.replace(settings.concurrency, **own))
-    return Endpoint(door.name, url, limit, alike_, models=row.models, weight=row.weight, pacing=settings.pacing)
+    limit, pacing = Limit(_as_said(settings.concurrency, row)), _as_said(settings.pacing, row)
+    return Endpoint(door.name, url, limit, alike_, models=row.models, weight=row.weight, pacing=pacing)
+
+
+def _as_said(policy: Policy, row: EndpointRow) -> Policy:
+    """The policy, with what an endpoint's row says otherwise."""
+    said = {name: own for name in policy.__struct_fields__ if (own := getattr(row, name, None)) is not None}
+    return structs.replace(policy, **said) if said else policy
 
 
 async def _open(

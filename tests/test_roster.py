@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import batchrunner
+from batchrunner.batch import _endpoint
 from batchrunner.cli import main
 from batchrunner.core.service import EndpointRow
 from batchrunner.errors import UsageError
+from batchrunner.keyring import doors
 from batchrunner.origins import resolve
 from batchrunner.settings import schema
 from tests.crash import served
@@ -164,3 +166,11 @@ async def test_a_reserve_is_not_asked_while_another_serves() -> None:
         results = await batchrunner.Runner(endpoints=endpoints).gather([batchrunner.chat(str(n), model="m") for n in range(200)])
     assert all(result.ok for result in results)
     assert spare.requests == []
+
+
+def test_each_endpoint_has_the_limits_of_its_row_and_else_those_of_all() -> None:
+    Path("batchrunner.toml").write_text(FILE.replace("concurrency = 8", "concurrency = 8\nrpm = 60\nrpd = 7") + "\n")
+    settings = resolve({"rpm": "6000", "max_concurrency": "40"}, {}, Path()).settings
+    one, two = (_endpoint(door, door.base_url, settings) for door in doors(settings.service, {"ONE_KEY": "k-0123456789"}))
+    assert (one.limit.most, two.limit.most) == (40, 8)
+    assert (one.pace("m").rate.value, two.pace("m").rate.value) == (100.0, 1.0)

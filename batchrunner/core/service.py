@@ -32,6 +32,9 @@ class EndpointRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     weight: Annotated[float, Meta(ge=0)] | None = None
     concurrency: Annotated[int, Meta(ge=1)] | Auto | None = None
     max_concurrency: Annotated[int, Meta(ge=1)] | None = None
+    rpm: Annotated[int, Meta(ge=0)] | None = None
+    tpm: Annotated[int, Meta(ge=0)] | None = None
+    rpd: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Service(Struct, frozen=True, kw_only=True):
