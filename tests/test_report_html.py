@@ -116,6 +116,12 @@ def test_a_course_without_answers_has_no_latency() -> None:
     assert not ids & {"latency", "concurrency"}
 
 
+def test_the_throughput_begins_with_the_run() -> None:
+    moments = tuple(Moment(at=at, span=5.0, counts=(50.0,)) for at in (5.0, 10.0))
+    page = html.page(msgspec.structs.replace(BARE, moments=moments))
+    assert re.search(r'class="area good" d="M0\.0 ', page)
+
+
 def test_a_seam_stands_where_a_session_began_anew() -> None:
     seamless = msgspec.structs.replace(story(), sessions=story().sessions[:1])
     assert html.page(seamless).count('class="mark seam"') == 0

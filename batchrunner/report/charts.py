@@ -9,6 +9,8 @@ Rules:
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from batchrunner.core.wording import amount, clock
 from batchrunner.core.wording import seconds as lasting
 from batchrunner.report import svg
@@ -42,10 +44,11 @@ def over_time(story: Story) -> str:
 
 
 def _throughput(story: Story) -> str:
-    times = [moment.at for moment in story.moments]
+    first, *_ = story.moments
+    moments = [replace(first, at=first.at - first.span), *story.moments]  # a rate holds from the beginning of its step
+    times = [moment.at for moment in moments]
     lines = [
-        svg.Line(GROUP_WORDS[group], group, [_rate(moment, place) for moment in story.moments])
-        for place, group in enumerate(GROUPS)
+        svg.Line(GROUP_WORDS[group], group, [_rate(moment, place) for moment in moments]) for place, group in enumerate(GROUPS)
     ]
     lines = [line for line in lines if any(line.values)]
     most = max((sum(parts) for parts in zip(*(line.values for line in lines), strict=True)), default=0.0)
