@@ -298,6 +298,20 @@ def _two(rows: int, seed: int, factor: float) -> tuple[Mapping[str, Nature], flo
     return {"a": Nature(ill, slots=steps(100), refusal=429), "b": Nature(weather, slots=steps(100), refusal=429)}, ideal
 
 
+def dead_first(rows: int, seed: int) -> Stage:
+    """Nobody ever listens at the first of two."""
+    weather = Weather(rows, seed, median=0.5, sigma=0.5)
+    servers = {"a": Nature(weather, outage=(0.0, inf)), "b": Nature(weather, slots=steps(100), refusal=429)}
+    return Stage(requests(rows), servers, listed(rows, 100, weather.calm), DEFAULTS)
+
+
+def both_throttled(rows: int, seed: int) -> Stage:
+    """100 and 25 at once, then 429."""
+    weather = Weather(rows, seed, median=1.0, sigma=0.5)
+    servers = {name: Nature(weather, slots=steps(most), refusal=429) for name, most in (("a", 100), ("b", 25))}
+    return Stage(requests(rows), servers, listed(rows, 125, weather.calm), DEFAULTS)
+
+
 def two_slow(rows: int, seed: int) -> Stage:
     """Two services of 100 at once each; the first becomes ten times slower after a third of the job."""
     servers, ideal = _two(rows, seed, 10.0)
@@ -388,5 +402,14 @@ SCENARIOS: Mapping[str, Scenario] = {
         ],
     ),
     "two": Scenario("two endpoints, the first gets ten times slower", 10_000, two_slow, [at_least(YIELD, attained, 0.95), LOST]),
+    "dead": Scenario(
+        "two endpoints, the first never there",
+        10_000,
+        dead_first,
+        [at_least(YIELD, attained, 0.9), at_most("extra sendings", lambda run: run.extra, 0.03), LOST],
+    ),
+    "throttled": Scenario(
+        "two endpoints, 100 and 25 at once, then 429", 10_000, both_throttled, [at_least(YIELD, attained, 0.9), *THROTTLED]
+    ),
     "fixed": Scenario("200 ms at concurrency 1,000", 20_000, fixed, [at_least("share of Little's law", attained, 0.95), LOST]),
 }
