@@ -43,7 +43,7 @@ class Service(Struct, frozen=True, kw_only=True):
     base_url: Annotated[
         tuple[str, ...],
         option(
-            "address of the API; repeat it for failover, in order of preference; simulated answers by itself",
+            "address of the API; repeat it: a later one takes what the earlier cannot; simulated answers by itself",
             group="Endpoint",
             metavar="URL",
         ),
