@@ -561,6 +561,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process lead to; one may be closed while we look."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(entry.readlink()))
+    return found
+
+
 def test_two_workers_share_the_work_and_are_gone_at_the_end() -> None:
     write()
     gate = Gate()
@@ -571,7 +580,7 @@ def test_two_workers_share_the_work_and_are_gone_at_the_end() -> None:
         assert len(pids) == 2
         for pid in pids:  # P7
             assert b"canary" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-            held = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+            held = open_files(pid)
             assert not [name for name in held if "/a." in name], "no file of the job, and no lock"
         gate.open()
         out, err = process.communicate(timeout=60)

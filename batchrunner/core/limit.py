@@ -31,6 +31,7 @@ class Concurrency(Struct, frozen=True, kw_only=True):
 START = 16
 USED = 0.8  # below this share in flight the limit does not bind, and success says nothing about it
 GROWTH = 0.05  # of the limit per round of answers after a cut
+LEAST_GROWTH = 0.25  # slots per round: a share of a small limit is so little that chance objections would hold it down
 CALM_ROUNDS = 4.0  # calm rounds after which growth has doubled
 PUSHBACK = 0.9
 OVERLOAD = 0.7
@@ -84,7 +85,7 @@ class Limit:
         growth = 1.0
         if not self._steep:
             self._calm += 1.0 / self.size
-            growth = min(1.0, GROWTH * 2.0 ** (self._calm / CALM_ROUNDS))
+            growth = min(1.0, max(GROWTH * 2.0 ** (self._calm / CALM_ROUNDS), LEAST_GROWTH / self.size))
         self._float = min(self._most, self._float + growth)
         self.size = int(self._float)
 

@@ -10,7 +10,9 @@ Rules:
    as soon as it is. The longer nothing changes, the more rarely: a refusal costs the pause that comes with it.
 5. Refusals that come exactly where more is in flight than of late was let in speak of a cap on what is in flight, whatever the
    endpoint says: then there is no rate any more, and the concurrency limit (`core.limit`) hears of them.
-6. A rate that is not used up is not raised, and one attempt's refusal counts once: not if it was sent before the last cut.
+6. Refusals that go on though the rate has come down to a small part of what was let in are chance, or speak of something else:
+   then, too, there is no rate.
+7. A rate that is not used up is not raised, and one attempt's refusal counts once: not if it was sent before the last cut.
 """
 
 from collections import deque
@@ -32,6 +34,7 @@ TICK = 0.25
 SURE = 20  # sendings without which no second counts as one
 REFUSED, OF = 3, 100  # refusals without a wait that count, and of how many outcomes
 CREDIT = 0.6  # of the first pause, to be sent at once after it: nothing was sent meanwhile
+CHANCE = 1.0 / 16.0  # of the highest rate found, below which refusals are not of its making
 JUDGED = 8  # refusals by which a cap is told from a rate
 CROWDED = 0.1  # share of attempts let in among at least as many, below which refusals speak of a cap
 
@@ -51,6 +54,7 @@ class Rate:
         "_mark",
         "_once",
         "_past",
+        "_peak",
         "_recent",
         "_refusals",
         "_share",
@@ -63,7 +67,7 @@ class Rate:
     )
 
     def __init__(self, most: float = inf) -> None:
-        self.capped = False  # refusals here speak of a cap on what is in flight
+        self.capped = False  # refusals here speak of a cap on what is in flight, or of nothing that a rate could mend
         self.credit = 0.0  # seconds' worth that may go at once after the pause that the last refusal began
         self._beside: deque[int] = deque(maxlen=64)  # how many were in flight when those now answered were sent
         self._recent: deque[bool] = deque(maxlen=OF)
@@ -82,14 +86,14 @@ class Rate:
 
     def fix(self, most: float) -> None:
         """The user's number from now on; inf: none."""
-        self.most = self.value = self._level = most
+        self.most = self.value = self._level = self._peak = most
         self._mark = self._since = -inf
         self._calm, self._hold, self._climb = 0.0, HOLD if most < inf else 0.0, PROBE
 
     def warm(self, value: float) -> None:
         """Begin with what an earlier run found, unless the user has said a number. Whether there is more is soon tried."""
         if self.most == inf:
-            self.value = self._level = max(value, 1.0 / 60.0)
+            self.value = self._level = self._peak = max(value, 1.0 / 60.0)
             self._hold = HOLD_LEAST
 
     def sent(self, now: float) -> None:
@@ -121,6 +125,9 @@ class Rate:
             self.fix(inf)
         elif wait or sum(self._recent) >= REFUSED:
             self._cut(wait, now)
+            if self.most == inf and self.value < CHANCE * self._peak:
+                self.capped = True
+                self.fix(inf)
 
     # ── up ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -139,6 +146,7 @@ class Rate:
 
     def _rise(self, passed: float) -> None:
         self.value = min(self.most, self.value * exp(self._climb * passed))
+        self._peak = max(self._peak, self.value)
         doubling = 1.0 if self._hold else 8.0  # seconds
         self._climb = min(FASTEST, self._climb * 2.0 ** (passed / doubling))
         if self._once and self._hold and self.value > 1.05 * self._level:
@@ -152,7 +160,7 @@ class Rate:
         begun = self._past[0][0] if self._past else now
         most = self._last(1.0, now) / min(1.0, max(0.1, now - begun))
         least = self._count / max(0.1, now - self._since + wait)
-        self.value = self._level = max(STARTED * sqrt(max(0.0, most * least)), 1.0 / 60.0)
+        self.value = self._level = self._peak = max(STARTED * sqrt(max(0.0, most * least)), 1.0 / 60.0)
         self._settle(now, wait, hold=0.0, climb=SEEK)
         self.credit = CREDIT * wait
 

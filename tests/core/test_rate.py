@@ -118,17 +118,24 @@ def test_refusals_that_come_only_where_most_is_in_flight_speak_of_a_cap() -> Non
     assert rate.value == inf
 
 
-def test_refusals_at_any_number_in_flight_do_not() -> None:
+def refused_by_chance(sendings: int) -> Rate:
+    """One refusal in eleven, however many are in flight and however slowly they go."""
     rate = Clock(Rate(), 400).run(6.0, speed=600).rate
     now = 200.0
-    for n in range(400):
-        now += 0.01
+    for n in range(sendings):
+        now += max(0.01, 1.0 / rate.value)
         rate.sent(now)
         if n % 11 == 9:
             rate.refused(now, 80 + n % 20, 1.0, now)
         else:
             rate.answered(80 + n % 20)
-    assert not rate.capped
+    return rate
+
+
+def test_refusals_that_no_slowness_prevents_are_not_met_with_ever_more_of_it() -> None:
+    rate = refused_by_chance(400)
+    assert rate.value == inf
+    assert rate.capped, "and the concurrency limit hears of them"
 
 
 @settings(deadline=None, max_examples=60)
