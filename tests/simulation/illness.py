@@ -140,9 +140,13 @@ def examined(
     requests: Sequence[Request] | None = None,
     median: float = 1.0,
     sigma: float = 0.5,
+    later: int = 0,
     **options: Any,
 ) -> Seen:
-    """Bring requests to their end in virtual time and ask what was the matter."""
+    """Bring requests to their end in virtual time and ask what was the matter.
+
+    `later`: so many in flight are asked for half a minute after the start, as the live page can.
+    """
     requests = list(requests or rows(1500))
     settings = resolve(options, {}, Path("/nowhere")).settings
 
@@ -155,6 +159,8 @@ def examined(
         ways: Any = {"a": Patient(course, seed, median, sigma)}
         view.engine = _engine(settings, job, meter, endpoints, ways, Hooks(), trail.listeners(), None)  # type: ignore[arg-type]
         view.engine._chance = Random(seed).random
+        if later:
+            asyncio.get_running_loop().call_later(30.0, view.engine.refit, later)
         await view.engine.run(trail.chores())
         trail.take()
         return Seen(view.diagnose(), view.moments(), view)

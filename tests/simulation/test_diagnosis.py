@@ -123,7 +123,7 @@ PLANTED: Mapping[str, tuple[Course, str, Mapping[str, Any]]] = {
     "slow for a while": (slower, "service", {"concurrency": 24}),
     "never answered": (hanging, "service", {}),
     "errors": (failing, "service", {}),
-    "queue": (queueing, "server", {}),
+    "queue": (queueing, "server", {"concurrency": 16, "later": 96}),  # left to itself the limit stays where more brings nothing
     "full": (full, "server", {}),
     "rate limit": (throttling, "server", {}),
     "proxy": (cutting, "proxy", {"median": 5.0, "sigma": 0.6, "concurrency": 64}),
