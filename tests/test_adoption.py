@@ -101,6 +101,13 @@ async def test_an_answer_that_does_not_fit_is_not_taken_over() -> None:
     assert (facts["kind"], "flags" in facts) == ("invalid_output", False)
 
 
+async def test_the_sample_is_finished_as_its_page_says() -> None:
+    for path in (Path(__file__).parent.parent / "jobs" / "halfdone").glob("*.jsonl"):
+        Path("a.jsonl" if path.stem == "input" else path.name).write_bytes(path.read_bytes())
+    report = await retry("output.jsonl", "errors.jsonl")
+    assert (report.summary.resumed, report.summary.attempts, report.summary.succeeded) == (4, 4, 7)
+
+
 async def test_the_same_command_takes_nothing_over_twice() -> None:
     asked(3)
     files = write("out.jsonl", [openai("r-0", 200, answer())]), write("err.jsonl", [openai("r-1", 400, refusal(400))])
