@@ -5,9 +5,9 @@ Rules:
 1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection, then little,
    and more again the longer it stays calm. Every answer counts, so a quick endpoint is found out quickly.
 2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
-3. Where more in flight brings no more answers, the limit goes back to where as much was delivered (`core.knee`).
-4. Slowness alone cuts only where tokens tell how much work an answer was, and only while cutting helps.
-5. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
+3. Where more in flight brings no more answers, the limit goes back to where as much was delivered (`core.knee`). Slowness
+   alone never cuts.
+4. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
 """
 
 from math import inf
@@ -35,14 +35,12 @@ LEAST_GROWTH = 0.25  # slots per round: a share of a small limit is so little th
 CALM_ROUNDS = 4.0  # calm rounds after which growth has doubled
 PUSHBACK = 0.9
 OVERLOAD = 0.7
-BRAKE = 4.0  # times its best unit latency at which an endpoint is taken to thrash
-ROUND = 16  # fewest answers whose mean latency means something
 
 
 class Limit:
     """The limit of one endpoint. `inflight` is always what remains in flight there without the attempt that has just ended."""
 
-    __slots__ = ("_best", "_calm", "_count", "_float", "_knee", "_mark", "_most", "_steep", "_sum", "_suspect", "size")
+    __slots__ = ("_calm", "_float", "_knee", "_mark", "_most", "_steep", "size")
 
     def __init__(self, policy: Concurrency) -> None:
         fixed = policy.concurrency
@@ -52,9 +50,6 @@ class Limit:
         self._knee = Knee() if fixed == "auto" else None
         self._steep = True
         self._calm = 0.0  # rounds of answers since the last cut
-        self._sum, self._count = 0.0, 0
-        self._best = inf  # the lowest mean unit latency of a round
-        self._suspect = inf  # the mean that led to the last cut for slowness
         self.size = int(self._float)
 
     @property
@@ -74,10 +69,8 @@ class Limit:
             self._float = min(self._most, max(self._float, size / 2))
             self.size = int(self._float)
 
-    def success(self, started: float, inflight: int, now: float, unit_latency: float | None = None, work: float = 1.0) -> None:
-        """A complete answer came. `unit_latency` is seconds / (1 + output tokens / 100), when the tokens are known."""
-        if unit_latency is not None and started > self._mark and self._braked(unit_latency, inflight, now):
-            return
+    def success(self, started: float, inflight: int, now: float, work: float = 1.0) -> None:
+        """A complete answer came, of so much work (`core.knee`)."""
         if self._knee and (self._beyond_the_knee(self._knee, work, now - started, inflight, now) or self._knee.holds):
             return
         if self._float >= self._most or inflight + 1 < USED * self.size:
@@ -105,40 +98,21 @@ class Limit:
     def _objected(self, factor: float, started: float, inflight: int, now: float) -> bool:
         if started <= self._mark:
             return False
-        self._cut(factor, inflight, now)
-        return True
-
-    def _cut(self, factor: float, inflight: int, now: float) -> None:
         if self._knee:
             self._knee.forget()
-        self._steep, self._calm, self._mark = False, 0.0, now
-        self._float = max(1.0, min(self._float, inflight + 1.0) * factor)
-        self.size = int(self._float)
+        self._move(min(self._float, inflight + 1.0) * factor, now)
+        return True
 
     def _beyond_the_knee(self, knee: Knee, work: float, latency: float, inflight: int, now: float) -> bool:
         """Go where as much is delivered with less in flight (`core.knee`). True: the limit was moved."""
         target = knee.hear(work, latency / work, inflight + 1, self.size, now)
         if target == inf:
             return False
-        self._steep, self._calm, self._mark = False, 0.0, now
-        self._float = max(1.0, min(self._most, target))
-        self.size = int(self._float)
+        self._move(min(self._most, target), now)
         return True
 
-    def _braked(self, unit_latency: float, inflight: int, now: float) -> bool:
-        """Collect a round of unit latencies, and cut if the endpoint has become far slower per token than it can be."""
-        self._sum += unit_latency
-        self._count += 1
-        if self._count < max(ROUND, self.size // 4):
-            return False
-        mean, self._sum, self._count = self._sum / self._count, 0.0, 0
-        self._best = min(self._best, mean)
-        if mean <= BRAKE * self._best:
-            self._suspect = inf
-            return False
-        if mean > 0.9 * self._suspect:  # the last cut did not help: the slowness is not of our making
-            self._best, self._suspect = 1.2 * mean / BRAKE, inf
-            return False
-        self._suspect = mean
-        self._cut(min(0.8, max(0.5, BRAKE * self._best / mean)), inflight, now)
-        return True
+    def _move(self, size: float, now: float) -> None:
+        """Go on from there, gently."""
+        self._steep, self._calm, self._mark = False, 0.0, now
+        self._float = max(1.0, size)
+        self.size = int(self._float)

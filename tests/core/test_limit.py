@@ -1,4 +1,4 @@
-"""The concurrency limit: its bounds under any history, its cuts, its growth, its brake."""
+"""The concurrency limit: its bounds under any history, its cuts, its growth."""
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +26,7 @@ SIGNALS = st.lists(
         st.sampled_from(["success", "success", "success", "pushback", "overload", "crowded"]),
         st.floats(0, 5),
         st.integers(0, 300),
-        st.none() | st.floats(0.001, 1000),
+        st.floats(1.0, 1000.0),
     ),
     max_size=120,
 )
@@ -34,13 +34,13 @@ SIGNALS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 300), SIGNALS)
-def test_the_limit_keeps_its_bounds_whatever_happens(most: int, signals: list[tuple[str, float, int, float | None]]) -> None:
+def test_the_limit_keeps_its_bounds_whatever_happens(most: int, signals: list[tuple[str, float, int, float]]) -> None:
     limit = Limit(Concurrency(max_concurrency=most))
     now = 0.0
-    for signal, age, inflight, unit_latency in signals:
+    for signal, age, inflight, work in signals:
         now += 0.5
         if signal == "success":
-            limit.success(now - age, inflight, now, unit_latency)
+            limit.success(now - age, inflight, now, work)
         else:
             getattr(limit, signal)(now - age, inflight, now)
         assert 1 <= limit.size <= most
@@ -97,39 +97,7 @@ def test_growth_after_a_cut_is_gentle_and_then_accelerates() -> None:
     assert rounds <= 25
 
 
-def test_the_brake_cuts_when_answers_cost_far_more_per_token() -> None:
-    limit = grown(64, most=64)
-    for n in range(32):
-        limit.success(float(n), 63, n + 1.0, 1.0)
-    assert limit.size == 64
-    for n in range(16):
-        limit.success(100.0 + n, 63, 101.0 + n, 6.0)
-    assert limit.size == 42  # by 4 / 6
-
-
-def test_the_brake_lets_go_of_a_slowness_that_is_not_ours() -> None:
-    limit = grown(50, most=50)
-    now = 0.0
-    for unit_latency, answers in ((1.0, 200), (5.0, 400)):
-        for _ in range(answers):
-            now += 1.0
-            limit.success(now, limit.size - 1, now, unit_latency)
-    assert limit.size >= 20
-
-
-def test_the_brake_cuts_again_when_slowness_comes_back() -> None:
-    limit = grown(64, most=64)
-    now, sizes = 0.0, []
-    for unit_latency in (1.0, 6.0, 1.0, 6.0):
-        for _ in range(16):
-            now += 1.0
-            limit.success(now, limit.size - 1, now, unit_latency)
-        sizes.append(limit.size)
-    assert sizes[1] < sizes[0]
-    assert sizes[3] < sizes[2]
-
-
-def test_slowness_without_known_tokens_never_brakes() -> None:
+def test_slowness_alone_never_cuts() -> None:
     limit = grown(50, most=50)
     for n in range(500):
         limit.success(float(n), 49, n + 100.0)
@@ -140,7 +108,7 @@ def test_slowness_without_known_tokens_never_brakes() -> None:
 def test_a_fixed_limit_is_a_constant(slots: int) -> None:
     limit = Limit(Concurrency(concurrency=slots, max_concurrency=256))
     for n in range(100):
-        limit.success(float(n), slots - 1, n + 1.0, 1.0 if n < 50 else 50.0)
+        limit.success(float(n), slots - 1, n + (1.0 if n < 50 else 50.0))
         assert not limit.pushback(float(n), slots - 1, n + 1.0)
         assert not limit.overload(float(n), 0, n + 1.0)
         assert limit.size == slots
