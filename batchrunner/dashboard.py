@@ -17,7 +17,7 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Self
@@ -27,6 +27,7 @@ import msgspec
 from aiohttp import web
 
 from batchrunner import __version__
+from batchrunner.core.trail import Moment
 from batchrunner.core.wording import visible
 from batchrunner.meter import Snapshot
 from batchrunner.pages import Pages
@@ -214,30 +215,24 @@ def _shell(title: str, body: str, nonce: str) -> str:
 
 def _figures(run: Run) -> dict[str, object]:
     """`/status.json`: the counts of `summary.json` under their names, and what is so now."""
-    snapshot: Snapshot = run.snapshot()
-    gauges, moments = snapshot.gauges, run.moments()
+    snapshot = run.snapshot()
     stopping, paused = run.engine.stopping, run.engine.scheduler.paused
-    lanes = {lane.name: lane for lane in snapshot.lanes}
-    endpoints = [
-        {
-            "name": lane.name,
-            "attempts": lane.attempts,
-            "succeeded": lane.succeeded,
-            "p50": round(lanes[lane.name].p50, 4) if lane.name in lanes else None,
-            "p95": round(lanes[lane.name].p95, 4) if lane.name in lanes else None,
-            "in_flight": lane.in_flight,
-            "limit": lane.limit,
-            "rate": lane.rate or None,
-            "state": lane.state,
-            "timeout": lane.deadline,
-        }
-        for lane in (moments[-1].lanes if moments else ())
-    ]
     return {
         "v": 1,
         "version": __version__,
         "input": run.job.name,
         "state": "stopping" if stopping else "paused" if paused else "running",
+        **_counted(snapshot),
+        **_measured(snapshot),
+        "kinds": {kind.value: count for kind, count in snapshot.kinds.items()},
+        "endpoints": _endpoints(snapshot, run.moments()),
+        "findings": [{"code": each.code, "verdict": each.verdict} for each in run.diagnose()],
+    }
+
+
+def _counted(snapshot: Snapshot) -> dict[str, object]:
+    """What has been so far."""
+    return {
         "seconds": round(snapshot.seconds, 3),
         "total": snapshot.total,
         "done": snapshot.done,
@@ -253,8 +248,15 @@ def _figures(run: Run) -> dict[str, object]:
         "truncated": snapshot.truncated,
         "maybe_billed": snapshot.maybe_billed,
         "tokens": {"input": snapshot.tokens_in, "output": snapshot.tokens_out},
-        "cost": gauges.cost,
+        "cost": snapshot.gauges.cost,
         "cost_expected": snapshot.cost_expected,
+    }
+
+
+def _measured(snapshot: Snapshot) -> dict[str, object]:
+    """What is so at this moment, and how long things take."""
+    gauges = snapshot.gauges
+    return {
         "rate": round(snapshot.rate, 3),
         "token_rate": round(snapshot.token_rate, 1),
         "eta_seconds": None if snapshot.eta is None else round(snapshot.eta, 1),
@@ -264,7 +266,24 @@ def _figures(run: Run) -> dict[str, object]:
         "timeout": round(gauges.timeout, 3),
         "p50": round(snapshot.p50, 4),
         "p95": round(snapshot.p95, 4),
-        "kinds": {kind.value: count for kind, count in snapshot.kinds.items()},
-        "endpoints": endpoints,
-        "findings": [{"code": each.code, "verdict": each.verdict} for each in run.diagnose()],
     }
+
+
+def _endpoints(snapshot: Snapshot, moments: Sequence[Moment]) -> list[dict[str, object]]:
+    """Each endpoint as the last moment saw it."""
+    lanes = {lane.name: lane for lane in snapshot.lanes}
+    return [
+        {
+            "name": lane.name,
+            "attempts": lane.attempts,
+            "succeeded": lane.succeeded,
+            "p50": round(lanes[lane.name].p50, 4) if lane.name in lanes else None,
+            "p95": round(lanes[lane.name].p95, 4) if lane.name in lanes else None,
+            "in_flight": lane.in_flight,
+            "limit": lane.limit,
+            "rate": lane.rate or None,
+            "state": lane.state,
+            "timeout": lane.deadline,
+        }
+        for lane in (moments[-1].lanes if moments else ())
+    ]
