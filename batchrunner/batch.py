@@ -29,19 +29,23 @@ from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_t
 from batchrunner.crew import TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Hooks, Transport
 from batchrunner.expectation import judge_of, seal
-from batchrunner.job import Job, Reopen, at_hand, failures, job_for, standing_of
+from batchrunner.filing import FileJob
+from batchrunner.job import Job, Reopen
 from batchrunner.keyring import Door
 from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
+from batchrunner.looking import at_hand, failures, standing_of
 from batchrunner.meter import Meter
 from batchrunner.network import fitted
 from batchrunner.outbox import Deliver, Listener, Sink
+from batchrunner.passing import STDOUT, PipeJob
 from batchrunner.paths import PAGE
-from batchrunner.reuse import Reuse, reuse_of
+from batchrunner.reuse import reuse_of
 from batchrunner.settings import Settings
 from batchrunner.slimming import Slimmer, slimmer_of
 from batchrunner.spooling import as_lines
 from batchrunner.summary import Report, summarise
+from batchrunner.trail import Trail
 from batchrunner.view import Run as Run
 from batchrunner.ways import Ways
 
@@ -72,49 +76,29 @@ async def run(
     origins: Mapping[str, str] = {},
 ) -> Report:
     """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
-    hooks = structs.replace(hooks, judge=judge_of(settings.expectation, hooks.judge))
-    slimmer = slimmer_of(settings.slimming)
-    if slimmer:
-        hooks = structs.replace(hooks, judge=slimmer.judge(hooks.judge))
-    job = job or job_for(settings, reopen)
+    job = job or (PipeJob(settings) if settings.output == STDOUT else FileJob(settings, reopen))
     meter = Meter(asyncio.get_running_loop().time())
     ending: Report | None = None
     view: Run | None = None
     try:
         async with AsyncExitStack() as stack:
+            hooks, slimmer = _judging(settings, hooks, stack)
             await job.open(meter)
             ways = Ways(settings.service, settings.connection, environ)
-            limits, fit = fitted(settings.concurrency, len(ways.doors), settings.processes.workers)
-            note = "\n".join(filter(None, (job.note, fit)))
-            settings = structs.replace(settings, concurrency=limits)
             job.redact = ways.redact
-            urls = {door.name: await _address(door, stack) for door in ways.doors}
-            endpoints = [_endpoint(door, urls[door.name], settings) for door in ways.doors]
-            transports, crew = await _open(ways, urls, settings, environ, stack)
+            settings, fit = _fitted(settings, ways.doors)
+            lanes = await _lanes(ways, settings, environ, stack)
             prices, simulated = _prices(settings, ways.doors), any(door.simulated for door in ways.doors)
-            view = Run(job, meter, endpoints, settings, prices, simulated, note)
             await asyncio.to_thread(load, [door.base_url for door in ways.doors])
+            view = Run(job, meter, lanes.endpoints, settings, prices, simulated, "\n".join(filter(None, (job.note, fit))))
             trail = view.leave_trail(origins)
-            if slimmer:
-                stack.callback(slimmer.close)
-            reuse = _reuse(settings, job, ways.doors, hooks)
-            if reuse:
-                stack.callback(reuse.close)
-                hooks = structs.replace(hooks, admit=reuse.admit, echo=reuse.answer)
+            hooks, reusing = _reusing(settings, job, ways.doors, hooks, stack)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
-            engine = view.engine = _engine(settings, job, meter, endpoints, transports, hooks, told, deliver, sink, slimmer)
-            memory = Memory(job.folder, settings.service.model, {door.name: door.base_url for door in ways.doors})
-            memory.recall(engine.scheduler)
-            stack.callback(memory.keep, engine.scheduler)
-            care = []
-            if crew:
-                trail.vitals.others = crew.vitals
-                care = [Chore(TEND_EVERY, crew.tend)]
+            engine = view.engine = _engine(settings, job, meter, lanes, hooks, told, deliver, sink, slimmer)
+            learning = _remembering(settings, job, ways.doors, engine.scheduler, stack)
+            chores = [*job.chores(), *reusing, *learning, *trail.chores(), *_tending(lanes.crew, trail)]
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
-            kept = [Chore(FLUSH_EVERY, reuse.flush)] if reuse else []
-            await engine.run(
-                [*job.chores(), *kept, *memory.chores(engine.scheduler), *trail.chores(), *care, *caps, *watch(view)]
-            )
+            await engine.run([*chores, *caps, *watch(view)])
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
         if view:
@@ -133,6 +117,22 @@ def status(settings: Settings) -> Report:
     summary = summarise(snapshot, settings.input, exit_code=3 if standing.pending else 0)
     page = str(paths.report) if paths.report.exists() else ""
     return Report(summary, snapshot, str(paths.results), str(paths.errors), page=page)
+
+
+def _judging(settings: Settings, hooks: Hooks, stack: AsyncExitStack) -> tuple[Hooks, Slimmer | None]:
+    """The hooks with all that judges an answer, the user's own, what it must look like and whether its images were too large."""
+    hooks = structs.replace(hooks, judge=judge_of(settings.expectation, hooks.judge))
+    slimmer = slimmer_of(settings.slimming)
+    if slimmer:
+        stack.callback(slimmer.close)
+        hooks = structs.replace(hooks, judge=slimmer.judge(hooks.judge))
+    return hooks, slimmer
+
+
+def _fitted(settings: Settings, ways: Sequence[Door]) -> tuple[Settings, str]:
+    """No more in flight than this process may have open, and what to say of it."""
+    limits, fit = fitted(settings.concurrency, len(ways), settings.processes.workers)
+    return structs.replace(settings, concurrency=limits), fit
 
 
 async def _address(door: Door, stack: AsyncExitStack) -> str:
@@ -155,30 +155,47 @@ def _as_said(policy: Policy, row: EndpointRow) -> Policy:
     return structs.replace(policy, **said) if said else policy
 
 
-async def _open(
-    ways: Ways, urls: Mapping[str, str], settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack
-) -> tuple[Mapping[str, Transport], Crew | None]:
-    """What sends to each endpoint, open: a transport of our own or, for all of them, a crew of workers."""
+class _Lanes(Struct, frozen=True):
+    """Where requests go, and what sends them there."""
+
+    endpoints: Sequence[Endpoint]
+    transports: Mapping[str, Transport]
+    crew: Crew | None
+
+
+async def _lanes(ways: Ways, settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> _Lanes:
+    """All endpoints, and what sends to each, open: a transport of our own or, for all of them, a crew of workers."""
+    urls = {door.name: await _address(door, stack) for door in ways.doors}
+    endpoints = [_endpoint(door, urls[door.name], settings) for door in ways.doors]
     transports = ways.transports(urls)  # with a crew too: what they refuse is refused before anything is sent
     if settings.processes.workers == 1:
-        return {name: await stack.enter_async_context(transport) for name, transport in transports.items()}, None
+        ours = {name: await stack.enter_async_context(transport) for name, transport in transports.items()}
+        return _Lanes(endpoints, ours, None)
     crew = Crew(settings.processes.workers, Opening(settings.service, settings.connection, urls), environ)
     await stack.enter_async_context(crew)
-    return dict.fromkeys(urls, crew), crew
+    return _Lanes(endpoints, dict.fromkeys(urls, crew), crew)
+
+
+def _tending(crew: Crew | None, trail: Trail) -> list[Chore]:
+    """Workers are looked after, and their vitals are shown with ours."""
+    if not crew:
+        return []
+    trail.vitals.others = crew.vitals
+    return [Chore(TEND_EVERY, crew.tend)]
 
 
 def _engine(
     settings: Settings,
     job: Job,
     meter: Meter,
-    endpoints: Sequence[Endpoint],
-    transports: Mapping[str, Transport],
+    lanes: _Lanes,
     hooks: Hooks,
     listeners: Sequence[Listener],
     deliver: Deliver | None,
     sink: Sink | None = None,
     slimmer: Slimmer | None = None,
 ) -> Engine:
+    endpoints = lanes.endpoints
     slots = sum(endpoint.limit.most for endpoint in endpoints)
     most_open = max(LEAST_OPEN, OPEN_PER_SLOT * slots)
     scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, most_open, settings.streaming, settings.hedging)
@@ -186,7 +203,7 @@ def _engine(
     return Engine(
         source=slimmer.blocks(source) if slimmer else source,
         scheduler=scheduler,
-        transports=transports,
+        transports=lanes.transports,
         sink=sink or job,
         deliver=deliver,
         listeners=[meter, *listeners],
@@ -195,10 +212,24 @@ def _engine(
     )
 
 
-def _reuse(settings: Settings, job: Job, ways: Sequence[Door], hooks: Hooks) -> Reuse | None:
-    """What uses answers again. They are only alike when they come from the same endpoints, under the same rules."""
+def _reusing(
+    settings: Settings, job: Job, ways: Sequence[Door], hooks: Hooks, stack: AsyncExitStack
+) -> tuple[Hooks, list[Chore]]:
+    """Answers are used again where the user wants it. They are only alike from the same endpoints, under the same rules."""
     salt = "\n".join([*(way.base_url for way in ways), "judged" if hooks.judge else "", seal(settings.expectation)])
-    return reuse_of(settings.reusing, job.folder, salt, job.redact)
+    reuse = reuse_of(settings.reusing, job.folder, salt, job.redact)
+    if not reuse:
+        return hooks, []
+    stack.callback(reuse.close)
+    return structs.replace(hooks, admit=reuse.admit, echo=reuse.answer), [Chore(FLUSH_EVERY, reuse.flush)]
+
+
+def _remembering(settings: Settings, job: Job, ways: Sequence[Door], scheduler: Scheduler, stack: AsyncExitStack) -> list[Chore]:
+    """Begin with what the last run has learned of these endpoints, and leave what this one learns."""
+    memory = Memory(job.folder, settings.service.model, {door.name: door.base_url for door in ways})
+    memory.recall(scheduler)
+    stack.callback(memory.keep, scheduler)
+    return memory.chores(scheduler)
 
 
 def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:

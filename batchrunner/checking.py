@@ -25,10 +25,10 @@ from batchrunner.errors import UsageError
 from batchrunner.expectation import check_of
 from batchrunner.formats import parse
 from batchrunner.glance import GLANCED, Plain, glance
-from batchrunner.job import at_hand, standing_of
 from batchrunner.keyring import doors
 from batchrunner.lines import read_lines
 from batchrunner.listed import context_of, price_of, wanted
+from batchrunner.looking import at_hand, standing_of
 from batchrunner.paths import Paths
 from batchrunner.reading import attempts, last_moments
 from batchrunner.report.preview import CheckReport, ModelUse, Problem

@@ -132,6 +132,18 @@ def write_all(disk: Disk, fd: int, record: Buffer) -> None:
         rest = memoryview(rest)[taken:]
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a small file in one step."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    fd = DISK.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        write_all(DISK, fd, content)
+    finally:
+        DISK.close(fd)
+    DISK.rename(partial, path)
+
+
 def blocks(disk: Disk, fd: int, start: int, end: int) -> Iterator[bytes]:
     """The bytes from `start` to `end` in pieces of bounded size."""
     while start < end:

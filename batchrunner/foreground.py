@@ -20,7 +20,8 @@ from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Chore, Hooks
-from batchrunner.job import Job, Reopen, paths_of
+from batchrunner.job import Job, Reopen
+from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop, tune
 from batchrunner.outbox import Deliver
 from batchrunner.report import status, text

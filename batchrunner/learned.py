@@ -20,8 +20,8 @@ from msgspec import Struct
 from batchrunner import __version__
 from batchrunner.core.lessons import Lessons
 from batchrunner.core.scheduler import Scheduler
+from batchrunner.disk import replace
 from batchrunner.engine import Chore
-from batchrunner.job import replace
 
 KEPT = 7 * 86400.0  # seconds after which an endpoint is a stranger again
 SAVE_EVERY = 10.0

@@ -16,9 +16,10 @@ from batchrunner import reading
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.diagnosis import diagnose
 from batchrunner.core.trail import AttemptLine, End, Moment
+from batchrunner.disk import replace
 from batchrunner.errors import UsageError
-from batchrunner.job import paths_of, replace
 from batchrunner.listed import price_of
+from batchrunner.looking import paths_of
 from batchrunner.paths import Paths
 from batchrunner.report import html, text
 from batchrunner.report.course import Chapter, chapters

@@ -27,12 +27,15 @@ from batchrunner.engine import Hooks, streamed
 from batchrunner.errors import StopError
 from batchrunner.expectation import Misfit, blamed, reader_of
 from batchrunner.export import Exported, export
+from batchrunner.filing import FileJob
 from batchrunner.foreground import present
-from batchrunner.job import FileJob, Job, MemoryJob, Reopen, paths_of
+from batchrunner.job import Job, Reopen
+from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver
+from batchrunner.passing import MemoryJob
 from batchrunner.settings import Settings
 from batchrunner.source import Row
 from batchrunner.spooling import STDIN

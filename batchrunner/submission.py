@@ -27,11 +27,13 @@ from batchrunner import simulator
 from batchrunner.batch_api import ENDED, Batch, BatchApi, Pause
 from batchrunner.core.asking import asking
 from batchrunner.core.model import Request, Result, Route
+from batchrunner.disk import replace
 from batchrunner.errors import FileError, StopError, UsageError
-from batchrunner.job import STDOUT, FileJob, replace
+from batchrunner.filing import FileJob
 from batchrunner.keyring import Door, doors
 from batchrunner.meter import Meter
 from batchrunner.network import NONE, proxy_for, proxy_secrets
+from batchrunner.passing import STDOUT
 from batchrunner.secret import redactor
 from batchrunner.settings import Settings
 from batchrunner.spooling import STDIN

@@ -185,7 +185,7 @@ def _diagnose(call: Call) -> int:
         return _visited(call)
     settings = _with_input(call)
     from batchrunner.core.diagnosis import diagnose
-    from batchrunner.job import paths_of
+    from batchrunner.looking import paths_of
     from batchrunner.reading import last_moments
 
     paths = paths_of(settings)
@@ -245,7 +245,7 @@ def _export(call: Call) -> int:
         )
     settings = call.resolved().settings
     from batchrunner import export
-    from batchrunner.job import paths_of
+    from batchrunner.looking import paths_of
 
     done = export.export(paths_of(settings), call.words[1], call.own.get("columns", ""), call.own.get("as", ""))
     said = msgspec.json.encode(done).decode() if settings.display.json else "\n".join(map(visible, str(done).splitlines()))

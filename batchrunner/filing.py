@@ -1,0 +1,242 @@
+"""A job whose results are kept: in the journal, from which the same job again continues.
+
+Rules:
+
+1. All that can be refused is refused before a request is sent: paths, lock, duplicates, edited lines, mixed dialects.
+2. `put` returns when the result is safe; the standing is marked in the same breath, so that a checkpoint never lies.
+3. Only input and output count. The checkpoint is a cache, the summary a copy.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from batchrunner.adoption import Batch, adopt
+from batchrunner.checkpoint import Checkpoint
+from batchrunner.core.model import Request, Result
+from batchrunner.disk import records, replace
+from batchrunner.engine import Chore
+from batchrunner.errors import FileError, UsageError
+from batchrunner.expectation import misfits_of
+from batchrunner.foreign import WRITERS, dialect_of_record, read_record
+from batchrunner.formats import identify
+from batchrunner.job import Redact, Reopen, watched, writer
+from batchrunner.journal import Journal
+from batchrunner.lines import read_lines
+from batchrunner.looking import check_input, evidence_of, failures, lines_have, paths_of, refuse_duplicates
+from batchrunner.meter import Meter
+from batchrunner.ordering import InOrder, places
+from batchrunner.paths import Paths
+from batchrunner.resume import survey, tidy
+from batchrunner.selecting import of_shard
+from batchrunner.settings import Settings
+from batchrunner.source import Source
+from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of
+from batchrunner.standing import Standing
+from batchrunner.summary import Summary
+
+CHECKPOINT_EVERY = 10.0
+ROOM_EVERY = 10.0
+
+
+class FileJob:
+    """Results and errors go to the journal; the same job again continues. `reopen` says which failures are asked again.
+
+    `rows` take the place of the input file; like stdin they are kept in the run folder, so that they can be compared.
+    """
+
+    def __init__(self, settings: Settings, reopen: Reopen | None = None, rows: Rows | None = None) -> None:
+        self.redact: Redact | None = None
+        self._given = settings
+        self._settings = as_lines(settings)
+        self._reopen = reopen
+        self._rows = rows
+        self.paths = paths_of(settings)
+        self.name = settings.input if rows is None else "requests"
+        self.results, self.errors = str(self.paths.results), str(self.paths.errors)
+        self.folder: Path | None = self.paths.folder
+        self._stack = ExitStack()
+        self._standing: Standing
+        self._tidy_at_end = False
+        self.note = ""
+        self.order: InOrder | None = None
+
+    async def open(self, meter: Meter) -> None:
+        """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
+        settings = self._given
+        if self._rows is None and settings.input != STDIN:
+            self._check_input()
+        if settings.fresh:
+            await retire(self.paths, settings)
+        self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
+        self._settle_dialect()
+        await keep_input(self._given, self._rows, self.paths)
+        await self._adopt()
+        self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
+        self._evidence = evidence_of(self._journal, settings)
+        await self._survey()
+        refuse_duplicates(self._standing, self.name)
+        self._refuse_edits()
+        self._refuse_mixture()
+        standing = self._standing
+        meter.total, meter.duplicates = standing.total, standing.repeated
+        meter.resume(standing.succeeded, failures(standing))
+
+    def _check_input(self) -> None:
+        """Refuse what cannot be read, of a table at its first row, before anything is written."""
+        if (made := made_of(self._given, self.paths)) is None:
+            check_input(self.paths.input)
+        else:
+            next(made, None)
+
+    def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
+        """The lines that have no final record yet."""
+        return watched(Source(self.paths.input, self._settings.intake, self._standing.still_open, origins, model), self.order)
+
+    async def put(self, results: Sequence[Result]) -> None:
+        """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
+        mark = self._standing.mark
+        self._keep(results)
+        for result in results:
+            mark(result.request.line, result.ok, result.kind)
+        await self._journal.commit()
+
+    def _keep(self, results: Sequence[Result]) -> None:
+        write = writer(self._settings, self.redact)
+        groups: dict[bool, list[bytes]] = {True: [], False: []}
+        for result in results:
+            groups[result.ok].append(write(result))
+        faults = [fault for ok, lines in groups.items() if lines and (fault := self._append(lines, ok))]
+        if faults:
+            raise faults[0]
+
+    def _append(self, lines: list[bytes], ok: bool) -> FileError | None:
+        """One write. A fault is kept until everything in hand has been saved."""
+        try:
+            self._journal.append(b"".join(lines), ok, len(lines))
+        except FileError as fault:
+            return fault
+        return None
+
+    def chores(self) -> list[Chore]:
+        """Group commit each second, checkpoint and a look at the disk each ten."""
+        return [Chore(1.0, self._journal.sync), Chore(CHECKPOINT_EVERY, self._save), Chore(ROOM_EVERY, self._watch_room)]
+
+    async def close(self, summary: Summary | None) -> None:
+        """Sync, compact the error file after a retry, save checkpoint and summary, unlock."""
+        with self._stack:
+            if summary is None or self._journal.fault is not None:
+                return
+            await self._journal.sync()
+            if self._tidy_at_end:
+                await asyncio.to_thread(tidy, self._evidence, self._settings.changed == "keep")
+            if self._settings.records.ordered and not summary.stopped:
+                await asyncio.to_thread(self._arrange)
+            if not self._tidy_at_end:
+                await self._save()
+            with suppress(OSError):  # a copy: the files themselves tell the same
+                replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
+
+    async def _survey(self) -> None:
+        standing = None if self._reopen else await asyncio.to_thread(self._checkpoint.load, read_record)
+        if standing is None:
+            look = partial(survey, self._evidence, self._reopen, self._settings.changed == "keep")
+            standing = await asyncio.to_thread(look)
+        self._standing = standing
+        self._tidy_at_end = bool(standing.reopened or standing.superseded)
+
+    def _refuse_edits(self) -> None:
+        standing = self._standing
+        if not standing.changed or self._settings.changed != "refuse":
+            return
+        shown = ", ".join(f"{name!r} on line {line}" for name, line in standing.edits[:3])
+        raise UsageError(
+            "E402",
+            f"{self.name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
+            "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
+        )
+
+    async def _adopt(self) -> None:
+        """Take over the answers of another batch, before anything is compared."""
+        if self._reopen and self._reopen.done:
+            batch = Batch(
+                self._reopen.done, self.paths, self._settings.intake, self._reopen, misfits_of(self._settings.expectation)
+            )
+            self.note = str(await asyncio.to_thread(adopt, batch, self._keep))
+
+    def _settle_dialect(self) -> None:
+        """Records are written as they are already, else as the batch that is adopted has them, else as OpenAI's."""
+        wanted = self._settings.records
+        if wanted.output_format == "auto":
+            done = self._reopen.done if self._reopen else ()
+            firsts = (*map(_first_record, (self.paths.results, self.paths.errors)), *map(_first_line, done))
+            found = next((dialect_of_record(first) for first in firsts if first), "openai")
+            settled = msgspec.structs.replace(wanted, output_format=found)
+            self._settings = msgspec.structs.replace(self._settings, records=settled)
+
+    def _refuse_mixture(self) -> None:
+        wanted = self._settings.records.output_format
+        for path in (self.paths.results, self.paths.errors):
+            first = _first_record(path)
+            found = dialect_of_record(first) if first else wanted
+            if WRITERS[found] is not WRITERS[wanted]:
+                hint = f"continue in it: --output-format {found}\nstart over:     --fresh"
+                raise UsageError("E003", f"{path} is in the dialect of {found}; this run would write {wanted}", hint)
+
+    def _arrange(self) -> None:
+        """Put the lines of both files in the order of the input."""
+        intake = self._settings.intake
+        for ok, path in ((True, self.paths.results), (False, self.paths.errors)):
+            mine = of_shard(read_lines(self.paths.input, intake.max_line), intake.shard)
+            names = ((line, identify(raw, line)[0]) for line, raw in mine)
+            in_order = places(path, names, lambda raw: read_record(raw).id, self.paths.folder)
+            if in_order:
+                self._journal.arrange(ok, in_order)
+
+    async def _save(self) -> None:
+        await self._checkpoint.save(self._standing)
+
+    async def _watch_room(self) -> None:
+        if not self._journal.room():
+            least = self._settings.durability.min_free // 2**20
+            raise FileError(
+                "E404",
+                f"less than {least} MiB are left on the disk of {self.results}; stopped before paying for more",
+                "make room, then run the same command again; or allow less: --min-free SIZE",
+            )
+
+
+def _first_record(path: Path) -> bytes:
+    return next((raw for _, raw in records(path)), b"")
+
+
+def _first_line(path: Path) -> bytes:
+    return next((raw for _, raw in read_lines(path) if isinstance(raw, bytes)), b"")
+
+
+async def retire(paths: Paths, settings: Settings) -> None:
+    """Move the output of earlier runs into the run folder, under the time of day: nothing that was paid for is deleted."""
+    with Journal.open(paths, settings.durability) as journal:
+        await journal.sync()  # after this, closing has no reason to look for the files under their old names
+        shelf: Path | None = None
+        for path in (paths.results, paths.errors, paths.events, paths.attempts):
+            if path.exists() and path.stat().st_size:
+                shelf = shelf or new_shelf(paths.folder / "earlier")
+                path.rename(shelf / path.name)
+        for cache in (paths.checkpoint, *(paths.answers.with_name(paths.answers.name + end) for end in ("", "-wal", "-shm"))):
+            cache.unlink(missing_ok=True)
+
+
+def new_shelf(folder: Path) -> Path:
+    """A new folder in this one, named by the time of day; those of one second are told apart."""
+    folder.mkdir(0o700, exist_ok=True)
+    stamp, number = time.strftime("%Y%m%d-%H%M%S"), 1
+    while (shelf := folder / f"{stamp}-{number}").exists():
+        number += 1
+    shelf.mkdir(0o700)
+    return shelf

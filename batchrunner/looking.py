@@ -1,0 +1,136 @@
+"""A job on disk, found and looked at: where its files lie, whether they can be read, what they say of each line.
+
+Rules:
+
+1. Nothing of a job is locked or changed here; what has to be made to look at it lies aside and goes away again.
+2. Whoever opens a job for writing reads it by the same `evidence_of`.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from batchrunner.core.model import Kind
+from batchrunner.core.selection import piece
+from batchrunner.errors import UsageError
+from batchrunner.foreign import read_record
+from batchrunner.formats import digests
+from batchrunner.lines import Line, read_blocks, read_lines
+from batchrunner.paths import Paths
+from batchrunner.records import read_successes
+from batchrunner.resume import Evidence, Output, survey
+from batchrunner.selecting import names_of_shard
+from batchrunner.settings import Settings
+from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of
+from batchrunner.standing import Standing
+
+KINDS = frozenset(Kind)
+
+
+def paths_of(settings: Settings) -> Paths:
+    """Where a job's files lie. What is no file of lines is kept as one in the run folder, so that it can be continued.
+
+    UsageError E003: there is no name to call the results after, or the requests would be written over something else.
+    """
+    if not settings.output and not is_named(settings):
+        what = "stdin" if settings.input == STDIN else f"{settings.input!r}"
+        raise UsageError("E003", f"{what} has no name to call the results after", "name them: -o FILE, or -o - for stdout")
+    paths = Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
+    if not is_kept(settings):
+        return paths
+    render = Path(settings.rendering.render)
+    taken = {each.absolute() for each in (paths.input, paths.results, paths.errors)}
+    if settings.rendering.render and render.absolute() in taken:
+        raise UsageError("E003", f"--render {render} would write over the job's own files", "name another file")
+    return msgspec.structs.replace(paths, input=render if settings.rendering.render else paths.folder / KEPT)
+
+
+def _ending(shard: str) -> str:
+    """What a shard's files have behind the name of the input: `.shard-3-of-8`."""
+    mine = piece(shard)
+    return f".shard-{mine[0]}-of-{mine[1]}" if mine else ""
+
+
+@contextmanager
+def at_hand(settings: Settings, render: bool = False) -> Iterator[Paths]:
+    """The paths of a job that is only looked at. Rows are made into requests aside, or with `render` where they are wanted.
+
+    What a run has kept stands for the input, where the options do not say how it came about. UsageError E2xx, FileError.
+    """
+    paths = paths_of(settings)
+    kept = paths.folder / KEPT
+    if not settings.rendering.prompt and kept.exists():
+        yield msgspec.structs.replace(paths, input=kept)
+    elif settings.input == STDIN or (made := made_of(settings, paths)) is None:
+        yield paths
+    else:
+        with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
+            path = paths.input if render and settings.rendering.render else Path(folder) / KEPT
+            keep(made, path)
+            yield msgspec.structs.replace(paths, input=path)
+
+
+def standing_of(settings: Settings, paths: Paths) -> Standing:
+    """How a job stands on disk, without locking or changing anything; `paths` are those `at_hand`. UsageError E2xx, FileError."""
+    check_input(paths.input)
+    with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
+        return survey(evidence_of(Look(paths, Path(folder)), settings), None, settings.changed == "keep")
+
+
+class Look:
+    """An output that is only looked at. What is not there reads as empty."""
+
+    def __init__(self, paths: Paths, folder: Path) -> None:
+        there = {
+            name: path if path.exists() else Path(os.devnull)
+            for name, path in (("results", paths.results), ("errors", paths.errors))
+        }
+        self.paths = msgspec.structs.replace(paths, folder=folder, **there)
+
+    def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
+        """Leave the line where it is."""
+
+    def compact(self, keep: Callable[[bytes], bool]) -> int:
+        """Never asked for."""
+        raise NotImplementedError
+
+
+def evidence_of(output: Output, settings: Settings) -> Evidence[Line]:
+    """What a survey of this output reads."""
+    intake = settings.intake
+    blocks = partial(read_blocks, output.paths.input, intake.max_line)
+    return Evidence(blocks, names_of_shard(intake.shard), digests, read_successes, read_record, output)
+
+
+def check_input(path: Path) -> None:
+    """Refuse what cannot be read as lines: E201, E202, E204, E206."""
+    next(read_lines(path, 1 << 20), None)
+
+
+def refuse_duplicates(standing: Standing, name: str) -> None:
+    """E205 when two lines have one id."""
+    if not standing.duplicates:
+        return
+    shown = "\n".join(f"line {twin.line}: {twin.id!r} is already on line {twin.first}" for twin in standing.twins[:5])
+    raise UsageError(
+        "E205", f"{name}: {lines_have(standing.duplicates)} a custom_id that an earlier line has", f"{shown}\nnothing was sent"
+    )
+
+
+def lines_have(count: int) -> str:
+    """`1 line has`, `2 lines have`."""
+    return f"{count} lines have" if count > 1 else "1 line has"
+
+
+def failures(standing: Standing) -> dict[Kind, int]:
+    """Failed and invalid lines by kind. A kind that a foreign or newer program wrote counts as rejected."""
+    counts: dict[Kind, int] = {}
+    for name, count in standing.kinds.items():
+        kind = Kind(name) if name in KINDS else Kind.REJECTED
+        counts[kind] = counts.get(kind, 0) + count
+    return counts
