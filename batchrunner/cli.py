@@ -4,7 +4,7 @@ Rules:
 
 1. Help, version and every usage error cost no more than a start of Python (`verbs`).
 2. The first word is the verb; without one it is `run`. What is neither an option nor its value is the input.
-3. Exit codes: 0 all succeeded · 1 some failed · 2 usage · 3 stopped early · 4 local fault · 130/143 signal.
+3. Exit codes: 0 all succeeded · 1 some failed · 2 usage · 3 stopped early · 4 a fault of disk, file or program · 130/143 signal.
 """
 
 import argparse

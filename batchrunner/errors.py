@@ -1,6 +1,6 @@
 """The exceptions of batchrunner. A request that fails is data; these are for what stops a whole run.
 
-    BatchError
+    BatchError        exit 4   a fault of our own (E901); resumable
     ├── UsageError      exit 2   wrong options, settings or input; nothing was sent
     ├── StopError       exit 3   stopped by an endpoint or by a cap of the user's own; resumable
     └── FileError       exit 4   a file or a process of ours fails us; resumable
@@ -8,7 +8,8 @@
 Rules:
 
 1. Each says what happened, why we think so, and what to type next, and carries a stable code:
-   E0xx options and settings · E1xx endpoints and keys · E2xx input · E3xx endpoints that stop us · E4xx files · E5xx hooks.
+   E0xx options and settings · E1xx endpoints and keys · E2xx input · E3xx endpoints that stop us · E4xx files
+   E5xx hooks · E9xx faults of our own.
 2. A message never holds a key, a prompt or an answer.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Sequence
 class BatchError(Exception):
     """What stops a run. `str()` is the message, the hint on its own line, and the code."""
 
-    exit_code = 1
+    exit_code = 4
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(code, message, hint)

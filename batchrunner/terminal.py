@@ -57,9 +57,7 @@ def unexpected(error: Exception) -> int:
     place = f"{Path(where.filename).name}:{where.lineno}"
     if os.environ.get("BATCHRUNNER_DEBUG"):
         traceback.print_exception(error)
-    complain(
-        FileError(
-            "E901", f"unexpected {type(error).__name__} at {place}; results so far are safe.", "BATCHRUNNER_DEBUG=1 shows more"
-        )
-    )
-    return 4
+    said = f"unexpected {type(error).__name__} at {place}; results so far are safe."
+    ours = BatchError("E901", said, "BATCHRUNNER_DEBUG=1 shows more")
+    complain(ours)
+    return ours.exit_code

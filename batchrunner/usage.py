@@ -89,7 +89,7 @@ Signals
 
 Exit codes
   0 every request succeeded · 1 finished, some failed for good · 2 wrong usage, settings or input
-  3 stopped early by an endpoint or by a cap of yours · 4 local disk or file fault
+  3 stopped early by an endpoint or by a cap of yours · 4 a fault of disk or file, or one of ours
   130/143 stopped by SIGINT/SIGTERM · after 3, 4, 130 and 143 the same command continues
 """
 

@@ -226,7 +226,7 @@ def test_wrong_usage(batch: Batch, capsys: pytest.CaptureFixture[str], argv: lis
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (BatchError("E501", "a hook raised."), 1),
+        (BatchError("E901", "internal error: KeyError"), 4),
         (StopError("E301", "the key was refused.", "Get another.\nOr two."), 3),
         (FileError("E404", "disk\x1b[2J full."), 4),
     ],

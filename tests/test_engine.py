@@ -9,7 +9,7 @@ import pytest
 
 from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Phase, Reply, Request, Result
 from batchrunner.engine import Chore, Engine, Hooks
-from batchrunner.errors import FileError
+from batchrunner.errors import BatchError, FileError
 from tests.virtual import GOOD, MemorySink, chat, engine_for, good, run_virtual
 
 
@@ -239,6 +239,21 @@ def test_a_full_disk_ends_the_run_and_lets_paid_answers_reach_the_sink() -> None
         with pytest.raises(FileError):
             await engine.run()
         assert len(sink.results) == 12, "the other four in flight were still delivered"
+
+    run_virtual(main)
+
+
+def test_a_bug_of_ours_ends_the_run_so_that_it_can_be_gone_on_with() -> None:
+    async def broken() -> None:
+        raise KeyError("secret")
+
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(1000)], prompt)
+        with pytest.raises(BatchError) as caught:
+            await engine.run([Chore(1.0, broken)])
+        assert (caught.value.code, caught.value.exit_code) == ("E901", 4)
+        assert "secret" not in str(caught.value)
+        assert len(results_of(engine)) < 1000
 
     run_virtual(main)
 

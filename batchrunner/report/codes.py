@@ -275,7 +275,7 @@ CODES: Mapping[str, Code] = {
     ),
     "E901": Code(
         "a fault of batchrunner itself",
-        "This should not happen. Results so far are safe, and the same command continues.",
+        "This should not happen. Results so far are safe, the exit code is 4, and the same command continues.",
         ("BATCHRUNNER_DEBUG=1 shows where it happened", "please report it with that output; it holds no key"),
     ),
 }
