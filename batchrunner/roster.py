@@ -4,7 +4,8 @@ Rules:
 
 1. What a row does not know is refused, with the name that was probably meant, as options are.
 2. A key is never a value: a row names the variable that holds it.
-3. Of `base_url` and `endpoint` the one counts that comes from where more counts; in one place they contradict each other.
+3. Counts may be written as on the command line: 40k.
+4. Of `base_url` and `endpoint` the one counts that comes from where more counts; in one place they contradict each other.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from batchrunner.core.service import EndpointRow
+from batchrunner.core import units
+from batchrunner.core.service import COUNTS, EndpointRow
 from batchrunner.errors import UsageError, nearest
 
 NAME = "endpoint"
@@ -36,7 +38,18 @@ def _row(found: Any, place: str) -> EndpointRow:
         if name not in FIELDS:
             hint = nearest(str(name), FIELDS) or f"It knows {', '.join(FIELDS)}."
             raise UsageError("E001", f"{place}: {name}: no such setting of an endpoint.", hint)
+    counts = {name: _count(found[name], f"{place}: {name}") for name in COUNTS if name in found}
     try:
-        return msgspec.convert(dict(found), EndpointRow)
+        return msgspec.convert({**found, **counts}, EndpointRow)
     except msgspec.ValidationError as error:
         raise UsageError("E002", f"{place}: {str(error)[:1].lower()}{str(error)[1:]}.", _EXAMPLE) from None
+
+
+def _count(value: Any, place: str) -> Any:
+    """A number that is written as text; anything else as it is."""
+    if not isinstance(value, str) or value == "auto":
+        return value
+    try:
+        return units.count(value.strip())
+    except ValueError as error:
+        raise UsageError("E002", f"{place}: {value!r} {error}.", "Examples: 8, 40k") from None

@@ -23,7 +23,7 @@ from batchrunner.core.limit import Concurrency
 from batchrunner.core.pace import Pacing
 from batchrunner.core.policy import Auto, Group, Unit, option
 from batchrunner.core.retry import Retries
-from batchrunner.core.service import Connection, EndpointRow, Service
+from batchrunner.core.service import COUNTS, Connection, EndpointRow, Service
 from batchrunner.core.stopping import Stopping
 from batchrunner.core.streaming import Streaming
 from batchrunner.crew import Processes
@@ -219,12 +219,20 @@ def schema() -> dict[str, Any]:
         ("prices", Annotated[dict[str, PriceRow], Meta(description="prices of models per million tokens")], {}),
         (
             "endpoint",
-            Annotated[list[EndpointRow], Meta(description="endpoints, in order of preference, in place of base_url")],
+            Annotated[_written_rows(), Meta(description="endpoints, in order of preference, in place of base_url")],
             [],
         ),
     ]
     whole = msgspec.json.schema(msgspec.defstruct("batchrunner", [*fields, *tables], forbid_unknown_fields=True))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+
+
+def _written_rows() -> Any:
+    """Rows of endpoints as a file may have them."""
+    fields = [(name, _toml_type(OPTIONS[name]) | None, None) for name in COUNTS]
+    written = msgspec.defstruct("EndpointRow", fields, bases=(EndpointRow,), kw_only=True)
+    written.__doc__ = EndpointRow.__doc__
+    return list[written]  # type: ignore[valid-type]
 
 
 def _toml_type(each: Option) -> Any:

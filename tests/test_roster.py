@@ -81,7 +81,10 @@ def test_a_file_names_endpoints_in_tables() -> None:
         (FILE.replace("api_key_env", "api_key"), "E001", "endpoint 1: api_key"),
         (FILE.replace("weight = 3", "weight = -1"), "E002", "endpoint 1"),
         (FILE.replace("concurrency = 8", "concurrency = 0"), "E002", "endpoint 2"),
-        (FILE.replace("concurrency = 8", 'concurrency = "many"'), "E002", "endpoint 2"),
+        (FILE.replace("concurrency = 8", 'concurrency = "many"'), "E002", "endpoint 2: concurrency: 'many' is not"),
+        (FILE.replace("concurrency = 8", 'rpm = "40q"'), "E002", "endpoint 2: rpm: '40q' is not a whole number"),
+        (FILE.replace("concurrency = 8", 'rpm = "auto"'), "E002", "endpoint 2: expected"),
+        (FILE.replace("concurrency = 8", 'concurrency = "0"'), "E002", "endpoint 2"),
         ('endpoint = "http://h/v1"', "E002", "list of tables"),
         ("endpoint = [3]", "E002", "endpoint 1"),
         ("[[endpoint]]\nweight = 1", "E002", "base_url"),
@@ -93,6 +96,14 @@ def test_what_does_not_fit_is_refused(file: str, code: str, told: str) -> None:
         rows(file)
     assert refused.value.code == code
     assert told in str(refused.value)
+
+
+def test_counts_are_written_as_on_the_command_line() -> None:
+    counts = 'concurrency = "auto"\nmax_concurrency = " 2k "\nrpm = "1.5k"\ntpm = "2M"\nrpd = 9'
+    _, row = rows(FILE.replace("concurrency = 8", counts))
+    assert (row.concurrency, row.max_concurrency, row.rpm, row.tpm, row.rpd) == ("auto", 2000, 1500, 2_000_000, 9)
+    described = schema()["$defs"]["EndpointRow"]["properties"]
+    assert {"type": "string"} in described["tpm"]["anyOf"]
 
 
 def test_what_counts_more_displaces_them() -> None:

@@ -37,6 +37,10 @@ class EndpointRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rpd: Annotated[int, Meta(ge=0)] | None = None
 
 
+COUNTS = ("concurrency", "max_concurrency", "rpm", "tpm", "rpd")
+"""What of a row may also be written with its unit, as on the command line."""
+
+
 class Service(Struct, frozen=True, kw_only=True):
     """Which endpoints answer, and how they are addressed. The key itself is never a setting."""
 
