@@ -26,7 +26,7 @@ from batchrunner.secret import Secret
 OPENAI = "openai"
 SIMULATED = "simulated"
 IDENTITY = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "proxy-authorization"})
-_TELLING = re.compile(r"auth|key|token|secret|passw|credential|cookie|session|\bsig", re.IGNORECASE)
+TELLING = re.compile(r"auth|key|token|secret|passw|credential|cookie|session|\bsig", re.IGNORECASE)
 
 
 class Door(Struct, frozen=True):
@@ -202,7 +202,7 @@ def _versioned(url: str, provider: Provider, environ: Mapping[str, str]) -> str:
 def _telling(url: str, headers: Mapping[str, str]) -> Iterator[str]:
     """Values that their names betray as secrets, in the query of a base URL and in the user's own headers."""
     for name, value in (*parse_qsl(urlsplit(url).query), *headers.items()):
-        if _TELLING.search(name) and value:
+        if TELLING.search(name) and value:
             yield value
 
 

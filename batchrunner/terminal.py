@@ -56,8 +56,19 @@ def unexpected(error: Exception) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
     if os.environ.get("BATCHRUNNER_DEBUG"):
-        traceback.print_exception(error)
+        with suppress(OSError):
+            say(_shown(error), sys.stderr)
     said = f"unexpected {type(error).__name__} at {place}; results so far are safe."
     ours = BatchError("E901", said, "BATCHRUNNER_DEBUG=1 shows more")
     complain(ours)
     return ours.exit_code
+
+
+def _shown(error: Exception) -> str:
+    """Its traceback, visible, and without the value of any variable that speaks of a secret: messages may quote anything."""
+    from batchrunner.keyring import TELLING
+    from batchrunner.secret import Secret, redactor
+
+    told = "".join(traceback.format_exception(error))
+    silent = redactor([Secret(value) for name, value in os.environ.items() if TELLING.search(name)])
+    return "\n".join(map(visible, (silent(told) if silent else told).splitlines()))

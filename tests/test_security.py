@@ -46,7 +46,8 @@ from tests.server import (
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-canary-0123456789abcdefghijklmnop"
-TRACES = (KEY, KEY[3:], KEY.upper(), KEY[:12])
+SECOND = "sk-second-9876543210zyxwvutsrqponmlk"
+TRACES = tuple(trace for key in (KEY, SECOND) for trace in (key, key[3:], key.upper(), key[:12]))
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -327,21 +328,21 @@ def test_g7_lines_of_any_size_depth_and_width_are_bounded(command: Command) -> N
 # G8, G9: the canary
 
 
-def _echo(*, stream: bool) -> Script:
+def _echo(*, stream: bool, key: str = KEY) -> Script:
     """A server that says the key in every place there is, and fails in every way there is, by the number of the line."""
 
     async def script(peer: Peer) -> None:
         while True:
             seen = await peer.request()
-            said = f"you sent {seen.headers.get('Authorization')} {KEY} sk-canar****mnop https://h/?key={KEY}"
-            heads = {"X-Request-Id": KEY, "X-Echo": said, "WWW-Authenticate": f"Bearer {KEY}"}
+            said = f"you sent {seen.headers.get('Authorization')} {key} {key[:8]}****{key[-4:]} https://h/?key={key}"
+            heads = {"X-Request-Id": key, "X-Echo": said, "WWW-Authenticate": f"Bearer {key}"}
             match int(seen.json()["messages"][0]["content"]) % 8:
                 case 0:
-                    await peer.send(json_reply(200, chat(text=said, name=KEY)))
+                    await peer.send(json_reply(200, chat(text=said, name=key)))
                 case 7:
                     await peer.send(json_reply(200, chat(), heads))
                 case 1:
-                    await peer.send(json_reply(400, {"error": {"message": said, "code": KEY, "type": said}}, heads))
+                    await peer.send(json_reply(400, {"error": {"message": said, "code": key, "type": said}}, heads))
                 case 2:
                     await peer.send(reply(f"<title>{said}</title>".encode(), 502, heads))
                 case 3:
@@ -349,7 +350,7 @@ def _echo(*, stream: bool) -> Script:
                     peer.reset()
                     return
                 case 4 if stream:
-                    parts = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in (KEY[:9], KEY[9:], said)]
+                    parts = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in (key[:9], key[9:], said)]
                     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
                     await peer.send(SSE_HEAD, *(chunk(event(part)) for part in (*parts, end, "[DONE]")), b"0\r\n\r\n")
                 case 4 | 5:
@@ -430,6 +431,52 @@ async def test_g8_g9_nothing_that_the_library_hands_out_holds_the_key(
     assert_silent(caplog.text)
 
 
+def rows_of_endpoints(*urls: str) -> dict[str, str]:
+    """A configuration file with an endpoint and a key for each address; the variables that hold the keys."""
+    keys = dict(zip(("FIRST_KEY", "OTHER_KEY"), (KEY, SECOND), strict=True))
+    rows = (f'[[endpoint]]\nbase_url = "{url}"\napi_key_env = "{name}"\n' for url, name in zip(urls, keys, strict=True))
+    Path("batchrunner.toml").write_text("\n".join(rows))
+    return keys
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_g8_g9_nor_that_of_any_endpoint_in_a_table(tmp_path: Path, workers: str) -> None:
+    """Each of two endpoints is told its own key, and neither is found anywhere afterwards."""
+    job(*canary_lines(24))
+    with served(FaultServer(_echo(stream=False))) as one, served(FaultServer(_echo(stream=False, key=SECOND))) as two:
+        told = environment(**rows_of_endpoints(one.url, two.url), BATCHRUNNER_DEBUG="1", HOME=str(tmp_path / "home"))
+        options = ["--workers", workers, "--max-concurrency", "4", "--max-attempts", "1", "--report", "page.html", "-v"]
+        for words in (["a.jsonl", *options], ["status", "a.jsonl"], ["diagnose", "a.jsonl"], ["config", "show", "--origin"]):
+            ended = subprocess.run(
+                [sys.executable, "-m", "batchrunner", *words], env=told, capture_output=True, check=False, timeout=60
+            )
+            assert ended.returncode in (0, 1, 3), ended.stderr
+            assert_silent(ended.stdout + ended.stderr)
+        for server, key in ((one, KEY), (two, SECOND)):
+            assert {seen.headers["Authorization"] for seen in server.requests} == {f"Bearer {key}"}
+    found = dict(produced(tmp_path))
+    assert {Path("page.html"), Path("a.results.jsonl"), Path("a.run/learned.json")} <= {
+        path.relative_to(tmp_path) for path in found
+    }
+    for raw in found.values():
+        assert_silent(raw)
+
+
+def test_g8_an_unexpected_fault_shows_no_key_with_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, key in rows_of_endpoints("http://127.0.0.1:9", "http://127.0.0.1:10").items():
+        monkeypatch.setenv(name, key)
+    monkeypatch.setenv("BATCHRUNNER_DEBUG", "1")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(f"a bug \x1b[31m with {KEY} and {SECOND}")
+
+    monkeypatch.setattr("batchrunner.transport.proxy_for", broken)
+    said = command(job(line()))
+    assert (said.code, "Traceback" in said.err, "with [key] and [key]" in said.err) == (4, True, True)
+    assert "\x1b" not in said.err
+    assert_silent(said.out + said.err)
+
+
 @pytest.mark.parametrize("status", [302, 401, 402, 404])
 def test_g9_nor_does_the_reason_of_a_stop(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -441,20 +488,6 @@ def test_g9_nor_does_the_reason_of_a_stop(command: Command, monkeypatch: pytest.
     assert_silent(said.out + said.err)
     for _, raw in produced(tmp_path):
         assert_silent(raw)
-
-
-def test_g8_an_unexpected_fault_shows_no_key_with_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("BATCHRUNNER_DEBUG", "1")
-
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr("batchrunner.transport.proxy_for", broken)
-    said = command(job(line()), "--base-url", "http://127.0.0.1:9")
-    assert said.code == 4
-    assert "Traceback" in said.err
-    assert_silent(said.out + said.err)
 
 
 def test_g8_no_option_takes_a_key() -> None:
