@@ -1,8 +1,8 @@
-"""A request of ours on one of aiohttp's connections, without what a batch does not need.
+"""The short way to an endpoint: a request of ready bytes on one of the pool's connections.
 
 aiohttp's `ClientSession.request` prepares for everything: cookies, redirects, forms, compression, middlewares, timers, a task
-that writes the body. A batch sends prepared bytes to one origin, so it takes a connection from the pool, writes head and body
-in one piece, and leaves the answer to aiohttp. That is half of the session's work per request (`scripts/bench overhead`).
+that writes the body. A batch sends prepared bytes to one origin, so it writes head and body in one piece and waits for what
+comes. Only a reply that is not plain and whole gets a response object of aiohttp (`scripts/bench overhead` measures both).
 
 Rules:
 
@@ -14,23 +14,18 @@ Rules:
 import asyncio
 from typing import Any
 
-from aiohttp import ClientOSError, ClientRequest, ClientResponse, ClientSession, TCPConnector
-from aiohttp.helpers import TimerNoop
+from aiohttp import ClientOSError, ClientRequest, ClientResponse, ClientSession
+from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 from yarl import URL
 
-from batchrunner.wire import NEVER, SIZES
+from batchrunner.connections import NO_TIMER, Line, Pool
+from batchrunner.core.whole import Whole
+from batchrunner.wire import EXCHANGE, Exchange
 
 LARGEST = 64 * 1024  # bytes of a body that is written in one piece
-READING: dict[str, Any] = {
-    "timer": TimerNoop(),
-    "read_until_eof": True,
-    "auto_decompress": True,
-    "read_timeout": None,
-    "timeout_ceil_threshold": 1e9,
-    **SIZES,
-}
-_WITHOUT_BODY = frozenset({"HEAD", "CONNECT", "TRACE"})
+WITHOUT_BODY = frozenset({"HEAD", "CONNECT", "TRACE"})  # replies to these have none
+_UNSIZED = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # without a body they need no length
 
 
 class _Written:
@@ -43,13 +38,13 @@ _WRITTEN: Any = _Written()
 
 
 class Posting(ClientRequest):
-    """As much of a request as a connector and a response ask for."""
+    """As much of a request as a connector and a response ask for: the same for all requests to an origin."""
 
-    def __init__(self, method: str, url: URL, headers: "CIMultiDict[str]", session: ClientSession) -> None:
+    def __init__(self, origin: URL, session: ClientSession) -> None:
         # Not aiohttp's own constructor: it spends most of its time on what this class is there to leave out.
-        self.method = method
-        self.url = self.original_url = url
-        self.headers = headers
+        self.method = "POST"
+        self.url = self.original_url = origin
+        self.headers = CIMultiDict()
         self.proxy = self.proxy_auth = self.proxy_headers = None
         self.server_hostname = None
         self._ssl = True
@@ -62,7 +57,7 @@ class Posting(ClientRequest):
             self.url,
             writer=None,
             continue100=None,
-            timer=READING["timer"],
+            timer=NO_TIMER,
             request_info=self.request_info,
             traces=[],
             loop=loop,
@@ -71,40 +66,66 @@ class Posting(ClientRequest):
         )
 
 
-async def post(
-    session: ClientSession, method: str, url: URL, headers: "CIMultiDict[str]", body: bytes, loop: asyncio.AbstractEventLoop
-) -> ClientResponse:
-    """Send one request and return at the head of its response. Raises what `ClientSession.request` raises."""
-    pool = session.connector
-    assert isinstance(pool, TCPConnector)
-    posting = Posting(method, url, headers, session)
-    try:
-        line = await pool.connect(posting, [], NEVER)
+class Post:
+    """The short way to one origin, over a session's pool."""
+
+    def __init__(self, origin: URL, session: ClientSession, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+        self._posting = Posting(origin, session)
+        self._key: ConnectionKey = self._posting.connection_key
+        self._pool = pool
+        self._loop = loop
+
+    async def send(self, message: bytes, exchange: Exchange, silent: bool) -> Whole | ClientResponse:
+        """Send one request: its reply, or the response whose head has come. Raises what `ClientSession.request` raises.
+
+        `silent`: the reply has no body, whatever its head says.
+        """
+        pool, key = self._pool, self._key
+        line = None if exchange.attempt.fresh else pool.take(key)
         try:
-            return await _converse(line, posting, head(method, url, headers, len(body)) + body, loop)
+            if line is None:
+                line = await self._connect(exchange)
+            reply = await self._ask(line, message, silent)
+            if reply is None:
+                return await self._respond(line)
+        except OSError as error:
+            if isinstance(error, ClientOSError | TimeoutError):
+                raise
+            raise ClientOSError(*error.args) from error
+        pool.give(key, line)
+        return reply
+
+    async def _ask(self, line: Line, message: bytes, silent: bool) -> Whole | None:
+        try:
+            return await line.ask(message, silent)
         except BaseException:
-            line.close()
+            self._pool.drop(self._key, line)
             raise
-    except OSError as error:
-        if isinstance(error, ClientOSError | TimeoutError):
+
+    async def _connect(self, exchange: Exchange) -> Line:
+        token = EXCHANGE.set(exchange)
+        try:
+            return await self._pool.make(self._posting)
+        finally:
+            EXCHANGE.reset(token)
+
+    async def _respond(self, line: Line) -> ClientResponse:
+        response = self._posting.written(self._loop)
+        try:
+            return await response.start(self._pool.lease(self._key, line))
+        except BaseException:
+            response.close()
             raise
-        raise ClientOSError(*error.args) from error
 
 
-async def _converse(line: Any, posting: Posting, message: bytes, loop: asyncio.AbstractEventLoop) -> ClientResponse:
-    protocol = line.protocol
-    protocol.set_response_params(skip_payload=posting.method in _WITHOUT_BODY, **READING)
-    protocol.transport.write(message)
-    response = posting.written(loop)
-    try:
-        return await response.start(line)
-    except BaseException:
-        response.close()
-        raise
-
-
-def head(method: str, url: URL, headers: "CIMultiDict[str]", length: int) -> bytes:
-    """The request line and header fields (RFC 9112 sections 3 and 5), with the length of the body where there may be one."""
+def opening(method: str, url: URL, headers: "CIMultiDict[str]") -> bytes:
+    """The request line and header fields (RFC 9112 sections 3 and 5), the last two excepted: those of `message`."""
     fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    size = f"Content-Length: {length}\r\n" if length or method not in {"GET", "HEAD", "OPTIONS", "TRACE"} else ""
-    return f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n{fields}{size}\r\n".encode()
+    return f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n{fields}".encode()
+
+
+def message(opening: bytes, method: str, body: bytes) -> bytes:
+    """The whole request: its head with the length of the body where there may be one, and the body."""
+    if body or method not in _UNSIZED:
+        return b"%bContent-Length: %d\r\n\r\n%b" % (opening, len(body), body)
+    return opening + b"\r\n"

@@ -15,9 +15,10 @@ import re
 import aiohttp
 from msgspec import structs
 
-from batchrunner.core.model import Fault, Reply, Request
+from batchrunner.core.model import Attempt, Fault, Reply, Request
 from batchrunner.core.sse import Decoder, EventTooLarge, ServerEvent
 from batchrunner.core.stream import STREAMED, Assembled, Assembler
+from batchrunner.core.whole import Whole
 from batchrunner.faults import FAILURES, OversizeError
 from batchrunner.wire import Exchange, plain
 
@@ -93,6 +94,14 @@ def _announced(response: aiohttp.ClientResponse, request: Request) -> bool:
     return response.headers.get("Content-Type", "")[:17].lower() == "text/event-stream"
 
 
+def accept(whole: Whole, exchange: Exchange, most: int) -> Reply:
+    """The reply that came whole and plain. OversizeError."""
+    exchange.begun(whole)
+    if len(whole.body) > most:
+        raise OversizeError
+    return _judged(Reply(whole.status, whole.headers, whole.body, exchange.timing()), exchange.attempt)
+
+
 async def receive(response: aiohttp.ClientResponse, exchange: Exchange, most: int) -> Reply:
     """The reply with its body, or with what its stream amounts to. OversizeError, and whatever aiohttp raises."""
     request = exchange.attempt.request
@@ -155,9 +164,14 @@ async def _read(response: aiohttp.ClientResponse, exchange: Exchange, most: int,
     body = await _gathered(response.content, exchange, most, first)
     status, found = response.status, response.headers
     reply = Reply(status, found if status < 300 else plain(found), body, exchange.timing())
-    if body[:1] == b"{" and not exchange.attempt.stream:
+    return _judged(reply, exchange.attempt)
+
+
+def _judged(reply: Reply, attempt: Attempt) -> Reply:
+    """The reply, or the answer that it streams without saying so."""
+    if reply.status >= 300 or (reply.body[:1] == b"{" and not attempt.stream):
         return reply
-    return _unannounced(exchange.attempt.request, reply) if status < 300 else reply
+    return _unannounced(attempt.request, reply)
 
 
 async def _gathered(content: aiohttp.StreamReader, exchange: Exchange, most: int, first: bytes) -> bytes:

@@ -24,26 +24,29 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
-from msgspec import structs
+from msgspec import Struct, structs
 from multidict import CIMultiDict, istr
 from yarl import URL
 
+from batchrunner.connections import Pool, open_session
 from batchrunner.core.address import address
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
 from batchrunner.core.naming import named
 from batchrunner.core.providers import OURS
 from batchrunner.core.service import Connection as Connection
 from batchrunner.core.streaming import wire_body
+from batchrunner.core.whole import Whole
 from batchrunner.errors import UsageError
 from batchrunner.faults import FAILURES, explain, overdue
 from batchrunner.network import proxy_for, trust
-from batchrunner.posting import LARGEST, post
-from batchrunner.reception import broken, receive
+from batchrunner.posting import LARGEST, WITHOUT_BODY, Post, message, opening
+from batchrunner.reception import accept, broken, receive
 from batchrunner.secret import Redact, Text
-from batchrunner.wire import EXCHANGE, Exchange, Pool, Review, open_session
+from batchrunner.wire import EXCHANGE, Exchange, Review
 
 _LARGE = 1024 * 1024  # aiohttp wants a larger body as a file, and sends it in pieces
 _FAREWELL = 2.0  # seconds that closing may take at most
+_NAMELESS = "\0"  # where the id of a sending is to stand
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[ -~\t]*")
 _PLACE = re.compile(r"[!-~]+")
@@ -98,20 +101,24 @@ class Transport:
         self._host = self._origin.authority
         self._trust = trust(connection.ca_bundle, os.environ if self._secure else {})
         self._proxy = proxy_for(base_url, connection.proxy, {})
-        self._headers = _sets_of_headers({**headers, **secret})
+        self._headers = _sets_of_headers({**headers, **secret}, ids)
         self._redact = redact
         self._ids = tuple(map(istr, ids))
+        self._naming = "".join(f"{header}: {_NAMELESS}\r\n" for header in ids)
         self._run = f"br-{token_hex(5)}"
         self._sendings = count(1)
         self._place = lru_cache(256)(self._find_place)
         self._session: aiohttp.ClientSession | None = None
+        self._post: Post
 
     def __repr__(self) -> str:
         return f"Transport({self.name!r}, {str(self._origin)!r})"
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._session = open_session(Pool(self._connection.keepalive, self._trust), self._proxy)
+        pool = Pool(self._connection.keepalive, self._trust)
+        self._session = open_session(pool, self._proxy)
+        self._post = Post(self._origin, self._session, pool, self._loop)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -128,19 +135,17 @@ class Transport:
         it returns how many seconds more to wait, 0.0 to give up.
         """
         request = attempt.request
-        url, flaw = self._place(request.path)
-        flaw = flaw or next(filter(None, map(_flaw, request.headers)), "")
-        if not (request.method == "POST" or _NAME.fullmatch(request.method)):
-            flaw = "the method is no word"
-        if flaw:
+        place = self._place(request.method, request.path, attempt.plain, attempt.stream)
+        if flaw := place.flaw or (request.headers and next(filter(None, map(_flaw, request.headers)), "")):
             return Fault(Cause.INVALID, Phase.CONNECT, flaw)
-        headers = self._dress(attempt)
-        return self._cleared(await self._attempt(url, headers, Exchange(attempt, review, self._loop)), headers)
+        name = f"{self._run}-{request.line}-{next(self._sendings)}"
+        return self._cleared(await self._attempt(place, name, Exchange(attempt, review, self._loop)), attempt, name)
 
-    async def _attempt(self, url: URL, headers: "CIMultiDict[str]", exchange: Exchange) -> Reply | Fault:
-        token = EXCHANGE.set(exchange)
+    async def _attempt(self, place: "_Place", name: str, exchange: Exchange) -> Reply | Fault:
         try:
-            return await self._converse(url, headers, exchange)
+            body = wire_body(exchange.attempt)
+            way = self._by_session if self._proxy or len(body) > LARGEST else self._by_post
+            return await way(place, name, body, exchange)
         except asyncio.CancelledError:
             if not exchange.stop():
                 raise
@@ -149,46 +154,65 @@ class Transport:
             return broken(explain(error, exchange, self._host, self._secure, bool(self._proxy)), exchange)
         finally:
             exchange.stop()
-            EXCHANGE.reset(token)
 
-    async def _converse(self, url: URL, headers: "CIMultiDict[str]", exchange: Exchange) -> Reply:
-        session, request = self._session, exchange.attempt.request
-        assert session is not None, "the transport is not open"
-        body = wire_body(exchange.attempt)
-        if len(body) <= LARGEST and not self._proxy:
-            response = await post(session, request.method, url, headers, body, self._loop)
+    async def _by_post(self, place: "_Place", name: str, body: bytes, exchange: Exchange) -> Reply:
+        """The short way."""
+        attempt, method = exchange.attempt, exchange.attempt.request.method
+        if attempt.request.headers:
+            head = opening(method, place.url, self._dress(attempt, name))
         else:
-            large = len(body) > _LARGE
-            sent = io.BytesIO(body) if large else body
-            response = await session.request(request.method, url, data=sent, headers=headers, allow_redirects=False)
+            head = place.opening + self._naming.replace(_NAMELESS, name).encode()
+        response = await self._post.send(message(head, method, body), exchange, method in WITHOUT_BODY)
+        if isinstance(response, Whole):
+            return accept(response, exchange, self._connection.max_response)
+        return await self._received(response, exchange)
+
+    async def _by_session(self, place: "_Place", name: str, body: bytes, exchange: Exchange) -> Reply:
+        """The long way, aiohttp's own, for what is large or goes through a proxy."""
+        session, attempt = self._session, exchange.attempt
+        assert session is not None, "the transport is not open"
+        sent = io.BytesIO(body) if len(body) > _LARGE else body
+        headers = self._dress(attempt, name)
+        token = EXCHANGE.set(exchange)
+        try:
+            response = await session.request(attempt.request.method, place.url, data=sent, headers=headers, allow_redirects=False)
+        finally:
+            EXCHANGE.reset(token)
+        return await self._received(response, exchange)
+
+    async def _received(self, response: aiohttp.ClientResponse, exchange: Exchange) -> Reply:
         try:
             return await receive(response, exchange, self._connection.max_response)
         except BaseException:
             response.close()
             raise
 
-    def _cleared(self, answer: Reply | Fault, sent: "CIMultiDict[str]") -> Reply | Fault:
+    def _cleared(self, answer: Reply | Fault, attempt: Attempt, name: str) -> Reply | Fault:
         """The answer without our keys in it. One that may be a failure also says what we called the request."""
         if isinstance(answer, Reply) and answer.status < 300:
             if self._redact is None:
                 return answer
             body, partial = self._redact(answer.body), self._redact(answer.partial)
-            name = named(answer.headers)
-            if body is answer.body and partial is answer.partial and self._redact(name) is name:
+            told = named(answer.headers)
+            if body is answer.body and partial is answer.partial and self._redact(told) is told:
                 return answer
-        return _redacted(answer, self._redact or _as_it_is, {OURS[0].lower(): sent.get(OURS[0], "")})
+        sent = self._dress(attempt, name).get(OURS[0], "")
+        return _redacted(answer, self._redact or _as_it_is, {OURS[0].lower(): sent})
 
-    def _dress(self, attempt: Attempt) -> "CIMultiDict[str]":
+    def _dress(self, attempt: Attempt, name: str) -> "CIMultiDict[str]":
         """The headers of this attempt: one of four ready sets, an id of its own, and what the line itself asks for."""
         dressed = self._headers[attempt.plain, attempt.stream].copy()
-        name = f"{self._run}-{attempt.request.line}-{next(self._sendings)}"
-        for header in self._ids:
-            dressed[header] = name
-        if attempt.request.headers:
-            dressed.update(attempt.request.headers)
+        dressed.update(dict.fromkeys(self._ids, name))
+        dressed.update(attempt.request.headers)
         return dressed
 
-    def _find_place(self, path: str) -> tuple[URL, str]:
+    def _find_place(self, method: str, path: str, plain: bool, stream: bool) -> "_Place":
+        url, flaw = self._find_address(path)
+        if not (method == "POST" or _NAME.fullmatch(method)):
+            flaw = flaw or "the method is no word"
+        return _Place(url, flaw) if flaw else _Place(url, "", opening(method, url, self._headers[plain, stream]))
+
+    def _find_address(self, path: str) -> tuple[URL, str]:
         """The URL of a line's path, and what is wrong with it."""
         try:
             joined = address(self._base_url, path)
@@ -199,6 +223,14 @@ class Transport:
         if not _PLACE.fullmatch(joined):
             return self._origin, "the address holds a character that no address may hold"
         return (url, "") if inside else (self._origin, "the address leaves the endpoint")
+
+
+class _Place(Struct, frozen=True):
+    """Where requests of one form go: the beginning of their heads, or what is wrong with their address."""
+
+    url: URL
+    flaw: str
+    opening: bytes = b""
 
 
 def _as_it_is(text: Text) -> Text:
@@ -232,11 +264,12 @@ def _origin(base_url: str) -> URL:
         raise UsageError("E102", "The base URL is not an address.", "Write it like https://api.example.com/v1.") from None
 
 
-def _sets_of_headers(own: Mapping[str, str]) -> "dict[tuple[bool, bool], CIMultiDict[str]]":
-    """The headers for each (plain, stream). What the user sets wins."""
+def _sets_of_headers(own: Mapping[str, str], ids: Sequence[str]) -> "dict[tuple[bool, bool], CIMultiDict[str]]":
+    """The headers for each (plain, stream), without `ids`. What the user sets wins."""
     for name, value in own.items():
         if not _sound(name, value):
             raise UsageError("E002", "A header for the endpoint has a name or value that cannot be sent.", "Use printable ASCII.")
+    own = {name: value for name, value in own.items() if name.lower() not in map(str.lower, ids)}
     return {(plain, stream): _headers(own, plain, stream) for plain in (False, True) for stream in (False, True)}
 
 

@@ -363,6 +363,18 @@ async def test_the_request_arrives_as_it_stands() -> None:
     assert server.connections == 1
 
 
+async def test_our_id_of_a_sending_stands_once_and_only_a_line_may_say_another() -> None:
+    own = {"headers": {"x-client-request-id": "the endpoint's"}}
+    async with FaultServer(ok_chat()) as server, to(server.url, **own) as transport:
+        for headers in ((), (("X-Trace", "t1"),), (("x-client-request-id", "the line's"),)):
+            await transport.send(attempt(headers=headers), never)
+        await transport.send(attempt(body=b"x" * 100_000), never)
+    first, second, third, fourth = (seen.headers.getall("X-Client-Request-Id") for seen in server.requests)
+    assert third == ["the line's"]
+    assert all(len(told) == 1 and told[0].startswith("br-") for told in (first, second, fourth))
+    assert len({*first, *second, *fourth}) == 3
+
+
 @pytest.mark.parametrize("size", [0, 1, 1024 * 1024, 1024 * 1024 + 1, 5_000_000])
 async def test_a_body_of_any_size_arrives_whole(size: int) -> None:
     body = os.urandom(size)

@@ -1,0 +1,92 @@
+"""The short way through a connection of aiohttp's, without a socket."""
+
+import asyncio
+from typing import Any
+from unittest.mock import Mock
+
+import aiohttp
+import pytest
+
+from batchrunner.connections import Line
+from tests.server import chunked, ok_chat, reply
+
+
+def opened() -> tuple[Line, Any]:
+    """A connection, and the transport under it."""
+    line, transport = Line(asyncio.get_running_loop()), Mock(**{"get_write_buffer_size.return_value": 0})
+    line.transport = transport
+    return line, transport
+
+
+@pytest.mark.parametrize("answer", [ok_chat(), chunked([ok_chat()])], ids=["plain", "chunked"])
+async def test_a_reply_is_the_same_however_it_is_cut(answer: bytes) -> None:
+    body = answer.partition(b"\r\n\r\n")[2] if answer == ok_chat() else ok_chat()
+    for cut in range(1, len(answer)):
+        line, transport = opened()
+        asked = line.ask(b"message", False)
+        transport.write.assert_called_once_with(b"message")
+        line.data_received(answer[:cut])
+        assert asked.result() is None
+        line.data_received(answer[cut:])
+        message, payload = await line.read()
+        assert (message.code, await payload.read()) == (200, body)
+
+
+async def test_a_whole_reply_needs_no_parser_and_leaves_the_connection_fit() -> None:
+    line, _ = opened()
+    for said in (b"one", b"two"):
+        asked = line.ask(b"message", False)
+        line.data_received(reply(said))
+        answer = asked.result()
+        assert answer
+        assert answer.body == said
+    assert line._parser is None
+    assert not line.should_close
+
+
+async def test_a_parser_of_the_reply_before_does_not_read_the_next() -> None:
+    line, _ = opened()
+    for answer in (chunked([b"one"]), reply(b"two"), chunked([b"three"])):
+        asked = line.ask(b"message", False)
+        line.data_received(answer)
+        if asked.result() is None:
+            _, payload = await line.read()
+            assert payload.read_nowait() in {b"one", b"three"}
+        assert not line.should_close
+
+
+async def test_a_silent_reply_has_no_body_whatever_it_says() -> None:
+    line, _ = opened()
+    asked = line.ask(b"message", True)
+    line.data_received(reply(b"four")[:-4])
+    assert asked.result() is None
+    _, payload = await line.read()
+    assert payload.is_eof()
+
+
+async def test_what_nobody_asked_for_costs_the_connection() -> None:
+    line, transport = opened()
+    asked = line.ask(b"message", False)
+    line.data_received(reply(b"one"))
+    line.data_received(reply(b"two"))
+    answer = asked.result()
+    assert answer
+    assert answer.body == b"one"
+    transport.close.assert_called_once()
+    assert line.should_close
+
+
+async def test_a_connection_lost_before_the_request_takes_none() -> None:
+    line, _ = opened()
+    line.connection_lost(None)
+    with pytest.raises(aiohttp.ClientConnectionResetError):
+        line.ask(b"message", False)
+
+
+async def test_a_connection_lost_before_the_reply_wakes_who_waits() -> None:
+    line, _ = opened()
+    asked = line.ask(b"message", False)
+    line.connection_lost(ConnectionResetError())
+    assert asked.result() is None
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await line.read()
