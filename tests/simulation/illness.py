@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from batchrunner.batch import _engine
+from batchrunner.batch import _engine, _Lanes
 from batchrunner.core.cost import Prices
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
@@ -157,7 +157,7 @@ def examined(
         view = Run(job, meter, endpoints, settings, Prices({}), simulated=True)  # type: ignore[arg-type]
         trail = view.leave_trail({})
         ways: Any = {"a": Patient(course, seed, median, sigma)}
-        view.engine = _engine(settings, job, meter, endpoints, ways, Hooks(), trail.listeners(), None)  # type: ignore[arg-type]
+        view.engine = _engine(settings, job, meter, _Lanes(endpoints, ways, None), Hooks(), trail.listeners(), None)  # type: ignore[arg-type]
         view.engine._chance = Random(seed).random
         if later:
             asyncio.get_running_loop().call_later(30.0, view.engine.refit, later)

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from batchrunner.batch import _engine
+from batchrunner.batch import _engine, _Lanes
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Result, Timing
@@ -230,7 +230,7 @@ def run(stage: Stage, seed: int, options: Mapping[str, int | str] = {}) -> Run:
         limits = {name: Limit(settings.concurrency) for name in stage.servers}
         endpoints = [Endpoint(name, f"http://{name}/v1", limit, pacing=settings.pacing) for name, limit in limits.items()]
         meter = Meter(began)
-        engine = _engine(settings, job, meter, endpoints, wires, Hooks(), (), None)  # type: ignore[arg-type]
+        engine = _engine(settings, job, meter, _Lanes(endpoints, wires, None), Hooks(), (), None)  # type: ignore[arg-type]
         engine._chance = Random(seed).random
         await engine.run()
         return loop.time() - began
