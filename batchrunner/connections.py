@@ -11,7 +11,7 @@ Rules:
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -46,11 +46,38 @@ READING: dict[str, Any] = {
 }
 
 
+class Mail:
+    """What is to be sent in this turn of the loop: written at its end, in one go.
+
+    A write wakes a server on the same machine, or a proxy there, which costs more than the writing. Between requests that leave
+    one after another it stays awake.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: list[tuple[Line, bytes]] = []
+
+    def put(self, line: "Line", message: bytes) -> None:
+        """Send a message with the others of this turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._send)
+        self._waiting.append((line, message))
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for line, message in waiting:
+            if line.transport is not None:  # it may have been dropped meanwhile
+                line.transport.write(message)
+
+
 class Line(ResponseHandler):
     """aiohttp's side of a connection, with its blind spots removed and a short way through it."""
 
-    _asked: "asyncio.Future[Whole | None] | None" = None
-    _silent = False  # the reply has no body, whatever its head says
+    def __init__(self, loop: asyncio.AbstractEventLoop, mail: Mail) -> None:
+        super().__init__(loop)
+        self._mail = mail
+        self._asked: asyncio.Future[Whole | None] | None = None
+        self._silent = False  # the reply has no body, whatever its head says
 
     def ask(self, message: bytes, silent: bool) -> "asyncio.Future[Whole | None]":
         """Send a request: its reply if that comes whole and plain, or None as soon as there is something for aiohttp to read."""
@@ -59,7 +86,7 @@ class Line(ResponseHandler):
         self._parser = None
         self._silent = silent
         self._asked = asked = self._loop.create_future()
-        self.transport.write(message)
+        self._mail.put(self, message)
         return asked
 
     def data_received(self, data: bytes) -> None:
@@ -140,8 +167,8 @@ class Pool(aiohttp.TCPConnector):
         super().__init__(
             limit=0, keepalive_timeout=keepalive, ttl_dns_cache=120, resolver=Names(), ssl=trust, socket_factory=_socket
         )
-        line: type[ResponseHandler] = Line
-        self._factory = partial(line, loop=self._loop)
+        line: Callable[..., ResponseHandler] = Line
+        self._factory = partial(line, self._loop, Mail(self._loop))
         self._keepalive = keepalive
 
     def take(self, key: ConnectionKey) -> Line | None:
