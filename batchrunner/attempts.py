@@ -121,7 +121,7 @@ class Attempts:
             stream=attempt.stream,
             reused=timing.reused,
             deadline=round(timing.total, 3) if outcome.kind in KILLS else None,
-            why=attempt.deadlines.why if outcome.kind in KILLS else "",
+            why=event.why,
             wait=outcome.wait,
             again=event.result is None and outcome.kind is not Kind.CANCELLED,
             request_id=outcome.request_id,

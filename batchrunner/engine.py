@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from batchrunner.core.classify import classify
 from batchrunner.core.hedging import BEATEN
 from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
-from batchrunner.core.scheduler import Scheduler
+from batchrunner.core.scheduler import KILLS, Scheduler
 from batchrunner.errors import BatchError
 from batchrunner.outbox import Deliver, Echo, Listener, Notice, Outbox, Sink
 
@@ -289,14 +289,14 @@ class Engine:
         verdict = self.scheduler.settle(attempt, outcome, now, self._chance())
         if twins.on:
             self._call_off(attempt)
-        notice = self.scheduler.notice
+        notice, why = self.scheduler.notice, self.scheduler.in_force(attempt)[2] if outcome.kind in KILLS else ""
         if isinstance(verdict, Result):
-            self.outbox.post(Event(now, attempt, outcome, verdict, notice))
+            self.outbox.post(Event(now, attempt, outcome, verdict, notice, why))
             if self.scheduler.roomy:
                 self._room.set()
         else:
             if verdict:
-                self.outbox.post(Event(now, attempt, outcome, None, notice))
+                self.outbox.post(Event(now, attempt, outcome, None, notice, why))
             self._wake_lanes()
             if not self.stopping and self.scheduler.stopped:
                 self.drain(self.scheduler.stopped)

@@ -47,7 +47,7 @@ from tests.server import chat as answer
 from tests.virtual import MemorySink, chat, engine_for, good, run_virtual
 
 OPENING = Opening(Service(base_url=("http://a/v1",)), Connection(), {"a": "http://a/v1"})
-PATIENT = Deadlines(10.0, 20.0, 20.0, 60.0, "p99 of 412 calls")
+PATIENT = Deadlines(10.0, 20.0, 20.0, 60.0)
 FRAME = 8
 
 

@@ -134,10 +134,11 @@ def test_a_path_that_is_no_file_of_ours_is_left_alone(tmp_path: Path, odd: str) 
 
 def event(kind: Kind = Kind.OK, number: int = 1, seconds: float = 1.0, final: bool = True, **outcome: Any) -> Event:
     request = chat(7)
-    attempt = Attempt(request, "a", number, 0.0, Deadlines(1, 2, 3, 4, "because"), queued=0.25 if number > 1 else 0.0)
+    attempt = Attempt(request, "a", number, 0.0, Deadlines(1, 2, 3, 4), queued=0.25 if number > 1 else 0.0)
     timing = outcome.pop("timing", Timing(0.1, 0.4, seconds, 0.0, False))
     result = Result(request=request, kind=kind) if final else None
-    return Event(5.0, attempt, Outcome(kind, timing=timing, **outcome), result)
+    why = "because" if kind is Kind.TIMEOUT_TOTAL else ""
+    return Event(5.0, attempt, Outcome(kind, timing=timing, **outcome), result, why=why)
 
 
 def written(tmp_path: Path, events: list[Event], policy: Any = "sample") -> list[Any]:

@@ -8,12 +8,15 @@ Rules:
 3. Kills cost tokens from a small budget (`kills`). When it is empty the attempt goes on; if nothing answers any more, it is the
    endpoint that is slow, not the request, and the concurrency limit is told.
 4. Nothing outlives `max_timeout`, or a fixed `timeout`.
+5. Of more than `ENOUGH` answers a second every so-many-th teaches: a window of the last milliseconds would know less of the
+   weather, not more.
 """
 
 from math import inf
 from typing import Annotated
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from batchrunner.core.kills import PER_ANSWER, Kills
 from batchrunner.core.model import Attempt, Deadlines, Phase, Request, Timing
@@ -47,6 +50,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     ] = "auto"
 
 
+ENOUGH = 500.0  # answers a second that are learned from; as many may come at once
 SLACK = 0.98  # timers fire late and clocks are coarse: so much of a deadline counts as all of it
 
 
@@ -67,13 +71,15 @@ class Patience:
 
     def __init__(self, policy: Timeouts) -> None:
         end = policy.max_timeout if policy.timeout == "auto" else policy.timeout
-        self._connect = policy.connect_timeout
         self._end = end
         self._total = Span(TOTAL, policy.timeout, end, "--timeout")
         self._first = Span(FIRST_BYTE, policy.first_byte_timeout, end, "--first-byte-timeout")
         self._idle = Span(IDLE, policy.idle_timeout, end, "--idle-timeout")
+        self._whole = Deadlines(policy.connect_timeout, self._look(self._first), self._look(self._idle), self._total.first_look)
+        self._streamed = Deadlines(policy.connect_timeout, self._first.first_look, self._idle.first_look, end)
         self._kills = Kills()
         self._answered = -inf  # when the last answer came
+        self._next = -inf  # when the next answer teaches
         self._weigh(0)
 
     def __len__(self) -> int:
@@ -81,29 +87,24 @@ class Patience:
         return self._answers
 
     def deadlines(self, request: Request, kills: int, stream: bool) -> Deadlines:
-        """Deadlines of the next attempt at `request`, of which `kills` attempts were ended by us.
+        """When the next attempt at `request`, of which `kills` attempts were ended by us, is looked at for the first time.
 
-        While evidence is thin, `first_byte` and `total` are the age of the first look: `review` stretches them to what is due.
+        What the user has fixed is due then; the rest `review` stretches to what has been learned.
         """
-        connect, end = self._connect, self._end
         if stream:
-            first, why = self._first.first_look(request, kills)
-            return Deadlines(connect, first, self._idle.allowed(request, kills), end, self._words(why, request, stream))
-        total, why = self._total.first_look(request, kills)
-        if self._idle.fixed:  # no early look, which could not be told from a silence
-            total = self._total.allowed(request, kills)
-        idle = self._idle.allowed(request, kills) if self._idle.fixed else total
-        first = self._first.allowed(request, kills) if self._first.fixed else total
-        return Deadlines(connect, first, idle, total, self._words(why, request, stream))
+            return self._streamed
+        if self._idle.fixed and not self._total.fixed:  # no early look, which could not be told from a silence
+            return replace(self._whole, total=self._total.allowed(request, kills))
+        return self._whole
 
-    def in_force(self, request: Request, stream: bool) -> tuple[float, float, str]:
-        """Seconds that the first attempt at `request` may wait for its first byte, and may take as a whole, and why."""
+    def in_force(self, request: Request, stream: bool, kills: int = 0) -> tuple[float, float, str]:
+        """Seconds that an attempt at `request` may wait for its first byte, and may take as a whole, and why."""
         span = self._first if stream else self._total
         why = self._words(span.why(request), request, stream)
         if stream:
-            return span.allowed(request, 0), self._end, why
-        total = span.allowed(request, 0)
-        return min(self._first.allowed(request, 0), total) if self._first.fixed else total, total, why
+            return span.allowed(request, kills), self._end, why
+        total = span.allowed(request, kills)
+        return min(self._first.first_look, total) if self._first.fixed else total, total, why
 
     def expects(self, request: Request) -> float:
         """Seconds that a whole answer to this request may well take; with none yet, as with streams, in proportion to others."""
@@ -135,19 +136,24 @@ class Patience:
 
     def success(self, attempt: Attempt, timing: Timing, now: float) -> None:
         """Learn from a complete answer."""
-        request = attempt.request
-        self._kills.fill(now, PER_ANSWER)
+        spent = (timing.first_byte if attempt.stream else timing.total) - timing.connect
         self._answered = now
+        self._kills.earned += PER_ANSWER
+        if attempt.number > 1:
+            self._kills.answered(attempt.request.line, max(spent, timing.gap))
+        if now >= self._next:
+            self._next = max(self._next, now - 1.0) + 1.0 / ENOUGH
+            self._learn(attempt, spent, timing.gap, now)
+
+    def _learn(self, attempt: Attempt, spent: float, gap: float, now: float) -> None:
+        self._kills.fill(now)
         if attempt.stream:
-            spent = timing.first_byte - timing.connect
-            self._first.add(request, spent)
-            self._idle.add(request, timing.gap)
+            self._first.add(attempt.request, spent)
+            self._idle.add(attempt.request, gap)
         else:
-            spent = timing.total - timing.connect
-            self._total.add(request, spent)
+            self._total.add(attempt.request, spent)
         if self._answers < WINDOW:
             self._weigh(self._answers + 1)
-        self._kills.answered(request.line, max(spent, timing.gap))
 
     def killed(self, attempt: Attempt, age: float) -> None:
         """Remember what an attempt had waited when our own deadline ended it."""
@@ -167,6 +173,10 @@ class Patience:
     def forget(self, request: Request) -> None:
         """The request is finished for good, here or elsewhere."""
         self._kills.forget(request.line)
+
+    def _look(self, span: Span) -> float:
+        """When an ordinary answer, silent until it is complete, is looked at: with the whole, unless the user has said it."""
+        return span.first_look if span.fixed else self._total.first_look
 
     def _passed(self, attempt: Attempt, phase: Phase, age: float) -> Span:
         """The span whose deadline has passed."""

@@ -19,12 +19,13 @@ PER_SECOND = 0.1  # tokens time brings, so that an endpoint gone silent is not w
 class Kills:
     """The budget of one endpoint, model and form of answer."""
 
-    __slots__ = ("_ages", "_filled", "_most", "_proven", "_tokens")
+    __slots__ = ("_ages", "_filled", "_most", "_proven", "_tokens", "earned")
 
     def __init__(self) -> None:
         self._tokens = self._most = FIRST
         self._proven = 0.0
         self._filled = 0.0
+        self.earned = 0.0  # tokens that answers have brought and that are not filled in yet
         self._ages: dict[int, float] = {}  # line → age of its last attempt that we ended; finished lines leave
 
     def __len__(self) -> int:
@@ -35,10 +36,10 @@ class Kills:
         """Evidence, as a share of all that counts, has grown: grant more."""
         self._most = max(FIRST, MOST * evidence)
 
-    def fill(self, now: float, brought: float = 0.0) -> None:
-        """Let time, and perhaps an answer, bring tokens."""
-        self._add((now - self._filled) * PER_SECOND + brought)
-        self._filled = now
+    def fill(self, now: float) -> None:
+        """Let time and answers bring tokens."""
+        self._add((now - self._filled) * PER_SECOND + self.earned)
+        self._filled, self.earned = now, 0.0
 
     def spend(self) -> bool:
         """Take a token; False when there is none."""

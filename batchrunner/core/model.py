@@ -138,13 +138,12 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Deadlines(Struct, frozen=True, gc=False):
-    """How long each phase of an attempt may take, in seconds, and why."""
+    """How long each phase of an attempt may take before it is looked at, in seconds."""
 
     connect: float
     first_byte: float  # from the request written to the first byte of the answer
     idle: float  # between two signs of progress in the body
     total: float  # from the connection to the end of the body
-    why: str = ""
 
 
 class Attempt(Struct, frozen=True, gc=False):
@@ -305,7 +304,8 @@ class Result(Struct, frozen=True, kw_only=True, gc=False):
 class Event(Struct, frozen=True, gc=False):
     """Something settled, for listeners: an attempt (`result` is None: its request is sent again), or a line that needed none.
 
-    `notice` is a line for people, when something about an endpoint has just been learned.
+    `notice` is a line for people, when something about an endpoint has just been learned. `why` says where the deadline came
+    from, if it was one of ours that ended the attempt.
     """
 
     at: float
@@ -313,6 +313,7 @@ class Event(Struct, frozen=True, gc=False):
     outcome: Outcome | None
     result: Result | None = None
     notice: str = ""
+    why: str = ""
 
 
 class _Part(Struct, gc=False):

@@ -62,12 +62,9 @@ class Sized(Struct, frozen=True, array_like=True):
 
 
 class Kin:
-    """Requests of like size. `granted` is the logarithm of how much longer they may take than is expected of their size.
+    """Requests of like size. `granted` is the logarithm of how much longer they may take than is expected of their size."""
 
-    `said` is kept by those who put it into words.
-    """
-
-    __slots__ = ("answer", "answers", "bound", "expected", "granted", "lean", "prompt", "said")
+    __slots__ = ("answer", "answers", "bound", "expected", "granted", "lean", "prompt")
 
     def __init__(self, prompt: int, answer: int, expected: float) -> None:
         self.prompt = prompt
@@ -77,7 +74,6 @@ class Kin:
         self.lean = 0.0  # logarithms, as is the bound
         self.bound = -inf
         self.granted = 0.0
-        self.said = ""
 
     def bind(self, bound: float) -> None:
         """What others grant; all that is known while there are no answers."""

@@ -5,9 +5,11 @@ Rules:
 1. A learned value is a multiple of p99 of what the last answers took, each in proportion to what its size is worth (`shape`).
 2. It never undercuts a floor that sinks as answers come in: thin evidence makes patient, plenty of it lets a fast service be
    held to its pace. Before the first answers the weight of a request alone decides.
-3. Evidence is thin where few answers have come, or few of this size: then attempts are looked at early and often, so that what
-   is learned meanwhile reaches them.
-4. A fixed value rules outright: it is neither stretched nor learned.
+3. Nothing that is learned is shorter than the first look at an attempt: only then it is reckoned what this one may take, so
+   that a quick answer costs no reckoning.
+4. Evidence is thin where few answers have come, or few of this size: then attempts are looked at often, so that what is learned
+   meanwhile reaches them.
+5. A fixed value rules outright: it is neither stretched nor learned.
 """
 
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from batchrunner.core.shape import KNOWN, Kin, Measure, Shape, Sized, alike, ope
 
 WINDOW = 500  # answers that count; one window is also how long a change of weather takes to be forgotten
 FULL_TAIL = 100  # below so many answers p99 is merely the slowest seen, and the multiple is wider
-LOWEST = 1.0  # no floor sinks below: a lost packet or a pause of the collector is not a hang
+LOWEST = 1.0  # the first look; no floor sinks below: a lost packet or a pause of the collector is not a hang
 FEW = 5  # below so many answers the weight of a request alone says how long it may take
 LAST_KILLS = 2  # after so many in a row it is this request that needs long, or nothing helps
 LOOK = 15.0  # the longest time between two looks at an attempt while evidence is thin
@@ -74,7 +76,7 @@ IDLE = Learning(3.0, 30.0, "longest silences", alike, lambda _: SILENCE)
 class Span:
     """One duration, fixed or learned, of requests of any size."""
 
-    __slots__ = ("_end", "_floor", "_level", "_rule", "_setting", "_shape", "_times", "_window", "fixed", "set_by", "young")
+    __slots__ = ("_end", "_floor", "_level", "_rule", "_shape", "_times", "_window", "first_look", "fixed", "set_by", "young")
 
     def __init__(self, rule: Learning, setting: float | Auto, end: float, flag: str) -> None:
         self.fixed = setting != "auto"
@@ -87,7 +89,7 @@ class Span:
         self._times = rule.times
         self._level = 0.0
         self._floor = end
-        self._setting = min(end, 0.0 if setting == "auto" else setting)
+        self.first_look = min(end, LOWEST if setting == "auto" else setting)  # at an attempt; where it is fixed, its deadline
 
     def __len__(self) -> int:
         return len(self._window)
@@ -102,18 +104,8 @@ class Span:
     def allowed(self, request: Request, kills: int) -> float:
         """Seconds that an attempt may take after so many kills; who failed twice in this way gets all there is."""
         if self.fixed:
-            return self._setting
+            return self.first_look
         return self._granted(request, self._shape.of(request)[1], kills)
-
-    def first_look(self, request: Request, kills: int) -> tuple[float, str]:
-        """When to look at the attempt for the first time, and why. Where evidence is firm, this is its deadline."""
-        if self.fixed:
-            return self._setting, self.set_by
-        kin, scale = self._shape.of(request)
-        said = kin.said or self._say(kin, request)
-        if self.young or kin.answers < KNOWN:
-            return min(self._end, LOWEST), said
-        return self._granted(request, scale, kills), said
 
     def next_look(self, request: Request, allowed: float, waited: float) -> float:
         """Seconds until the next look at an attempt that has waited less than it may: doubling steps while evidence is thin."""
@@ -131,8 +123,8 @@ class Span:
         return self._window.quantile(0.95) * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
 
     def why(self, request: Request) -> str:
-        """Where the deadline of this request's first attempt comes from, in words."""
-        return self.first_look(request, 0)[1]
+        """Where the deadline of this request's attempts comes from, in words."""
+        return self.set_by if self.fixed else self._say(self._shape.of(request)[0], request)
 
     def learned(self) -> Samples:
         """What the next run may begin with."""
@@ -156,15 +148,13 @@ class Span:
         return min(self._end, max(floor, self._level * scale) * 2.0**kills)
 
     def _say(self, kin: Kin, request: Request) -> str:
-        """Put into words what the kin may take. The words stay when no more answers will change them."""
+        """Put into words what the kin may take."""
         rule, answers = self._rule, len(self._window)
         if not answers:
             return f"no answers yet: {rule.prior(request):g} s"
         seen = min(kin.answers, answers)
         size = "" if rule.measure is alike else " of this size" if seen == answers else f" scaled to this size, {seen} of it,"
-        said = f"p99 of {answers} {rule.what}{size} × {self._times:.1f}, at least {self._floor:.1f} s"
-        kin.said = said if seen == WINDOW else ""
-        return said
+        return f"p99 of {answers} {rule.what}{size} × {self._times:.1f}, at least {self._floor:.1f} s"
 
     def _settle(self) -> None:
         """Take the level anew; let the floor sink and the multiple narrow, up to a full window."""

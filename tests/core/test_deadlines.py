@@ -28,15 +28,15 @@ def attempt(patience: Patience, line: int = 1, kills: int = 0, stream: bool = Fa
     return Attempt(asked, "a", kills + 1, 0.0, patience.deadlines(asked, kills, stream), kills=kills, stream=stream)
 
 
-def answered(patience: Patience, seconds: float, times: int = 1, now: float = 0.0, line: int = 0) -> None:
+def answered(patience: Patience, seconds: float, times: int = 1, now: float = 0.0, line: int = 0, kills: int = 0) -> None:
     for _ in range(times):
-        patience.success(attempt(patience, line), Timing(total=seconds, first_byte=seconds), now)
+        patience.success(attempt(patience, line, kills), Timing(total=seconds, first_byte=seconds), now)
 
 
-def streamed(patience: Patience, first: float, gap: float, times: int = 1) -> None:
+def streamed(patience: Patience, first: float, gap: float, times: int = 1, now: float = 0.0) -> None:
     for _ in range(times):
         timing = Timing(first_byte=first, total=first + 50 * gap, gap=gap)
-        patience.success(attempt(patience, stream=True), timing, 0.0)
+        patience.success(attempt(patience, stream=True), timing, now)
 
 
 def learned(seconds: float = 6.0, answers: int = 500, **policy: float) -> Patience:
@@ -46,25 +46,29 @@ def learned(seconds: float = 6.0, answers: int = 500, **policy: float) -> Patien
 
 
 def total(patience: Patience, kills: int = 0, max_tokens: int = 0, size: int = 0) -> float:
-    return patience.deadlines(request(max_tokens=max_tokens, size=size), kills, False).total
+    return patience.in_force(request(max_tokens=max_tokens, size=size), False, kills)[1]
 
 
 def whole(patience: Patience, max_tokens: int = 0, size: int = 0) -> float:
     return patience.in_force(request(max_tokens=max_tokens, size=size), False)[1]
 
 
-def of_size(patience: Patience, seconds: float, times: int, max_tokens: int = 0, size: int = 0) -> None:
+def first_byte(patience: Patience, kills: int = 0, max_tokens: int = 0, size: int = 0) -> float:
+    return patience.in_force(request(max_tokens=max_tokens, size=size), True, kills)[0]
+
+
+def of_size(patience: Patience, seconds: float, times: int, max_tokens: int = 0, size: int = 0, now: float = 0.0) -> None:
     asked = request(max_tokens=max_tokens, size=size)
     sent = Attempt(asked, "a", 1, 0.0, patience.deadlines(asked, 0, False))
     for _ in range(times):
-        patience.success(sent, Timing(total=seconds, first_byte=seconds), 0.0)
+        patience.success(sent, Timing(total=seconds, first_byte=seconds), now)
 
 
-def ends(patience: Patience, sent: Attempt, now: float = 0.0) -> float:
+def ends(patience: Patience, sent: Attempt, now: float = 0.0, phase: Phase = TOTAL) -> float:
     """The age at which an attempt that never answers is given up, looked at whenever it asks to be."""
-    age = sent.deadlines.total if not sent.stream else sent.deadlines.first_byte
+    age = sent.deadlines.idle if phase is Phase.BODY else sent.deadlines.first_byte
     for _ in range(200):
-        more, _ = patience.review(sent, TOTAL, age, now + age)
+        more, _ = patience.review(sent, phase, age, now + age)
         if more == 0.0:
             return age
         assert more > 0.0
@@ -77,10 +81,21 @@ def ends(patience: Patience, sent: Attempt, now: float = 0.0) -> float:
 
 def test_after_a_window_of_equal_answers_the_deadline_is_twice_their_time_whatever_came_before() -> None:
     patience = learned(1.0)
-    answered(patience, 100.0, 500)
+    answered(patience, 100.0, 500, now=10.0)
     assert total(patience) == 200.0
-    answered(patience, 6.0, 500)
+    answered(patience, 6.0, 500, now=20.0)
     assert total(patience) == 12.0
+
+
+def test_of_very_many_answers_a_second_some_teach() -> None:
+    patience = learned(1.0)
+    answered(patience, 100.0, 5000, now=0.5)
+    assert total(patience) == 200.0
+    answered(patience, 6.0, 400, now=1.5)
+    assert total(patience) == 200.0, "what came of the last second is still there"
+    for at in range(5000):
+        answered(patience, 6.0, now=1.5 + at / 5000.0)
+    assert total(patience) == 12.0, "and a second teaches a window"
 
 
 def test_a_size_never_seen_gets_in_proportion_to_a_smaller_one() -> None:
@@ -116,7 +131,7 @@ def test_a_slow_down_moves_the_level_for_every_size_and_keeps_the_shape() -> Non
     for _ in range(100):
         of_size(patience, 1.0, 9, max_tokens=64)
         of_size(patience, 20.0, 1, max_tokens=1024)
-    of_size(patience, 5.0, 50, max_tokens=64)  # not one large row has answered since
+    of_size(patience, 5.0, 50, max_tokens=64, now=1.0)  # not one large row has answered since
     assert whole(patience, max_tokens=64) == pytest.approx(10.0, rel=0.05)
     assert whole(patience, max_tokens=1024) == pytest.approx(200.0, rel=0.2)
 
@@ -127,8 +142,8 @@ def test_connecting_is_no_part_of_a_sample() -> None:
         patience.success(attempt(patience), Timing(connect=5.0, first_byte=8.0, total=8.0), 0.0)
     assert total(patience) == 6.0
     for _ in range(500):
-        patience.success(attempt(patience, stream=True), Timing(connect=5.0, first_byte=8.0, total=9.0), 0.0)
-    assert patience.deadlines(request(), 0, True).first_byte == 9.0
+        patience.success(attempt(patience, stream=True), Timing(connect=5.0, first_byte=8.0, total=9.0), 1.0)
+    assert first_byte(patience) == 9.0
 
 
 def test_a_kill_doubles_the_deadline_and_another_one_gives_the_longest() -> None:
@@ -161,10 +176,11 @@ def test_deadlines_keep_their_bounds_and_never_fall_with_size_or_kills(times: li
     for seconds in times:
         answered(patience, seconds, repeat)
     last = 0.0
-    for max_tokens in (0, 100, 1000, 100_000):
+    for max_tokens in (1, 100, 1000, 100_000):
         now = total(patience, 0, max_tokens)
         assert 1.0 <= now <= cap
-        assert last <= now <= total(patience, 1, max_tokens) <= total(patience, 9, max_tokens) <= cap
+        assert last <= now * (1.0 + 1e-12)
+        assert now <= total(patience, 1, max_tokens) <= total(patience, 9, max_tokens) <= cap
         last = now
 
 
@@ -206,7 +222,7 @@ def test_what_is_learned_meanwhile_reaches_running_attempts() -> None:
 def test_an_attempt_sent_in_better_times_is_given_what_is_due_now() -> None:
     patience = learned(6.0)
     sent = attempt(patience)
-    answered(patience, 60.0, 500)
+    answered(patience, 60.0, 500, now=10.0)
     assert patience.review(sent, TOTAL, 12.0, 100.0) == (108.0, False)
 
 
@@ -263,9 +279,9 @@ def test_a_token_comes_back_only_if_the_next_attempt_was_quicker(after: float, g
     patience = learned(6.0)
     spent(patience)
     patience.killed(attempt(patience, 7), 40.0)
-    answered(patience, after, line=7)
+    answered(patience, after, line=7, kills=1)
     assert spent(patience) == granted
-    answered(patience, 1.0, line=7)
+    answered(patience, 1.0, line=7, kills=1)
     assert spent(patience) == 0, "once"
 
 
@@ -274,7 +290,7 @@ def test_a_stream_that_was_silent_for_longer_brings_no_token_back() -> None:
         patience = learned(6.0)
         spent(patience)
         patience.killed(attempt(patience, 7, stream=True), 10.0)
-        patience.success(attempt(patience, 7, stream=True), Timing(first_byte=2.0, total=40.0, gap=gap), 0.0)
+        patience.success(attempt(patience, 7, 1, stream=True), Timing(first_byte=2.0, total=40.0, gap=gap), 0.0)
         assert spent(patience) == granted
 
 
@@ -283,7 +299,7 @@ def test_a_forgotten_request_brings_no_token_back() -> None:
     spent(patience)
     patience.killed(attempt(patience, 7), 40.0)
     patience.forget(request(7))
-    answered(patience, 1.0, line=7)
+    answered(patience, 1.0, line=7, kills=1)
     assert spent(patience) == 0
 
 
@@ -292,7 +308,7 @@ def test_only_unfinished_requests_are_remembered() -> None:
     for line in range(100):
         patience.killed(attempt(patience, line), 40.0)
         if line % 2:
-            answered(patience, 1.0, line=line)
+            answered(patience, 1.0, line=line, kills=1)
         else:
             patience.forget(request(line))
     assert not patience._kills
@@ -350,28 +366,28 @@ def test_a_fixed_silence_rules_in_every_body() -> None:
 
 def test_a_stream_has_a_first_byte_and_a_silence_but_no_whole() -> None:
     patience = Patience(Timeouts())
-    cold = patience.deadlines(request(), 0, True)
-    assert (cold.first_byte, cold.idle, cold.total) == (1.0, 60.0, 600.0)
+    sent = attempt(patience, stream=True)
+    assert (sent.deadlines.first_byte, sent.deadlines.idle, sent.deadlines.total) == (1.0, 1.0, 600.0)
+    assert ends(patience, sent, phase=Phase.BODY) == 60.0
     streamed(patience, 2.0, 0.5, 20)
-    assert patience.deadlines(request(), 0, True).idle == 30.0
+    assert ends(patience, sent, 100.0, Phase.BODY) == 30.0
     streamed(patience, 2.0, 0.5, 480)
-    warm = patience.deadlines(request(), 0, True)
-    assert (warm.first_byte, warm.idle, warm.total) == (6.0, 1.5, 600.0)
-    assert patience.deadlines(request(), 1, True).first_byte == 12.0
+    assert (first_byte(patience), ends(patience, sent, 200.0, Phase.BODY)) == (6.0, 1.5)
+    assert first_byte(patience, kills=1) == 12.0
 
 
 def test_only_the_prompt_makes_a_first_byte_later() -> None:
     patience = Patience(Timeouts())
     streamed(patience, 2.0, 0.5, 500)
-    assert patience.deadlines(request(max_tokens=5000), 0, True).first_byte == 6.0
-    assert patience.in_force(request(size=48_000), True)[0] > 12.0
+    assert first_byte(patience, max_tokens=5000) == 6.0
+    assert first_byte(patience, size=48_000) > 12.0
     long, short = request(size=48_000), request(size=12_000)
     for _ in range(100):
         for asked, first in ((short, 2.0), (long, 4.0)):
             sent = Attempt(asked, "a", 1, 0.0, patience.deadlines(asked, 0, True), stream=True)
-            patience.success(sent, Timing(first_byte=first, total=50.0, gap=0.5), 0.0)
-    assert patience.deadlines(long, 0, True).first_byte == pytest.approx(12.0, rel=0.1)
-    assert patience.deadlines(short, 0, True).first_byte == pytest.approx(6.0, rel=0.1)
+            patience.success(sent, Timing(first_byte=first, total=50.0, gap=0.5), 1.0)
+    assert first_byte(patience, size=48_000) == pytest.approx(12.0, rel=0.1)
+    assert first_byte(patience, size=12_000) == pytest.approx(6.0, rel=0.1)
 
 
 def test_silence_is_judged_by_its_own_clock() -> None:
@@ -379,7 +395,7 @@ def test_silence_is_judged_by_its_own_clock() -> None:
     streamed(patience, 2.0, 0.5, 500)
     sent = attempt(patience, stream=True)
     assert patience.review(sent, Phase.BODY, 1.5, 0.0) == (0.0, False)
-    streamed(patience, 2.0, 2.0, 10)
+    streamed(patience, 2.0, 2.0, 10, now=1.0)
     assert patience.review(sent, Phase.BODY, 1.5, 0.0) == (4.5, False)
     assert patience.review(sent, Phase.BODY, 600.0, 0.0) == (0.0, True), "the cap of the whole"
 
@@ -413,11 +429,9 @@ def test_silence_is_judged_by_its_own_clock() -> None:
 )
 def test_a_deadline_says_where_it_comes_from(policy: dict[str, float], answers: int, stream: bool, why: str) -> None:
     patience = Patience(Timeouts(**policy))
-    if stream:
-        streamed(patience, 1.0, 0.1, answers)
-    else:
-        answered(patience, 1.0, answers)
-    assert patience.deadlines(request(), 0, stream).why == why
+    for at in range(answers):
+        streamed(patience, 1.0, 0.1, now=float(at)) if stream else answered(patience, 1.0, now=float(at))
+    assert patience.in_force(request(), stream)[2] == why
 
 
 @pytest.mark.parametrize(

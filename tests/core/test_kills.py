@@ -70,7 +70,8 @@ def test_wrong_kills_stay_a_small_share_of_the_answers(answers: int, at_once: in
     kills, wrong = Kills(), 0
     kills.weigh(1.0)
     for line in range(answers):
-        kills.fill(0.0, PER_ANSWER)
+        kills.earned += PER_ANSWER
+        kills.fill(0.0)
         for _ in range(at_once):
             if kills.spend():
                 wrong += 1

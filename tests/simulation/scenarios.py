@@ -348,7 +348,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         "1 % hangs, rows of all sizes, which say nothing of their latency",
         10_000,
         meaningless,
-        [at_most(SLOWER, lambda run: run.slower, 1.5), FALSE_KILLS, LOST],
+        [at_most(SLOWER, lambda run: run.slower, 1.6), FALSE_KILLS, LOST],  # 1.4 on average; the last hang decides
     ),
     "sizes-slowdown": Scenario(
         "large rows take 20 times as long, and all × 5 for the middle third",
