@@ -24,7 +24,7 @@ from batchrunner.journal import Journal
 from batchrunner.resume import Known
 from batchrunner.standing import Standing
 
-VERSION = 1
+VERSION = 2
 _ENDS = 1 << 16
 
 

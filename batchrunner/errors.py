@@ -1,6 +1,6 @@
 """The exceptions of batchrunner. A request that fails is data; these are for what stops a whole run.
 
-    BatchError        exit 4   a fault of our own (E901); resumable
+    BatchError          exit 4   a fault of our own (E901); resumable
     ├── UsageError      exit 2   wrong options, settings or input; nothing was sent
     ├── StopError       exit 3   stopped by an endpoint or by a cap of the user's own; resumable
     └── FileError       exit 4   a file or a process of ours fails us; resumable

@@ -96,7 +96,9 @@ class FileJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
-        return watched(Source(self.paths.input, self._settings.intake, self._standing.still_open, origins, model), self.order)
+        standing = self._standing
+        source = Source(self.paths.input, self._settings.intake, standing.still_open, origins, model, standing.begin)
+        return watched(source, self.order)
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""

@@ -15,10 +15,10 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, cast
@@ -26,6 +26,7 @@ from typing import BinaryIO, cast
 from msgspec import Struct
 
 from batchrunner.errors import FileError, UsageError
+from batchrunner.landmarks import START, Landmark
 
 MAX_LINE = 64 * 1024 * 1024
 _CHUNK = 1024 * 1024
@@ -42,6 +43,7 @@ class Oversized(Struct, frozen=True):
 
 
 Line = bytes | Oversized
+Note = Callable[[int, int], None]
 
 
 def read_lines(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes | Oversized]]:
@@ -55,15 +57,19 @@ def read_lines(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LI
                 yield number, line
 
 
-def read_blocks(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE) -> Iterator[tuple[int, list[Line]]]:
+def read_blocks(
+    source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE, begin: Landmark = START, note: Note | None = None
+) -> Iterator[tuple[int, list[Line]]]:
     """All lines of a file, blank ones too, about `_BLOCK` bytes at a time, each block with the number of its first line.
 
-    A path may lead to a gzip or zstd file; a file object is read as it is, from where it stands, and left open.
+    A path may lead to a gzip or zstd file; a file object is read as it is, from where it stands, and left open. `begin` is
+    where to begin in a plain file; of such a one `note` is told the line and the byte at which each block after the first begins.
     UsageError E201 E202 E204 E206: not a file that can be read. E203: lines end in CR alone. FileError E406: broken on the way.
     """
     with _opened(Path(source)) if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
         try:
-            yield from _numbered(file, max_line)
+            plain = isinstance(file, BufferedReader)
+            yield from _numbered(_from(file, begin), max_line, begin.line, note if plain else None)
         except _broken() as fault:
             raise FileError("E406", f"the input cannot be read any further: {_reason(fault)}", PUT_BACK) from None
 
@@ -73,9 +79,17 @@ def blank(line: Line) -> bool:
     return isinstance(line, bytes) and (not line or line.isspace())
 
 
-def _numbered(file: BinaryIO, max_line: int) -> Iterator[tuple[int, list[Line]]]:
-    number = 1
-    for raws, returns in _raw_blocks(file, max_line):
+def _from(file: BinaryIO, begin: Landmark) -> BinaryIO:
+    """The file, to be read from the landmark on. FileError E406: no line begins there any more."""
+    if begin.offset:
+        file.seek(begin.offset - 1)
+        if file.read(1) != b"\n":
+            raise FileError("E406", f"the input changed while it was read: line {begin.line} is elsewhere", PUT_BACK)
+    return file
+
+
+def _numbered(file: BinaryIO, max_line: int, number: int, note: Note | None) -> Iterator[tuple[int, list[Line]]]:
+    for raws, returns, ahead in _raw_blocks(file, max_line):
         if number == 1:
             raws[0] = _first(raws[0])
         last = [_read_through(file, raws.pop(), max_line)] if _endless(raws[-1], max_line) else []
@@ -85,10 +99,15 @@ def _numbered(file: BinaryIO, max_line: int) -> Iterator[tuple[int, list[Line]]]
             block[: len(lines)] = [_oversized(line, max_line) if len(line) > max_line else line for line in lines]
         yield number, block
         number += len(block)
+        if note:
+            note(number, file.tell() - ahead)
 
 
-def _raw_blocks(file: BinaryIO, max_line: int) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines with their endings, and whether these may be more than a LF. The last of all may have none, and an endless one."""
+def _raw_blocks(file: BinaryIO, max_line: int) -> Iterator[tuple[list[bytes], bool, int]]:
+    """Lines with their endings, whether these may be more than a LF, and how many bytes behind them have been read.
+
+    The last line of all may have no ending, and an endless one.
+    """
     torn, read = b"", getattr(file, "read1", file.read)  # what can be had, before what cannot is an error
     while piece := read(max(_BLOCK, len(torn))):
         raws = BytesIO(piece).readlines()
@@ -96,9 +115,9 @@ def _raw_blocks(file: BinaryIO, max_line: int) -> Iterator[tuple[list[bytes], bo
         raws[0] = torn + raws[0]
         torn = b"" if raws[-1][-1:] == b"\n" or _endless(raws[-1], max_line) else raws.pop()
         if raws:
-            yield raws, returns
+            yield raws, returns, len(torn)
     if torn:
-        yield [torn], True
+        yield [torn], True, 0
 
 
 def _endless(raw: bytes, max_line: int) -> bool:

@@ -20,6 +20,7 @@ from batchrunner.core.selection import piece
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
 from batchrunner.formats import digests
+from batchrunner.landmarks import Landmark, note
 from batchrunner.lines import Line, read_blocks, read_lines
 from batchrunner.paths import Paths
 from batchrunner.records import read_successes
@@ -103,8 +104,9 @@ class Look:
 def evidence_of(output: Output, settings: Settings) -> Evidence[Line]:
     """What a survey of this output reads."""
     intake = settings.intake
-    blocks = partial(read_blocks, output.paths.input, intake.max_line)
-    return Evidence(blocks, names_of_shard(intake.shard), digests, read_successes, read_record, output)
+    marks = list[Landmark]()
+    blocks = partial(read_blocks, output.paths.input, intake.max_line, note=partial(note, marks))
+    return Evidence(blocks, names_of_shard(intake.shard), digests, read_successes, read_record, output, marks)
 
 
 def check_input(path: Path) -> None:

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from batchrunner.disk import record_blocks, why
 from batchrunner.errors import FileError
+from batchrunner.landmarks import Landmark
 from batchrunner.paths import Paths
 from batchrunner.rows import Column, Piles, number_of
 from batchrunner.standing import BIT, Standing, Twin
@@ -87,6 +88,7 @@ class Evidence(Struct, Generic[Line], frozen=True):
     read_successes: Callable[[Sequence[bytes]], Told | None]  # None: they are to be read one by one
     read_record: Callable[[bytes], Known]  # ValueError: it is none
     output: Output
+    marks: list[Landmark] = []  # what reading the blocks notes
 
 
 def survey(evidence: Evidence[Line], reopen: Callable[[str], bool] | None = None, keep_changed: bool = False) -> Standing:
@@ -144,7 +146,7 @@ class _Survey(Generic[Line]):
         self._kind_names: list[str] = []
         self._twins: list[tuple[int, int]] = []
         self._edits: list[int] = []
-        self._standing = Standing(0, 0, bytearray(), bytearray())
+        self._standing = Standing(0, 0, bytearray(), bytearray(), marks=evidence.marks)
 
     def run(self) -> Standing:
         standing = self._standing

@@ -29,6 +29,7 @@ from batchrunner.core.policy import option
 from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
+from batchrunner.landmarks import START, Landmark
 from batchrunner.lines import MAX_LINE, PUT_BACK, Line, blank, read_blocks, read_lines, without_ending
 from batchrunner.selecting import fits, of_shard, where
 
@@ -96,6 +97,7 @@ def dialect_of(path: str | os.PathLike[str], intake: Intake) -> Dialect:
 
 
 ToDo = Callable[[int, int], Iterable[int]]
+Begin = Callable[[int], Landmark | None]
 
 
 def _all(first: int, count: int) -> Iterable[int]:
@@ -103,12 +105,17 @@ def _all(first: int, count: int) -> Iterable[int]:
     return range(first, first + count)
 
 
+def _on(_line: int) -> Landmark | None:
+    """Every line is to be read."""
+    return START
+
+
 class Source:
     """The requests of a file, in blocks, once: `async for block in source`.
 
-    `to_do` says which of so many lines, from this one on, have no result yet; it is asked in another thread. `origins` and
-    `model` are those of `formats.parse`. UsageError: the file is no input (`lines.read_lines`). FileError E406: it broke
-    while it was read.
+    `to_do` says which of so many lines, from this one on, have no result yet, `begin` where to read for those from a line on;
+    both are asked in another thread. `origins` and `model` are those of `formats.parse`. UsageError: the file is no input
+    (`lines.read_lines`). FileError E406: it broke while it was read.
     """
 
     def __init__(
@@ -118,9 +125,11 @@ class Source:
         to_do: ToDo = _all,
         origins: Collection[str] = (),
         model: str = "",
+        begin: Begin = _on,
     ) -> None:
         self._closed = Event()
-        self._blocks = _read(Path(path), intake, to_do, partial(parse, origins=tuple(origins), model=model), self._closed)
+        asked = partial(_asked, Path(path), intake.max_line, to_do, begin, self._closed)
+        self._blocks = _read(Path(path), intake, asked, partial(parse, origins=tuple(origins), model=model), self._closed)
         self._thread = ThreadPoolExecutor(1, "batchrunner-source")
         self._ahead: asyncio.Future[Block | BatchError | None] | None = None
         weakref.finalize(self, self._closed.set)  # whoever drops us unclosed does not leave the thread reading
@@ -162,11 +171,13 @@ def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
         return fault
 
 
-def _read(path: Path, intake: Intake, to_do: ToDo, read: Read, closed: Event) -> Generator[Block, None, None]:
+def _read(
+    path: Path, intake: Intake, lines: Callable[[], Iterable[tuple[int, Line]]], read: Read, closed: Event
+) -> Generator[Block, None, None]:
     """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
     start, block, size = _standing(path), [], 0
     read = partial(read, dialect=dialect_of(path, intake))
-    asked = where(of_shard(_asked(path, intake, to_do, closed), intake.shard), intake.where)
+    asked = where(of_shard(lines(), intake.shard), intake.where)
     for line, raw in islice(asked, intake.limit or None):
         if closed.is_set():
             return
@@ -181,14 +192,20 @@ def _read(path: Path, intake: Intake, to_do: ToDo, read: Read, closed: Event) ->
         yield block
 
 
-def _asked(path: Path, intake: Intake, to_do: ToDo, closed: Event) -> Iterator[tuple[int, Line]]:
+def _asked(path: Path, max_line: int, to_do: ToDo, begin: Begin, closed: Event) -> Iterator[tuple[int, Line]]:
     """The lines to be asked. Passing over a hundred million finished ones ends too, once closed."""
-    for first, lines in read_blocks(path, intake.max_line):
-        if closed.is_set():
+    here = begin(1)
+    while here:
+        for first, lines in read_blocks(path, max_line, here):
+            if closed.is_set():
+                return
+            yield from ((line, lines[line - first]) for line in to_do(first, len(lines)) if not blank(lines[line - first]))
+            following = first + len(lines)
+            here = begin(following)
+            if not here or here.line > following:
+                break
+        else:
             return
-        for line in to_do(first, len(lines)):
-            if not blank(lines[line - first]):
-                yield line, lines[line - first]
 
 
 def _standing(path: Path) -> os.stat_result | None:

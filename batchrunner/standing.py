@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from batchrunner.landmarks import Landmark, stretches
+
 BIT = bytes(1 << k for k in range(8))
 
 
@@ -43,6 +45,7 @@ class Standing(Struct):
     damaged: int = 0  # lines of the output that are no records
     damaged_errors: int = 0  # those of them in the errors file
     current: bytearray = bytearray()  # one bit a line of the errors file: it counts
+    marks: list[Landmark] = []  # where in the input lines begin
 
     @property
     def pending(self) -> int:
@@ -62,6 +65,14 @@ class Standing(Struct):
         if (~settled >> (first & 7)) & ((1 << max(0, end - first)) - 1):
             return [line for line in range(first, end) if not self.is_done(line)]
         return ()
+
+    def begin(self, line: int) -> Landmark | None:
+        """Where to read for the lines from this one on that this run has something to do for; None: it has for none."""
+        for here, last in stretches(self.marks, line, self.last):
+            first = max(line, here.line)
+            if self.still_open(first, last + 1 - first):
+                return here
+        return None
 
     def mark(self, line: int, ok: bool, kind: str = "") -> None:
         """Note a record that was just appended. `kind` is that of a failure."""
