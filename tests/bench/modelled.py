@@ -1,7 +1,7 @@
 """The servers of the simulation on real sockets and in real time.
 
     python -m tests.bench.modelled POINT ROWS SEED      prints its base URLs as JSON, serves until its standard input ends
-                                                        (a line there: the client was stopped), then prints its figures
+                                                        and then prints what it saw of each sending
 
 Rules:
 
@@ -15,15 +15,14 @@ import sys
 from collections import Counter
 from math import inf
 
+import msgspec
 import uvloop
 
 from tests.bench.points import POINTS
 from tests.bench.server import ID
-from tests.simulation.scenarios import recovery
 from tests.simulation.servers import Call, Refusal, Server
-from tests.simulation.world import PER_TOKEN, Run, Sent, Stage
+from tests.simulation.world import PER_TOKEN, Sent
 
-LAST = 0.5  # seconds before the end in which a stopped client drops what it holds
 _WORDS = {200: b"OK", 429: b"Too Many Requests", 503: b"Service Unavailable"}
 _BUSY = b'{"error":{"message":"too busy"}}'
 
@@ -64,19 +63,17 @@ class Host:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def vanish(self) -> None:
-        """Live through the outage: nobody listens, and every connection is gone."""
-        start, end = self.server.nature.outage
-        if start == inf:
-            return
+        """Live through the outages: nobody listens, and every connection is gone."""
         await self.clock.started.wait()
-        await asyncio.sleep(start - self.clock.now())
-        assert self._listener
-        self._listener.close()
-        self.turn()
-        for connection in list(self.connections):
-            connection.transport.abort()
-        await asyncio.sleep(end - self.clock.now())
-        await self.listen()
+        for start, end in self.server.nature.outages:
+            await asyncio.sleep(start - self.clock.now())
+            assert self._listener
+            self._listener.close()
+            self.turn()
+            for connection in list(self.connections):
+                connection.transport.abort()
+            await asyncio.sleep(end - self.clock.now())
+            await self.listen()
 
     def turn(self) -> None:
         """Let everything end that is due, and see to the next."""
@@ -168,21 +165,6 @@ def _answer(name: bytes, seconds: float) -> bytes:
     return _reply(200, b'{"id":"chatcmpl-%s","object":"chat.completion","choices":[%s],"usage":%s}' % (name, choice, usage))
 
 
-def figures(stage: Stage, log: list[Sent], stopped: bool) -> dict[str, float]:
-    """What can be counted at the server, as shares of the lines and of the sendings."""
-    end = max((sent.ended for sent in log), default=0.0)
-    kept = [sent for sent in log if not (stopped and sent.end in ("killed", "wronged") and sent.ended > end - LAST)]
-    run = Run(stage, kept, [], end)
-    return {
-        "sent": len(kept),
-        "wronged": run.wronged,
-        "throttled": run.throttled(0.0),
-        "late": run.throttled(2.0),
-        "p50": run.latency(0.5),
-        "recovery": recovery(run),
-    }
-
-
 async def main(point: str, rows: str, seed: str) -> None:
     stage = POINTS[point].stage(int(rows), int(seed))
     clock, log = Clock(), list[Sent]()
@@ -191,8 +173,8 @@ async def main(point: str, rows: str, seed: str) -> None:
         await host.listen()
     print(json.dumps([f"http://127.0.0.1:{host.port}/v1" for host in hosts]), flush=True)
     outages = [asyncio.ensure_future(host.vanish()) for host in hosts]
-    said = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    print(json.dumps(figures(stage, log, bool(said))), flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    print(msgspec.json.encode(log).decode(), flush=True)
     for outage in outages:
         outage.cancel()
 

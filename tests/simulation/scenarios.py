@@ -8,6 +8,7 @@ Rules:
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import ceil, exp, inf
 from random import Random
 from statistics import median
@@ -16,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from batchrunner.core.model import Request
+from tests.simulation import trouble
 from tests.simulation.servers import Bucket, Nature, Quota, Steps, Weather, Window, listed, plateau, steps
 from tests.simulation.world import Run, Stage
 from tests.virtual import chat
@@ -248,14 +250,16 @@ def cap_change(rows: int, seed: int) -> Stage:
 KNEE = 64
 
 
-def saturated(rows: int, seed: int) -> Stage:
+def saturated(rows: int, seed: int, median: float = 2.0) -> Stage:
     """Processor sharing: up to 64 sequences each at full speed, beyond that the same throughput shared by more."""
-    weather = Weather(rows, seed, median=2.0, sigma=0.5)
+    weather = Weather(rows, seed, median=median, sigma=0.5)
     return Stage(requests(rows), {"a": Nature(weather, speed=plateau(KNEE))}, listed(rows, KNEE, weather.calm), DEFAULTS)
 
 
 def over_the_knee(run: Run) -> float:
-    return run.latency(0.5) / 2.0
+    """The median over what it is at the knee, where each answer takes its work alone."""
+    work = run.stage.servers["a"].work
+    return run.latency(0.5) / median(work(line, 1, 0) for line in range(run.rows))
 
 
 def overload(rows: int, seed: int) -> Stage:
@@ -272,12 +276,12 @@ def outage(rows: int, seed: int, out: float = 6.0, back: float = 126.0) -> Stage
     """For two minutes nobody listens; what was in service when it began is cut off."""
     weather = Weather(rows, seed, median=0.3, sigma=0.8)
     ideal = listed(rows, MOST, weather.calm) + back - out
-    return Stage(requests(rows), {"a": Nature(weather, outage=(out, back))}, ideal, DEFAULTS)
+    return Stage(requests(rows), {"a": Nature(weather, outages=((out, back),))}, ideal, DEFAULTS)
 
 
 def recovery(run: Run) -> float:
     """Seconds from the service's return until as much was delivered in one second as half of a second's mean before."""
-    out, back = run.stage.servers["a"].outage
+    ((out, back),) = run.stage.servers["a"].outages
     ends = sorted(sent.ended for sent in run.those("answered"))
     before = sum(out / 2 <= end < out for end in ends) / (out / 2)
     after = [end for end in ends if end >= back]
@@ -301,7 +305,7 @@ def _two(rows: int, seed: int, factor: float) -> tuple[Mapping[str, Nature], flo
 def dead_first(rows: int, seed: int) -> Stage:
     """Nobody ever listens at the first of two."""
     weather = Weather(rows, seed, median=0.5, sigma=0.5)
-    servers = {"a": Nature(weather, outage=(0.0, inf)), "b": Nature(weather, slots=steps(100), refusal=429)}
+    servers = {"a": Nature(weather, outages=((0.0, inf),)), "b": Nature(weather, slots=steps(100), refusal=429)}
     return Stage(requests(rows), servers, listed(rows, 100, weather.calm), DEFAULTS)
 
 
@@ -410,6 +414,58 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "throttled": Scenario(
         "two endpoints, 100 and 25 at once, then 429", 10_000, both_throttled, [at_least(YIELD, attained, 0.9), *THROTTLED]
+    ),
+    "flapping": Scenario(
+        "there for five seconds, gone for five",
+        5_000,
+        trouble.flapping,
+        [
+            at_most(SLOWER, lambda run: run.slower, 2.0),
+            at_most("extra sendings but those cut off", trouble.unexplained, 0.03),
+            LOST,
+        ],
+    ),
+    "errors": Scenario(
+        "every other sending fails with 500 for 300 s",
+        6_000,
+        trouble.errors,
+        [at_most(SLOWER, lambda run: run.slower, 1.3), at_most("extra sendings", lambda run: run.extra, 1.1), LOST],
+    ),
+    "hole": Scenario(
+        "for five minutes nothing that is accepted is answered",
+        12_000,
+        trouble.black_hole,
+        [at_most("extra sendings", lambda run: run.extra, 0.03), at_most("recovery, seconds", trouble.after_the_hole, 15), LOST],
+    ),
+    "stalls": Scenario(
+        "2 % of the streams fall silent in the middle, 1 % before they begin",
+        5_000,
+        trouble.stalls,
+        [
+            at_most(SLOWER, lambda run: run.slower, 1.5),
+            at_most("longest life of a stalled stream, seconds", trouble.held, 20),
+            FALSE_KILLS,
+            LOST,
+        ],
+    ),
+    "crawl": Scenario("one request in two seconds", 200, trouble.crawl, [at_least(YIELD, attained, 0.9), *THROTTLED]),
+    "cap-told": Scenario(
+        "100 at once, then 429 with Retry-After",
+        10_000,
+        partial(trouble.told_cap, status=429),
+        [at_least(YIELD, attained, 0.9), *THROTTLED],
+    ),
+    "cap-told-503": Scenario(
+        "100 at once, then 503 with Retry-After",
+        10_000,
+        partial(trouble.told_cap, status=503),
+        [at_least(YIELD, attained, 0.9), LOST],
+    ),
+    "maps": Scenario(
+        "two endpoints, each with a model of its own and one in common",
+        10_000,
+        trouble.maps,
+        [at_least(YIELD, attained, 0.9), at_most("astray", trouble.astray, 0), *THROTTLED],
     ),
     "fixed": Scenario("200 ms at concurrency 1,000", 20_000, fixed, [at_least("share of Little's law", attained, 0.95), LOST]),
 }

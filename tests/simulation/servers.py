@@ -19,6 +19,7 @@ from msgspec import Struct
 
 Steps = Callable[[float], float]
 Work = Callable[[int, int, int], float]  # (line, sending, answers given so far) → seconds alone; inf: never answers
+SOON = 1.0  # seconds after which a crowded server would be asked again
 HIT = 1e-9  # work this near its end is done: floats do not meet
 
 
@@ -80,9 +81,12 @@ class Nature(Struct):
     slots: Steps = steps(inf)  # calls served at once; the others are refused
     refusal: int = 503  # the status of that; 429 for hosted services
     quota: Quota | None = None  # beyond it: 429
-    told: Callable[[float], str] | None = None  # the retry-after of a 429, from the seconds until one would pass
+    told: Callable[[float], str] | None = None  # the retry-after of a refusal, from the seconds until one would pass
+    fails: Callable[[int, int, float], int] = lambda *_: 0  # (line, sending, now) → the status of an error at once; 0: none
     speed: Callable[[int], float] = lambda _: 1.0
-    outage: tuple[float, float] = (inf, inf)  # from, to: nobody listens, and calls in service are cut off
+    stalls: Callable[[int, int], float] = lambda *_: inf  # (line, sending) → seconds of a stream until it falls silent for ever
+    hole: tuple[float, float] = (inf, inf)  # from, to: what comes in is accepted and never answered
+    outages: tuple[tuple[float, float], ...] = ()  # from, to, in order: nobody listens, and calls in service are cut off
     zombies: bool = False
 
 
@@ -93,6 +97,7 @@ class Call(Struct, eq=False):
     began: float
     seconds: float  # of work alone
     due: float  # on the server's clock of work
+    silent: float = inf  # seconds until a stream falls silent
     gone: bool = False  # its client has left
     over: bool = False  # it has ended here
 
@@ -118,19 +123,25 @@ class Server:
         self._clock = 0.0  # work done for each call so far
         self._at = 0.0
         self._sequence = 0
+        self._outages = iter((*nature.outages, (inf, inf)))
+        self._outage = next(self._outages)  # the one under way, or the next
 
     def arrive(self, line: int, sending: int, now: float) -> Call | Refusal:
         """A call comes in: taken into service or refused. Call `advance` first."""
         nature = self.nature
-        if nature.outage[0] <= now < nature.outage[1]:
+        if self._outage[0] <= now:
             return Refusal(0)
         if nature.quota and (early := nature.quota.early(now)):
             return Refusal(429, nature.told(early) if nature.told else "")
+        if status := nature.fails(line, sending, now):
+            return Refusal(status)
         if self.serving >= nature.slots(now):
-            return Refusal(nature.refusal)
+            return Refusal(nature.refusal, nature.told(SOON) if nature.told else "")
         self._run(now)
-        seconds = nature.work(line, sending, self.answered)
-        call = Call(line, now, seconds, self._clock + seconds)
+        silent = nature.stalls(line, sending)
+        never = silent < inf or nature.hole[0] <= now < nature.hole[1]
+        seconds = inf if never else nature.work(line, sending, self.answered)
+        call = Call(line, now, seconds, self._clock + seconds, silent)
         self._sequence += 1
         heappush(self._queue, (call.due, self._sequence, call))
         self.serving += 1
@@ -151,23 +162,21 @@ class Server:
         if not self._queue:
             return inf
         due = self._at + max(0.0, self._queue[0][0] - self._clock) / self.nature.speed(self.serving)
-        start, end = self.nature.outage
-        return min(due, start) if self._at < start else max(due, end) if due < end else due
+        return min(due, self._outage[0])
 
     def advance(self, now: float) -> list[Ended]:
         """Everything that has ended by now and whose client still listens."""
-        start = self.nature.outage[0]
-        if self._at < start <= now:
-            return self._cut(now)
+        ended: list[Ended] = self._cut(self._outage[0]) if self._at < self._outage[0] <= now else []
+        while self._outage[1] <= now:
+            self._outage = next(self._outages)
         self._run(now)
-        ended: list[Ended] = []
         while self._queue and self._queue[0][0] <= self._clock + HIT:
             call = heappop(self._queue)[2]
             call.over = True
             if not call.gone:
                 ended.append((call, "answered"))
+                self.answered += 1
             self.serving -= not call.gone or self.nature.zombies
-        self.answered += len(ended)
         return ended
 
     def _cut(self, now: float) -> list[Ended]:

@@ -88,13 +88,46 @@ def test_a_hang_holds_its_place_until_it_is_left() -> None:
 
 
 def test_an_outage_cuts_what_runs_and_refuses_what_comes() -> None:
-    server = Server(Nature(lambda *_: 10.0, outage=(5.0, 20.0)))
+    server = Server(Nature(lambda *_: 10.0, outages=((5.0, 20.0), (40.0, 50.0))))
     entered(server, 0, 0.0)
     assert server.due() == 5.0
     assert lines(server, 5.0) == [(0, "cut")]
     assert server.arrive(1, 1, 19.9) == Refusal(0)
     entered(server, 1, 20.0)
     assert server.due() == 30.0
+    assert lines(server, 30.0) == [(1, "answered")]
+    entered(server, 2, 39.0)
+    assert lines(server, 45.0) == [(2, "cut")]
+    assert server.arrive(3, 1, 45.0) == Refusal(0)
+    entered(server, 3, 50.0)
+    assert server.due() == 60.0
+
+
+def test_what_falls_into_a_hole_is_taken_and_never_answered() -> None:
+    server = Server(Nature(lambda *_: 1.0, hole=(5.0, 9.0)))
+    entered(server, 0, 4.9)
+    assert entered(server, 1, 5.0).seconds == inf
+    entered(server, 2, 9.0)
+    assert lines(server, 20.0) == [(2, "answered")]
+    assert server.serving == 1
+
+
+def test_errors_and_crowds_say_what_they_are_told_to_say() -> None:
+    server = Server(
+        Nature(lambda *_: 1.0, slots=steps(1), told=lambda early: f"{early:g}", fails=lambda line, *_: 500 * (line == 7))
+    )
+    assert server.arrive(7, 1, 0.0) == Refusal(500)
+    entered(server, 0, 0.0)
+    assert server.arrive(1, 1, 0.5) == Refusal(503, "1")
+
+
+def test_a_stream_that_stalls_never_ends() -> None:
+    server = Server(Nature(lambda *_: 4.0, stalls=lambda line, sending: 2.0 if (line, sending) == (0, 1) else inf))
+    stalled, good = entered(server, 0, 0.0), entered(server, 1, 0.0)
+    assert (stalled.seconds, stalled.silent, good.seconds, good.silent) == (inf, 2.0, 4.0, inf)
+    assert lines(server, 9.0) == [(1, "answered")]
+    server.leave(stalled, 9.0)
+    assert entered(server, 0, 9.0, sending=2).seconds == 4.0
 
 
 def test_weather_depends_on_line_and_sending_alone() -> None:

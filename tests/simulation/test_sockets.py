@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 
 from tests.bench import learning
-from tests.bench.modelled import figures
 from tests.bench.points import POINTS, Point
 from tests.simulation import scenarios
 from tests.simulation.world import Sent
@@ -13,12 +12,11 @@ from tests.simulation.world import Sent
 
 def test_a_contender_runs_through_the_public_command() -> None:
     point = Point(60, scenarios.fixed, 30)
-    stage = point.stage(60, learning.SEED)
-    ran = learning._run("fixed", point, stage, {"timeout": 60})
-    seconds, ideal, ratio, unanswered, wronged, throttled, extra, p50 = learning._figures(stage, ran)
-    assert (ideal, unanswered, wronged, throttled, extra) == (0.2, 0, 0.0, 0.0, 0.0)
-    assert ratio == pytest.approx(float(seconds) / 0.2)
-    assert float(p50) >= 0.19
+    ran = learning._run("fixed", point, point.stage(60, learning.SEED), {"timeout": 60})
+    assert (ran.rows, ran.lost, ran.stopped, ran.wronged, ran.throttled(0.0), ran.extra) == (60, 0, False, 0.0, 0.0, 0.0)
+    assert ran.slower == pytest.approx(ran.makespan / 0.2)
+    assert ran.latency(0.5) >= 0.19
+    assert learning._cell(ran) == f"{ran.slower:.2f}"
 
 
 def test_what_a_stopped_client_drops_is_not_its_judgement() -> None:
@@ -30,9 +28,18 @@ def test_what_a_stopped_client_drops_is_not_its_judgement() -> None:
         Sent(3, "a", 1.0, 1.0, "refused", 429),
         Sent(3, "a", 9.0, 10.0, "answered"),
     ]
-    assert figures(stage, log, stopped=False)["wronged"] == 0.5
-    stopped = figures(stage, log, stopped=True)
-    assert (stopped["wronged"], stopped["sent"], stopped["throttled"]) == (0.25, 4, 0.25)
+    summary = {"seconds": 10.0, "succeeded": 2, "stopped": None}
+    ended, stopped = (learning.ran(stage, summary | {"stopped": why}, log) for why in (None, "max_time"))
+    assert (ended.wronged, ended.lost) == (0.5, 2)
+    assert (stopped.wronged, stopped.lost, len(stopped.sent), stopped.throttled(0.0)) == (0.25, 0, 4, 0.25)
+    assert learning._cell(ended) == "50.00, 50 % lost, 50 % killed in vain, 20 % 429s"
+    assert learning._cell(stopped) == "> 50.00, 25 % killed in vain, 25 % 429s"
+
+
+def test_a_bound_that_is_missed_is_said() -> None:
+    slower = scenarios.at_most(scenarios.SLOWER, lambda run: run.slower, 1.5)
+    assert learning._figure(slower, 1.4) == "makespan / ideal 1.4 (≤ 1.5)"
+    assert learning._figure(slower, 1.6) == "makespan / ideal 1.6 (≤ 1.5, MISSED)"
 
 
 @pytest.mark.parametrize("name", POINTS)

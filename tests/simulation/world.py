@@ -23,11 +23,14 @@ from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request,
 from batchrunner.engine import Hooks, Review
 from batchrunner.meter import Meter
 from batchrunner.origins import resolve
+from batchrunner.settings import Settings
 from tests.simulation.servers import Call, Nature, Refusal, Server
 from tests.virtual import MemorySink, run_virtual
 
 ROUND_TRIP = 0.02  # seconds that a refusal takes
 PER_TOKEN = 0.02  # seconds of work that one token of an answer stands for
+OPENING = 0.2  # of the time of a stream until its first word
+PAUSE = 0.05  # seconds between two words of a stream
 _BODY = (
     b'{"id":"x","choices":[{"index":0,"message":{"content":"yes"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":9,"completion_tokens":%d}}'
@@ -38,13 +41,15 @@ _BUSY = b'{"error":{"message":"too busy"}}'
 class Stage(Struct):
     """What a scenario sets up: requests with lines from 0, servers by name in order of preference, and the ideal in seconds.
 
-    `options` are those of the command line that belong to the scenario; all others are at their defaults.
+    `options` are those of the command line that belong to the scenario; all others are at their defaults. `models` says for
+    each server which models it serves, and as what; with none it serves all.
     """
 
     requests: list[Request]
     servers: Mapping[str, Nature]
     ideal: float
     options: Mapping[str, int | str] = {}
+    models: Mapping[str, Mapping[str, str]] = {}
 
 
 class Sent(Struct, gc=False):
@@ -128,7 +133,7 @@ class _Wire:
             return _refused(call)
         future = self._calls[id(call)] = self._loop.create_future()
         self._arm()
-        clock = _Deadline(self._loop, attempt, review, future)
+        clock = _Deadline(self._loop, attempt, review, future, call)
         try:
             end = await future
         except asyncio.CancelledError:
@@ -137,18 +142,20 @@ class _Wire:
         finally:
             clock.stop()
             del self._calls[id(call)]
-        return self._ended(call, began, end)
+        return self._ended(call, began, end, clock)
 
-    def _ended(self, call: Call, began: float, end: str) -> Reply | Fault:
+    def _ended(self, call: Call, began: float, end: str, clock: "_Deadline") -> Reply | Fault:
         spent = self._loop.time() - began
         if end == "killed":
             self._away(call)
             end = "killed" if call.seconds == inf else "wronged"
         self._note(call.line, began, end, 200 if end == "answered" else 0)
+        first = clock.begun or (spent if end == "answered" else 0.0)
+        timing = Timing(0.0, first, spent, PAUSE if clock.begun else 0.0, True)
         if end == "answered":
-            return Reply(200, {}, _BODY % max(1, int(call.seconds / PER_TOKEN)), Timing(0.0, spent, spent, 0.0, True))
+            return Reply(200, {}, _BODY % max(1, int(call.seconds / PER_TOKEN)), timing, ("streamed",) if clock.begun else ())
         cause = Cause.DISCONNECTED if end == "cut" else Cause.TIMEOUT
-        return Fault(cause, Phase.FIRST_BYTE, end, Timing(0.0, 0.0, spent, 0.0, True))
+        return Fault(cause, clock.phase, end, timing, 200 if clock.begun else 0)
 
     def _away(self, call: Call) -> None:
         self._server.leave(call, self._loop.time() - self._start)
@@ -179,23 +186,46 @@ class _Wire:
 
 
 class _Deadline:
-    """The phase clock of one attempt."""
+    """The phase clock of one attempt. A stream begins after `OPENING` of its time, and then speaks until it falls silent."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, attempt: Attempt, review: Review, future: "asyncio.Future[str]") -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        attempt: Attempt,
+        review: Review,
+        future: "asyncio.Future[str]",
+        call: Call | None = None,
+    ) -> None:
         self._loop, self._attempt, self._review, self._future = loop, attempt, review, future
-        self._began = loop.time()
+        self._since = loop.time()
+        self.phase = Phase.FIRST_BYTE
+        self.begun = 0.0  # after so many seconds
         deadlines = attempt.deadlines
-        self._timer = loop.call_later(min(deadlines.first_byte, deadlines.total), self._ring)
+        self._timers = [loop.call_later(min(deadlines.first_byte, deadlines.total), self._ring)]
+        spoken = min(call.seconds, call.silent) if call and attempt.stream else inf
+        if call and spoken < inf:
+            self._timers.append(loop.call_later(OPENING * spoken, self._begin, OPENING * spoken))
+            if call.silent < inf:
+                self._timers.append(loop.call_later(call.silent, self._hush))
+
+    def _begin(self, seconds: float) -> None:
+        self.phase, self.begun = Phase.BODY, seconds
+        self._timers[0].cancel()
+
+    def _hush(self) -> None:
+        self._since = self._loop.time()
+        self._timers[0] = self._loop.call_later(self._attempt.deadlines.idle, self._ring)
 
     def _ring(self) -> None:
-        more = self._review(self._attempt, Phase.FIRST_BYTE, self._loop.time() - self._began)
+        more = self._review(self._attempt, self.phase, self._loop.time() - self._since)
         if more > 0.0:
-            self._timer = self._loop.call_later(more, self._ring)
+            self._timers[0] = self._loop.call_later(more, self._ring)
         elif not self._future.done():
             self._future.set_result("killed")
 
     def stop(self) -> None:
-        self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
 
 
 def _refused(refusal: Refusal) -> Reply | Fault:
@@ -218,6 +248,10 @@ class _Job(MemorySink):
             yield list(self._requests[at : at + 50])
 
 
+def _endpoint(name: str, settings: Settings, models: Mapping[str, str]) -> Endpoint:
+    return Endpoint(name, f"http://{name}/v1", Limit(settings.concurrency), models=models, pacing=settings.pacing)
+
+
 def run(stage: Stage, seed: int, options: Mapping[str, int | str] = {}) -> Run:
     """Bring a stage to its end in virtual time. `options` are a contender's; the stage's own go before them."""
     job, log = _Job(stage.requests), list[Sent]()
@@ -227,8 +261,7 @@ def run(stage: Stage, seed: int, options: Mapping[str, int | str] = {}) -> Run:
         loop = asyncio.get_running_loop()
         began = loop.time()
         wires: dict[str, Any] = {name: _Wire(name, Server(nature), log) for name, nature in stage.servers.items()}
-        limits = {name: Limit(settings.concurrency) for name in stage.servers}
-        endpoints = [Endpoint(name, f"http://{name}/v1", limit, pacing=settings.pacing) for name, limit in limits.items()]
+        endpoints = [_endpoint(name, settings, stage.models.get(name, {})) for name in stage.servers]
         meter = Meter(began)
         engine = _engine(settings, job, meter, _Lanes(endpoints, wires, None), Hooks(), (), None)  # type: ignore[arg-type]
         engine._chance = Random(seed).random

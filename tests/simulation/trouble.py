@@ -1,0 +1,119 @@
+"""Troubles that the issue does not name and users meet: how each is set up, and what is looked at.
+
+Rules: those of `scenarios`. Bounds are the issue's for the nearest of kin: an outage, a limit, two endpoints, a hang.
+"""
+
+from collections.abc import Callable, Mapping
+from math import inf
+from random import Random
+
+from batchrunner.core.model import Request
+from tests.simulation.servers import Bucket, Nature, Weather, listed, steps
+from tests.simulation.world import Run, Stage
+from tests.virtual import chat
+
+MOST: Mapping[str, int | str] = {"max_concurrency": 256}
+
+
+def _requests(rows: int, model: Callable[[int], str] = lambda _: "m") -> list[Request]:
+    return [chat(line, model=model(line)) for line in range(rows)]
+
+
+def _ahead(seconds: float) -> str:
+    return str(max(1, round(seconds)))
+
+
+# --- services that come and go ----------------------------------------------------------------------------------------
+
+UP = DOWN = 5.0
+
+
+def flapping(rows: int, seed: int) -> Stage:
+    """There for five seconds, gone for five, over and over. The ideal loses nothing but the time when nobody is there."""
+    weather = Weather(rows, seed, median=0.3, sigma=0.8)
+    gone = tuple(((UP + DOWN) * n + UP, (UP + DOWN) * (n + 1)) for n in range(1000))
+    needed = listed(rows, 256, weather.calm)
+    return Stage(_requests(rows), {"a": Nature(weather, outages=gone)}, needed + DOWN * (needed // UP), MOST)
+
+
+def unexplained(run: Run) -> float:
+    """Sendings beyond one a line, as a share, but for those that the service cut off as it went away."""
+    return run.extra - len(run.those("cut")) / run.rows
+
+
+def errors(rows: int, seed: int) -> Stage:
+    """For 300 seconds every other sending is answered with 500 at once."""
+    weather, chance = Weather(rows, seed, median=2.0, sigma=0.5), Random(seed)
+    coins = [chance.random() < 0.5 for _ in range(100_003)]
+
+    def fails(line: int, sending: int, now: float) -> int:
+        return 500 if now < 300.0 and coins[(line * 31 + sending * 7919) % len(coins)] else 0
+
+    return Stage(_requests(rows), {"a": Nature(weather, fails=fails)}, listed(rows, 64, weather.calm), {"concurrency": 64})
+
+
+def black_hole(rows: int, seed: int) -> Stage:
+    """For five minutes everything is accepted and nothing answered; each of these calls may be on the bill."""
+    weather = Weather(rows, seed, median=0.3, sigma=0.8)
+    ideal = listed(rows, 256, weather.calm) + 300.0
+    return Stage(_requests(rows), {"a": Nature(weather, hole=(6.0, 306.0))}, ideal, MOST)
+
+
+def after_the_hole(run: Run) -> float:
+    """Seconds from the end of the hole until 100 lines have been answered."""
+    back = run.stage.servers["a"].hole[1]
+    ends = sorted(sent.ended for sent in run.those("answered") if sent.ended >= back)
+    return ends[99] - back if len(ends) > 99 else inf
+
+
+def stalls(rows: int, seed: int) -> Stage:
+    """Streams, one in fifty of which falls silent in the middle, and one in a hundred before its first word."""
+    weather, chance = Weather(rows, seed, median=3.0, sigma=0.5, hangs=0.01), Random(seed + 7)
+    stalled = [chance.random() < 0.02 for _ in range(rows)]
+
+    def silent(line: int, sending: int) -> float:
+        return weather.seconds(line) / 2.0 if sending == 1 and stalled[line] else inf
+
+    nature = Nature(weather, stalls=silent)
+    return Stage(_requests(rows), {"a": nature}, listed(rows, 256, weather.calm), {**MOST, "stream": "on"})
+
+
+def held(run: Run) -> float:
+    """The longest that a stream which had ended in silence was held, in seconds of its life; after a tenth of the job's time."""
+    return max((sent.ended - sent.began for sent in run.those("killed") if sent.began > run.makespan / 10), default=0.0)
+
+
+# --- limits that are not what one starts with -------------------------------------------------------------------------
+
+
+def crawl(rows: int, seed: int) -> Stage:
+    """One request in two seconds, five at once, and 429 says when the next may come."""
+    weather, rate = Weather(rows, seed, median=0.3, sigma=0.8), steps(0.5)
+    nature = Nature(weather, quota=Bucket(rate, 10.0), told=_ahead)
+    return Stage(_requests(rows), {"a": nature}, (rows - 5) / 0.5, MOST)
+
+
+def told_cap(rows: int, seed: int, status: int) -> Stage:
+    """100 at once; whoever comes too many is refused and told to come back in a second."""
+    weather = Weather(rows, seed, median=2.0, sigma=0.5)
+    nature = Nature(weather, slots=steps(100), refusal=status, told=_ahead)
+    return Stage(_requests(rows), {"a": nature}, listed(rows, 100, weather.calm), MOST)
+
+
+# --- several endpoints ------------------------------------------------------------------------------------------------
+
+MODELS = {"a": {"x": "x-at-a", "z": "z"}, "b": {"y": "y-at-b", "z": "z"}}
+ASKED = "xxyyz"
+
+
+def maps(rows: int, seed: int) -> Stage:
+    """100 at once each; a model that only the first serves, one that only the second does, and one that both do."""
+    weather = Weather(rows, seed, median=1.0, sigma=0.5)
+    servers = {name: Nature(weather, slots=steps(100), refusal=429) for name in MODELS}
+    asked = _requests(rows, lambda line: ASKED[line % len(ASKED)])
+    return Stage(asked, servers, listed(rows, 200, weather.calm), MOST, MODELS)
+
+
+def astray(run: Run) -> float:
+    """Sendings to an endpoint that does not serve the model."""
+    return sum(ASKED[sent.line % len(ASKED)] not in MODELS[sent.server] for sent in run.sent)
