@@ -89,7 +89,8 @@ class Engine:
         self.fed = False  # the source has given all it had
         self.dropped = False
         self._over = asyncio.Event()
-        self._room = asyncio.Event()
+        self._room = asyncio.Event()  # not set while the feeder waits for it
+        self._room.set()
         self._wakes = {name: asyncio.Event() for name in transports}
         self._attempts: set[asyncio.Task[None]] = set()
         self._carriers: dict[tuple[int, int], asyncio.Task[None]] = {}  # by line and number; only where there may be twins
@@ -180,11 +181,13 @@ class Engine:
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _feed(self) -> None:
+        plain = not (self._hooks.prepare or self._hooks.admit)
         async for block in self._source:
             for item in block:
                 if self.stopping:
                     return
-                await self._open(item)
+                if not (plain and isinstance(item, Request) and self.scheduler.offer(item)):
+                    await self._open(item)
             self._wake_lanes()
         self.fed = self.scheduler.last = True
         self._finish_if_idle()
@@ -283,24 +286,24 @@ class Engine:
         return self.scheduler.review(attempt, phase, age, self._clock())
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
-        now, twins = self._clock(), self.scheduler.twins
-        if twins and twins.beaten(attempt) and outcome.kind is not Kind.CANCELLED:  # both ended in the same moment
-            outcome = replace(outcome, kind=Kind.CANCELLED, message=BEATEN, billed=True)
-        verdict = self.scheduler.settle(attempt, outcome, now, self._chance())
-        if twins.on:
+        now, scheduler = self._clock(), self.scheduler
+        if scheduler.twins.on and scheduler.twins.beaten(attempt) and outcome.kind is not Kind.CANCELLED:
+            outcome = replace(outcome, kind=Kind.CANCELLED, message=BEATEN, billed=True)  # both ended in the same moment
+        verdict = scheduler.settle(attempt, outcome, now, self._chance())
+        if scheduler.twins.on:
             self._call_off(attempt)
-        notice, why = self.scheduler.notice, self.scheduler.in_force(attempt)[2] if outcome.kind in KILLS else ""
+        why = scheduler.in_force(attempt)[2] if outcome.kind in KILLS else ""
         if isinstance(verdict, Result):
-            self.outbox.post(Event(now, attempt, outcome, verdict, notice, why))
-            if self.scheduler.roomy:
+            self.outbox.post(Event(now, attempt, outcome, verdict, scheduler.notice, why))
+            if not self._room.is_set() and scheduler.roomy:
                 self._room.set()
         else:
             if verdict:
-                self.outbox.post(Event(now, attempt, outcome, None, notice, why))
+                self.outbox.post(Event(now, attempt, outcome, None, scheduler.notice, why))
             self._wake_lanes()
-            if not self.stopping and self.scheduler.stopped:
-                self.drain(self.scheduler.stopped)
-        if self.scheduler.decided:
+            if not self.stopping and scheduler.stopped:
+                self.drain(scheduler.stopped)
+        if scheduler.decided:
             self._post_decided()
 
     def _post_decided(self) -> None:

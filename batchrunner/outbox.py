@@ -64,8 +64,9 @@ class Outbox:
 
     def post(self, event: Event) -> None:
         """Something was settled."""
+        if not self._waiting:
+            self._stir.set()
         self._waiting.append(event)
-        self._stir.set()
 
     async def space(self) -> None:
         """Wait until there is room again."""
@@ -117,6 +118,6 @@ class Outbox:
 
     def _tell(self, group: list[Event]) -> None:
         """The whole group without a pause: a run that is cut off must not have told half of what it kept."""
-        for event in group:
-            for listener in self.listeners:
+        for listener in self.listeners:
+            for event in group:
                 listener(event)

@@ -137,7 +137,7 @@ class Endpoint:
             self._doubted = inf if started > self._doubted else self._doubted
         elif health == "stop":
             self._refused(started, outcome, now)
-        if not self.gate.throttled(outcome.wait, now):
+        if outcome.wait and not self.gate.throttled(outcome.wait, now):
             self.stopped = self.stopped or f"{self.name} asks for a pause of {outcome.wait:.0f} s [E305]"
 
     def _refused(self, started: float, outcome: Outcome, now: float) -> None:

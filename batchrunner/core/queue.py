@@ -11,51 +11,34 @@ Rules:
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappop, heappush
 from math import inf
+
+from msgspec import Struct, field
 
 from batchrunner.core.model import Attempt, Kind, Request
 from batchrunner.core.retry import Spent
 
 
-class Open:
+class Open(Struct, eq=False, gc=False):
     """A request between its offer and its result. `where` and `avoid` are sets of endpoints, one bit each (`core.spread`)."""
 
-    __slots__ = (
-        "avoid",
-        "began",
-        "billed",
-        "due",
-        "fresh",
-        "instead",
-        "number",
-        "partial",
-        "plain",
-        "repeats",
-        "request",
-        "sent",
-        "spent",
-        "where",
-        "whole",
-    )
-
-    def __init__(self, request: Request, number: int, where: int) -> None:
-        self.request = request
-        self.number = number  # in the order they are to go
-        self.where = where
-        self.avoid = 0  # where it has just failed
-        self.spent = Spent()
-        self.sent: Attempt | None = None  # the last one
-        self.began = -1.0
-        self.due = 0.0  # of a retry
-        self.billed = 0
-        self.fresh = False
-        self.plain = False
-        self.whole = False  # it cannot be streamed, though others at its endpoint can
-        self.instead: Request | None = None  # the form in which it is sent now
-        self.partial = b""
-        self.repeats: dict[Kind, int] | None = None
+    request: Request
+    number: int  # in the order they are to go
+    where: int
+    avoid: int = 0  # where it has just failed
+    spent: Spent = field(default_factory=Spent)
+    sent: Attempt | None = None  # the last one
+    began: float = -1.0
+    due: float = 0.0  # of a retry
+    billed: int = 0
+    fresh: bool = False
+    plain: bool = False
+    whole: bool = False  # it cannot be streamed, though others at its endpoint can
+    instead: Request | None = None  # the form in which it is sent now
+    partial: bytes = b""
+    repeats: dict[Kind, int] | None = None
 
     def repeated(self, kind: Kind) -> int:
         """How often this kind has now happened to this request."""
@@ -99,6 +82,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[int, int, str], Row] = {}
+        self.rows: Collection[Row] = self._rows.values()  # those that have ever been used; some are empty
         self._pushes = 0
         self._size = 0
         self.retrying = 0  # that wait for their next attempt
@@ -110,11 +94,6 @@ class Queue:
         for row in self._rows.values():
             yield from row.fresh
             yield from (entry for _, _, entry in row.later)
-
-    @property
-    def rows(self) -> Iterable[Row]:
-        """Those that have ever been used; some are empty."""
-        return self._rows.values()
 
     def append(self, entry: Open) -> None:
         """At the end of the fresh ones."""
@@ -150,12 +129,12 @@ class Queue:
     def take(self, rows: Iterable[Row], now: float, fresh_first: bool) -> Open | None:
         """The next request of these rows, and out of them; None when nothing is to be sent now."""
         due, fresh = _first(rows, now)
-        if not (due or fresh):
+        if fresh is not None and (fresh_first or due is None):
+            self._size -= 1
+            return fresh.fresh.popleft()
+        if due is None:
             return None
         self._size -= 1
-        if fresh and (fresh_first or not due):
-            return fresh.fresh.popleft()
-        assert due
         self.retrying -= 1
         return heappop(due.later)[2]
 

@@ -66,6 +66,7 @@ class Scheduler:
         self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._offered = 0
+        self.open = 0  # requests offered and not yet ended
         self._arrange = 0  # attempts until the order is looked at again, once the end is in sight
         self.sent = 0  # attempts so far
         self.last = False  # nothing more will be offered
@@ -75,11 +76,6 @@ class Scheduler:
 
     def __repr__(self) -> str:
         return f"<Scheduler open={self.open} retrying={self.retrying} in_flight={self.in_flight} max_open={self._max_open}>"
-
-    @property
-    def open(self) -> int:
-        """Requests offered and not yet ended."""
-        return len(self._queue) + len(self._in_flight) + len(self._held) + len(self._unpaid)
 
     @property
     def roomy(self) -> bool:
@@ -118,11 +114,13 @@ class Scheduler:
         return bool(self._spread.where(request.model))
 
     def offer(self, request: Request) -> bool:
-        """Open a request; False, and nothing happens, when `max_open` are open already."""
-        if self.open >= self._max_open:
+        """Open a request; False, and nothing happens, when `max_open` are open already, or no endpoint serves its model."""
+        where = self._spread.where(request.model)
+        if self.open >= self._max_open or not where:
             return False
         self._offered += 1
-        self._queue.append(Open(request, self._offered, self._spread.where(request.model)))
+        self.open += 1
+        self._queue.append(Open(request, self._offered, where))
         return True
 
     def next(self, endpoint: str, now: float) -> Attempt | Wait:
@@ -130,7 +128,7 @@ class Scheduler:
         lane = self._endpoints[endpoint]
         pause = lane.ready(now)
         if pause is None or self.paused:
-            return Wait()
+            return NOTHING
         if pause > 0.0:
             return Wait(now + pause)
         if self.last and self.sent >= self._arrange:
@@ -145,7 +143,8 @@ class Scheduler:
             if first := self._straggler(lane, now):
                 return self._send_twin(first, lane, now)
             due = min(due, now + LOOK)
-        return Wait(min(due, again) if min(due, again) < inf else None)
+        until = min(due, again)
+        return Wait(until) if until < inf else NOTHING
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
@@ -164,7 +163,7 @@ class Scheduler:
 
         Once per attempt, else KeyError.
         """
-        if self.twins and (apart := self._settle_apart(attempt, outcome, now, u)):
+        if self.twins.on and (apart := self._settle_apart(attempt, outcome, now, u)):
             return apart
         entry = self._in_flight.pop(attempt.request.line)
         lane = self._endpoints[attempt.endpoint]
@@ -185,6 +184,7 @@ class Scheduler:
             verdict = self._again(entry, lane, outcome, treatment, now, u)
         else:
             verdict = self._finish(entry, attempt, outcome, treatment, now, why)
+            self.open -= 1
         return verdict if lane.debut.over and not self._held else self._on_debut(lane, entry, attempt, outcome, verdict)
 
     def reopen(self) -> None:
@@ -424,6 +424,7 @@ class Scheduler:
         debut, result = lane.debut, verdict if isinstance(verdict, Result) else None
         held = debut.take(attempt.request.line, outcome, result is not None)
         if held and result:
+            self.open += 1
             self._held.append((entry, attempt, outcome, result))
         if debut.full and not lane.inflight:
             lane.stopped = lane.stopped or debut.verdict(lane.name)
@@ -438,6 +439,7 @@ class Scheduler:
     def _decide(self, lane: Endpoint, *, fails: bool) -> None:
         """What is held back of this endpoint's requests has failed, or is open again."""
         mine = [each for each in self._held if each[1].endpoint == lane.name]
+        self.open -= len(mine) if fails else 0
         self._held = [each for each in self._held if each[1].endpoint != lane.name]
         for entry, *_ in reversed(mine if not fails else ()):
             self._queue.give_back(entry)
@@ -470,6 +472,7 @@ class Scheduler:
         )
 
 
+NOTHING = Wait()
 MOST_LESSONS = 50  # models and forms of answer that are remembered of an endpoint: those with the most answers
 GLANCE = 0.01  # seconds until an endpoint that let another go first looks again
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another

@@ -156,7 +156,7 @@ class Manner:
             said = self._took(outcome.timing.total - outcome.timing.connect)
         if not self._marked and attempt.request.route in _MARKED and MISSING_FINISH not in outcome.flags:
             said = self._finished() or said
-        return said or self._tell_long()
+        return said or (self._tell_long() if self._long and not self._told_long else "")
 
     def _took(self, seconds: float) -> str:
         self._longest = max(self._longest, seconds)
@@ -169,8 +169,6 @@ class Manner:
         return ""
 
     def _tell_long(self) -> str:
-        if self._told_long or not self._long:
-            return ""
         self._told_long = True
         return f"{self._name}: answers to lines that allow {LONG_ANSWER:,} tokens or more are streamed (--stream off: never)"
 
