@@ -13,6 +13,7 @@ from msgspec import Struct
 from batchrunner.landmarks import Landmark, stretches
 
 BIT = bytes(1 << k for k in range(8))
+_FLAG = ord("1")
 
 
 class Twin(Struct, frozen=True):
@@ -73,6 +74,20 @@ class Standing(Struct):
             if self.still_open(first, last + 1 - first):
                 return here
         return None
+
+    def answer(self, lines: Sequence[int]) -> None:
+        """Note a success of each of these lines, at least one; a second one of a line only counts as that."""
+        first, size = min(lines) >> 3, (max(lines) >> 3) + 1
+        flags = bytearray(b"0") * ((size - first) << 3)
+        top = (size << 3) - 1
+        for line in lines:
+            flags[top - line] = _FLAG
+        before = int.from_bytes(self.answered[first:size], "little")
+        after = before | int(flags, 2)
+        self.answered[first:size] = after.to_bytes(size - first, "little")
+        fresh = (before ^ after).bit_count()
+        self.succeeded += fresh
+        self.repeated += len(lines) - fresh
 
     def mark(self, line: int, ok: bool, kind: str = "") -> None:
         """Note a record that was just appended. `kind` is that of a failure."""

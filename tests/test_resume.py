@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrunner import foreign, formats, resume, rows
+from batchrunner import foreign, formats, joining, resume, rows
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError
@@ -154,6 +154,18 @@ def test_marking_agrees_with_a_survey(job: Job) -> None:
         job.settle(line, kind, standing)
     standing.current = bytearray([0b11])
     assert standing == job.survey()
+
+
+@given(first=st.lists(st.integers(1, 40), min_size=1), then=st.lists(st.integers(1, 40), min_size=1))
+def test_successes_noted_together_are_those_noted_one_by_one(first: list[int], then: list[int]) -> None:
+    together, alone = (Standing(40, 40, bytearray(6), bytearray(6)) for _ in range(2))
+    for lines in (first, then):
+        together.answer(lines)
+        for line in lines:
+            alone.answer([line])
+    assert together == alone
+    assert [line for line in range(1, 41) if together.is_done(line)] == sorted({*first, *then})
+    assert (together.succeeded, together.repeated) == (len({*first, *then}), len(first + then) - len({*first, *then}))
 
 
 @given(
@@ -362,8 +374,15 @@ def test_successes_in_their_places_are_paired_off_without_a_join(job: Job, monke
     def joined(*_: object) -> None:
         raise AssertionError("nothing is left to join")
 
-    monkeypatch.setattr(resume._Survey, "_join", joined)
+    monkeypatch.setattr(joining.Join, "_join", joined)
     assert job.done(job.survey()) == list(range(1, 8))
+
+
+def test_a_success_under_another_id_settles_no_line(job: Job) -> None:
+    job.settle(1)
+    job.settle(2, id="somebody else's")
+    standing = job.survey()
+    assert (job.done(standing), standing.strangers) == ([1], 1)
 
 
 def test_records_far_apart_are_joined(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +396,7 @@ def test_more_leftovers_than_are_told_apart(job: Job, monkeypatch: pytest.Monkey
     for line in range(1, 8):
         job.settle(line, "policy")
     whole = job.survey()
-    monkeypatch.setattr(resume, "MANY", 3)
+    monkeypatch.setattr(joining, "MANY", 3)
     assert job.survey() == whole
     assert whole.failed == 7
 

@@ -1,0 +1,157 @@
+"""Records and lines that were not paired off in their places, joined by id, pile by pile.
+
+Rules:
+
+1. A row of `told` is the hash of a record's id, the number of its digest, and its tag; a row of `asked` is the same of a line,
+   with its number. What belongs together lies in the same pile, in the order it came.
+2. Only lines that a left-over record may speak of, or whose id may come twice, are asked for.
+3. A success settles its line for good, before an error; of several errors the last one counts.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from msgspec import Struct
+
+from batchrunner.rows import Column, Piles, number_of
+from batchrunner.standing import BIT, Standing
+
+FEW = 10  # how many examples are kept, and how many damaged lines are forgiven
+SPAN = 1 << 16  # lines that are held at once
+MANY = 100_000  # keys that are told apart from the others in memory
+KINDS = 127  # kinds of failure told apart; foreign files may hold any number
+BLANK = hash("")  # the key of a line that is none of the job's, such as a blank one
+
+_SUCCESS, _FAILURE, _OLD = 1, 2, 4
+_ANY = number_of("")  # the digest of a record that has none
+
+
+def tag_of(place: int, in_results: bool, kind: int, ok: bool) -> int:
+    """What else is known of a record, in one number: its line in its file and which file that is, its kind, and success."""
+    return place << 9 | in_results << 8 | kind << 1 | ok
+
+
+class Notes(Struct):
+    """What reading input and output leaves: two numbers of each line, and rows of all that is still to be joined."""
+
+    keys: Column  # the hash of each line's id
+    digests: Column
+    names: Piles  # the same hashes, to find those that come twice
+    told: Piles
+    asked: Piles
+
+    @classmethod
+    def beside(cls, folder: Path, until: ExitStack) -> Self:
+        """Empty ones, which spill into files in this folder."""
+        column, piles = partial(Column, folder, until), partial(Piles, folder, until)
+        return cls(column(), column(), piles(), piles(), piles())
+
+
+class Join:
+    """One join: settles lines in the standing, and counts what is odd; `edits` and `twins` are the first examples."""
+
+    def __init__(self, standing: Standing, kinds: Sequence[str], reopen: Callable[[str], bool], keep_changed: bool) -> None:
+        self.edits: list[int] = []
+        self.twins: list[tuple[int, int]] = []
+        self._standing = standing
+        self._kinds = kinds
+        self._reopen = reopen
+        self._keep_changed = keep_changed
+
+    def run(self, notes: Notes) -> None:
+        """Find the line of every record that is left over."""
+        self._ask(notes, _wanted(notes))
+        for asked, told in zip(notes.asked, notes.told, strict=True):
+            if asked or told:
+                self._join(asked, told)
+
+    def _ask(self, notes: Notes, wanted: set[int] | None) -> None:
+        """Deal the lines with these keys; with None all of them."""
+        if wanted is not None and not wanted:
+            return
+        for start in range(0, self._standing.last, SPAN):
+            keys, digests = (column.window(start, start + SPAN) for column in (notes.keys, notes.digests))
+            for at, key in enumerate(keys):
+                if key in wanted if wanted is not None else key != BLANK:
+                    notes.asked.add(key, digests[at] if digests else _ANY, start + at + 1)
+
+    def _join(self, asked: "array[int]", told: "array[int]") -> None:
+        """Find for each record of a pile the line it speaks of, then settle the lines."""
+        keys, digests, lines = asked[0::3], asked[1::3], asked[2::3]
+        where = dict(zip(keys, range(len(keys)), strict=True))
+        if len(where) < len(keys):
+            where = self._suspects(keys, lines)
+        answered = self._standing.answered
+        states = bytearray(_SUCCESS if answered[line >> 3] & BIT[line & 7] else 0 for line in lines)
+        last: dict[int, int] = {}
+        for key, digest, tag in zip(told[0::3], told[1::3], told[2::3], strict=True):
+            at = where.get(key)
+            if at is None:
+                self._stranger(tag)
+            elif not (digest == digests[at] or digest == _ANY or (tag & 1 and self._keep_changed)):
+                states[at] |= _OLD if tag & 1 else 0
+            elif tag & 1:
+                states[at] |= _SUCCESS
+                self._standing.answer([lines[at]])
+            else:
+                states[at] |= _FAILURE
+                last[at] = tag
+        self._settle(states, lines, last)
+
+    def _settle(self, states: bytearray, lines: "array[int]", last: dict[int, int]) -> None:
+        """Count the lines of a pile that have no success by what their records said."""
+        edits = [line for line, state in zip(lines, states, strict=True) if state == _OLD]
+        for at, tag in last.items():
+            if not states[at] & _SUCCESS:
+                self._failure(lines[at], tag)
+        self._standing.changed += len(edits)
+        self.edits = sorted(self.edits + edits)[:FEW]
+
+    def _failure(self, line: int, tag: int) -> None:
+        """The line's last word is an error: it is refused, unless its kind is asked again."""
+        self._keep(tag)
+        kind = self._kinds[tag >> 1 & KINDS]
+        if self._reopen(kind):
+            self._standing.reopened += 1
+        else:
+            self._standing.mark(line, False, kind)
+
+    def _stranger(self, tag: int) -> None:
+        self._standing.strangers += 1
+        self._keep(tag)
+
+    def _keep(self, tag: int) -> None:
+        """The record counts: if it is one of the errors file, `tidy` leaves it there."""
+        if not tag >> 8 & 1:
+            number = tag >> 9
+            self._standing.current[number >> 3] |= BIT[number & 7]
+            self._standing.superseded -= 1
+
+    def _suspects(self, keys: "array[int]", lines: "array[int]") -> dict[int, int]:
+        """Where each key is first; the lines whose key an earlier one has are suspected of its id."""
+        where: dict[int, int] = {}
+        twins: list[tuple[int, int]] = []
+        for at, key in enumerate(keys):
+            first = where.setdefault(key, at)
+            if first != at:
+                twins.append((lines[at], lines[first]))
+        self._standing.duplicates += len(twins)
+        self.twins = sorted(self.twins + twins)[:FEW]
+        return where
+
+
+def _wanted(notes: Notes) -> set[int] | None:
+    """The keys of lines that something is still to be said of; None when there are too many to tell them apart."""
+    wanted: set[int] = set()
+    for names, told in zip(notes.names, notes.told, strict=True):
+        wanted.update(told[0::3])
+        if len(set(names)) < len(names):
+            wanted.update(key for key, times in Counter(names).items() if times > 1)
+        if len(wanted) > MANY:
+            return None
+    return wanted
