@@ -109,6 +109,11 @@ class Line(ResponseHandler):
         if not asked.done():
             asked.set_result(reply)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on where reading was paused; readers call this after each piece they take, paused or not."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let a body know how it ended, and a stale connection be known as such.
 

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from batchrunner.core.model import Attempt, Fault, Reply, Request
 from batchrunner.core.sse import Decoder, EventTooLarge, ServerEvent
+from batchrunner.core.sse import plain as plain_events
 from batchrunner.core.stream import STREAMED, Assembled, Assembler
 from batchrunner.core.whole import Whole
 from batchrunner.faults import FAILURES, OversizeError
@@ -47,15 +48,15 @@ class Stream:
 
     def feed(self, chunk: bytes) -> bool:
         """Take some bytes. True when the model has got on. OversizeError for an event too large to hold."""
-        text = self._decoder.only(chunk)
-        if text is not None:
-            return self._answer.hear(text)
         try:
-            events = self._decoder.feed(chunk)
+            whole = self._decoder.closed(chunk)
         except EventTooLarge:
             raise OversizeError from None
+        texts = plain_events(whole)
+        if texts is not None:
+            return self._answer.hear(texts)
         take, said = self._answer.feed, False
-        for event in events:
+        for event in self._decoder.events(whole):
             said |= take(event)
         return said
 

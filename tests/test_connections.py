@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from batchrunner.connections import Line, Mail
-from tests.server import chunked, ok_chat, reply
+from tests.server import chunk, chunked, chunked_head, ok_chat, reply
 
 
 def opened(mail: Mail | None = None) -> tuple[Line, Any]:
@@ -105,3 +105,23 @@ async def test_a_connection_lost_before_the_reply_wakes_who_waits() -> None:
     assert asked.result() is None
     with pytest.raises(aiohttp.ServerDisconnectedError):
         await line.read()
+
+
+async def test_reading_what_has_come_does_not_go_back_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, transport = opened()
+    line.ask(b"message", False)
+    line.data_received(chunked([b"one", b"two", b"three"]))
+    _, payload = await line.read()
+    monkeypatch.setattr(line, "data_received", lambda data: pytest.fail("nothing was paused"))
+    assert await payload.readany() == b"onetwothree"
+    transport.resume_reading.assert_not_called()
+
+
+async def test_reading_that_was_paused_goes_on() -> None:
+    line, transport = opened()
+    line.ask(b"message", False)
+    line.data_received(chunked_head() + chunk(b"x" * 200_000))
+    transport.pause_reading.assert_called_once()
+    _, payload = await line.read()
+    assert len(await payload.readany()) == 200_000
+    transport.resume_reading.assert_called_once()

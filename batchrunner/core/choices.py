@@ -6,7 +6,7 @@ Rules:
 2. What a delta says goes on where the last one ended; of everything else the last that says something stays.
 3. What a chunk says about the answer as a whole is kept from the first that says it, the usage from the last.
 4. An ordinary delta is read by a typed struct that refuses whatever it does not name; what it refuses goes the general way,
-   which loses nothing.
+   which loses nothing. One that differs from the last only in its words is known by its bytes (`core.refrain`).
 
 Source: OpenAI API reference, "Streaming" of chat and completions; what other servers add, `reference/wire.md` 1.5 and 1.6.
 """
@@ -18,7 +18,9 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from batchrunner.core.delta import Json, Nonsense, Tree, an_object, fold, grow, say, without
+from batchrunner.core.refrain import PROOF, Refrain, refrain
 
+_REFRAINS = 8  # that are tried: where more come, events differ in more than words
 _MAX_CHOICES = 4096  # more than any provider gives; an index beyond it would only cost memory
 _PER_CHUNK = {"choices", "error", "obfuscation", "usage"}  # top-level keys that belong to one chunk, not to the answer
 
@@ -58,12 +60,20 @@ class _ChatPiece(_Piece, gc=False, forbid_unknown_fields=True, kw_only=True):
             news = say(said, "reasoning", delta.reasoning)
         return news
 
+    def place(self) -> tuple[Struct, str]:
+        """Where it says something, or one of the places."""
+        delta = self.delta
+        return delta, next((key for key in ("content", "reasoning_content", "reasoning") if getattr(delta, key)), "content")
+
 
 class _TextPiece(_Piece, gc=False, forbid_unknown_fields=True):
     text: str = ""
 
     def add_to(self, said: Json) -> bool:
         return self.text != "" and say(said, "text", self.text)
+
+    def place(self) -> tuple[Struct, str]:
+        return self, "text"
 
 
 class _Chunk(Struct, gc=False):
@@ -106,9 +116,15 @@ class Choices(ABC):
         self._top: Json = {}
         self._choices: dict[int, _Choice] = {}
         self._usage: Json | None = None
+        self._refrain: Refrain | None = None
+        self._refrains = _REFRAINS
+        self._singing: tuple[Json, str] = {}, ""  # where the words of the refrain belong
 
     def ordinary(self, text: bytes) -> bool | None:
         """Text and thoughts of choices that have begun; None or ValueError: another chunk, and nothing has changed."""
+        words = self._refrain.words(text) if self._refrain else None
+        if words:
+            return say(*self._singing, words)
         choices = self._choices
         if not choices:
             return None
@@ -120,7 +136,21 @@ class Choices(ABC):
         said = False
         for piece in chunk.choices:
             said |= piece.add_to(choices[piece.index].said)
+        if said and words is None and self._refrains and len(chunk.choices) == 1:
+            self._learn(text, chunk)
         return said
+
+    def _learn(self, text: bytes, chunk: "_ChatChunk | _TextChunk") -> None:
+        """Expect more chunks like this one. `chunk` is not what it was afterwards."""
+        self._refrains -= 1
+        spoken, key = chunk.choices[0].place()
+        found = refrain(text, getattr(spoken, key))
+        if found is None:
+            return
+        setattr(spoken, key, PROOF)
+        if self.chunks.decode(found.proof) == chunk:
+            self._refrain = found
+            self._singing = self._choices[chunk.choices[0].index].said, key
 
     def take(self, kind: str, event: Json) -> bool:
         """The general way: any chunk. What a chunk says about the answer as a whole is kept from the first that says it."""

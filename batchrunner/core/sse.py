@@ -16,10 +16,9 @@ import re
 from msgspec import Struct
 
 DONE = b"[DONE]"
-_LF = 10
 _BOM = b"\xef\xbb\xbf"
-# Every match takes whole lines, two or three of them; so as many line ends as the matches take mean that nothing was left out.
-_PLAIN = re.compile(rb"(?m)^data: ?(.*)\n\n").findall
+_PLAIN = b"data: "
+# Every match takes three whole lines; so as many line ends as the matches take mean that nothing was left out.
 _NAMED = re.compile(rb"(?m)^event: ?+(.+)\ndata: ?(.*)\n\n").findall
 
 
@@ -51,20 +50,17 @@ class Decoder:
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """The events that `chunk` completes. Raises EventTooLarge; the stream is of no use afterwards."""
+        return self.events(self.closed(chunk))
+
+    def closed(self, chunk: bytes) -> bytes:
+        """The same as bytes: whole events, with LF as their only line end."""
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_line_feeds(chunk)
         if not (self._between and chunk.endswith(b"\n\n")):
             chunk = self._whole(chunk)
-        return self._events(chunk)
-
-    def only(self, chunk: bytes) -> bytes | None:
-        """The data of a chunk that is one whole event without a name, as most are; None, and nothing has happened: `feed` it."""
-        last = len(chunk) - 2
-        if not self._between or self._after_cr or not chunk.startswith(b"data: ") or not 0 < last <= self._max_event:
-            return None
-        if chunk.find(b"\n") != last or chunk[-1] != _LF or b"\r" in chunk:
-            return None
-        return chunk[6:last]
+        if len(chunk) > self._max_event:
+            self._refuse(max(chunk.split(b"\n\n"), key=len))
+        return chunk
 
     def finish(self) -> ServerEvent | None:
         """The event at the end of the stream that has no blank line behind it: the caller finds out whether it is whole."""
@@ -108,19 +104,14 @@ class Decoder:
             self._open.clear()
             raise EventTooLarge(f"an event of the stream is longer than {self._max_event} bytes")
 
-    def _events(self, whole: bytes) -> list[ServerEvent]:
-        """The events of `whole`, which ends with a blank line. Events of one shape are cut in one go."""
-        if len(whole) > self._max_event:
-            self._refuse(max(whole.split(b"\n\n"), key=len))
-        lines = whole.count(b"\n")
-        if whole.startswith(b"data:"):
-            plain = _PLAIN(whole)
-            if 2 * len(plain) == lines:
-                return [ServerEvent("", text) for text in plain]
-        elif whole.startswith(b"event:"):
-            named = _NAMED(whole)
-            if 3 * len(named) == lines:
-                return [ServerEvent(str(name, "utf-8", "replace"), text) for name, text in named]
+    def events(self, whole: bytes) -> list[ServerEvent]:
+        """The events of what is closed. Those of one shape are cut in one go."""
+        texts = plain(whole)
+        if texts is not None:
+            return [ServerEvent("", text) for text in texts]
+        named = _NAMED(whole) if whole.startswith(b"event:") else []
+        if named and 3 * len(named) == whole.count(b"\n"):
+            return [ServerEvent(str(name, "utf-8", "replace"), text) for name, text in named]
         events = map(self._event, whole.split(b"\n\n"))
         return [event for event in events if event is not None]
 
@@ -140,3 +131,11 @@ class Decoder:
         if not lines and not done:
             return None
         return ServerEvent(str(name, "utf-8", "replace"), b"\n".join(lines) if lines else DONE)
+
+
+def plain(whole: bytes) -> list[bytes] | None:
+    """The data of events without a name and of one line each, as most are. None: there is something else in what is closed."""
+    if not whole.startswith(_PLAIN):
+        return None
+    texts = whole[len(_PLAIN) : -2].split(b"\n\n" + _PLAIN)
+    return texts if whole.count(b"\n") == 2 * len(texts) else None

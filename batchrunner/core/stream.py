@@ -8,7 +8,7 @@ Rules:
 3. Nonsense is flagged and passed over, never raised. What is kept is proportional to the bytes fed, at most.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -86,17 +86,20 @@ class Assembler:
 
     def feed(self, event: ServerEvent) -> bool:
         """Takes one event. True when the model has got on: text, thoughts, a call, an end; False for pings and empty deltas."""
-        return self.hear(event.data, event.name)
+        return self.hear((event.data,), event.name)
 
-    def hear(self, text: bytes, name: str = "") -> bool:
-        """The same for an event that has not been made one."""
-        if self.ended:
-            return False
-        try:
-            said = self._ordinary(text)
-        except (ValueError, RecursionError):
-            said = None
-        return self._take(ServerEvent(name, text)) if said is None else said
+    def hear(self, texts: Iterable[bytes], name: str = "") -> bool:
+        """The same for the data of events of one name."""
+        ordinary, got_on = self._ordinary, False
+        for text in texts:
+            if self.ended:
+                break
+            try:
+                said = ordinary(text)
+            except (ValueError, RecursionError):
+                said = None
+            got_on |= self._take(ServerEvent(name, text)) if said is None else said
+        return got_on
 
     def finish(self) -> Assembled:
         """What the events fed so far amount to."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.sse import Decoder, EventTooLarge, ServerEvent
+from batchrunner.core.sse import Decoder, EventTooLarge, ServerEvent, plain
 
 BOM = b"\xef\xbb\xbf"
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
@@ -24,11 +24,12 @@ def decode(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
 
 
 def shortly(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
-    """The same, by the short way for the chunks that allow it."""
+    """The same, by the short way for what allows it."""
     decoder, events = Decoder(), list[ServerEvent]()
     for chunk in chunks:
-        only = decoder.only(chunk)
-        events += decoder.feed(chunk) if only is None else [ServerEvent("", only)]
+        whole = decoder.closed(chunk)
+        texts = plain(whole)
+        events += decoder.events(whole) if texts is None else [ServerEvent("", text) for text in texts]
     last = decoder.finish()
     return events + ([last] if last else []), decoder.comments
 
@@ -126,16 +127,19 @@ def test_any_cut_of_any_text_gives_what_the_standard_says(text: bytes, places: l
     assert shortly(re.split(rb"(?<=\n\n)", text)) == slowly(text)
 
 
-def test_the_short_way_takes_one_whole_event_and_no_more() -> None:
-    decoder = Decoder(30)
-    assert decoder.only(b"data: a\n\n") is None, "a byte order mark might have stood before it"
-    decoder.feed(b"data: a\n\n")
-    assert decoder.only(b"data: b\n\n") == b"b"
-    assert decoder.only(b"data: \n\n") == b""
-    others = [b"", b"\n\n", b"data: a\n", b"data: a\r\n\r\n", b"data: a\rdata: b\n\n", b"data: a\n\ndata: b\n\n", b"data:a\n\n"]
-    assert [decoder.only(chunk) for chunk in [*others, b"data: " + b"x" * 40 + b"\n\n"]] == [None] * 8
-    decoder.feed(b"data: c")
-    assert decoder.only(b"data: d\n\n") is None, "in the middle of another"
+def test_the_short_way_takes_events_of_one_line_of_data_and_no_others() -> None:
+    assert plain(b"data: a\n\n") == [b"a"]
+    assert plain(b"data: \n\ndata: b: c\n\n") == [b"", b"b: c"]
+    others = [
+        b"",
+        b"\n\n",
+        b"data: a\ndata: b\n\n",
+        b"data:a\n\n",
+        b"data: a\n\n\n\n",
+        b"data: a\n\nevent: b\ndata: c\n\n",
+        b": a\n\n",
+    ]
+    assert [plain(whole) for whole in others] == [None] * len(others)
 
 
 @settings(max_examples=300, deadline=None)
