@@ -18,7 +18,7 @@ import msgspec
 
 from batchrunner.adoption import Batch, adopt
 from batchrunner.checkpoint import Checkpoint
-from batchrunner.core.model import Request, Result
+from batchrunner.core.model import Kind, Request, Result
 from batchrunner.disk import records, replace
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, UsageError
@@ -112,7 +112,7 @@ class FileJob:
         write = writer(self._settings, self.redact)
         groups: dict[bool, list[bytes]] = {True: [], False: []}
         for result in results:
-            groups[result.ok].append(write(result))
+            groups[result.kind is Kind.OK].append(write(result))
         faults = [fault for ok, lines in groups.items() if lines and (fault := self._append(lines, ok))]
         if faults:
             raise faults[0]

@@ -83,6 +83,7 @@ class _Full(_Strict, gc=False):
 
 
 _write = msgspec.json.Encoder().encode
+_write_lines = msgspec.json.Encoder().encode_lines
 _NULL = Raw(b"null")
 MOST = 2**63 - 1  # what a whole number may be where it is packed
 
@@ -93,11 +94,15 @@ def record(result: Result, *, strict: bool = False, secrets: Callable[[bytes], b
     `strict` leaves our own key out. `secrets` takes the bytes behind `custom_id` and gives them back without keys; the id
     itself stays, for it names the input line. The line's own id comes from digest and number: the same after every resume.
     """
-    written = written_out(_strict(result) if strict else _full(result))
+    line = _strict(result) if strict else _full(result)
+    try:
+        written = _write_lines((line,))
+    except UnicodeEncodeError:
+        written = written_out(line) + b"\n"
     if secrets:
         head, mark, tail = written.partition(b',"response":')
         written = head + mark + secrets(tail)
-    return written + b"\n"
+    return written
 
 
 def written_out(line: Any) -> bytes:
@@ -139,7 +144,8 @@ def facts_of(result: Result) -> Facts:
 
 
 def _batch_id(request: Request) -> str:
-    return f"batch_req_{request.digest:0<16.16}{request.line & 0xFFFFFFFF:08x}"
+    digest = request.digest
+    return f"batch_req_{digest if len(digest) == 16 else f'{digest:0<16.16}'}{request.line & 0xFFFFFFFF:08x}"
 
 
 def _response(result: Result) -> _Response | None:
