@@ -195,6 +195,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 
 
 def _method(given: str | None, route: Route, content: object) -> str:
+    if given == "POST":
+        return given
     method = given.upper() if given else "GET" if content is _ABSENT else "POST"
     if method in _REFUSED_METHODS or not (method == "POST" or _TOKEN.fullmatch(method)):
         raise LineError("method is not one that can be sent", "Use GET, POST, PUT, PATCH or DELETE.")

@@ -179,8 +179,6 @@ def _read(
     read = partial(read, dialect=dialect_of(path, intake))
     asked = where(of_shard(lines(), intake.shard), intake.where)
     for line, raw in islice(asked, intake.limit or None):
-        if closed.is_set():
-            return
         block.append(read(raw, line))
         size += len(raw) if isinstance(raw, bytes) else 0
         if size >= BLOCK_BYTES or len(block) == BLOCK_LINES:

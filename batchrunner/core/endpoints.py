@@ -7,7 +7,7 @@ Rules:
 2. A refusal stops it for the rest of the run; one that has served is asked once more first, for gateways err.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 
 from msgspec.structs import replace
@@ -25,6 +25,17 @@ ANY = "*"  # every model that is not named; and of names, the one asked for
 RECHECK = 5.0  # seconds until an endpoint that has served is asked whether it really means its refusal
 
 
+class _Paces(dict[str, Pace]):
+    """The pace of each model, made when it is first asked for."""
+
+    def __init__(self, pacing: Pacing) -> None:
+        self.pacing = pacing
+
+    def __missing__(self, model: str) -> Pace:
+        made = self[model] = Pace(self.pacing)
+        return made
+
+
 class Endpoint:
     """One endpoint: who it is, and how it is. `stopped` says in words why it is out of use; empty while it is in use.
 
@@ -35,7 +46,6 @@ class Endpoint:
     __slots__ = (
         "_doubted",
         "_paces",
-        "_pacing",
         "_served",
         "base_url",
         "breaker",
@@ -45,6 +55,7 @@ class Endpoint:
         "limit",
         "models",
         "name",
+        "pace",
         "reserve",
         "stopped",
         "weight",
@@ -70,8 +81,8 @@ class Endpoint:
         self.gate = Gate()
         self.breaker = Breaker(limit)
         self.debut = Debut(alike)
-        self._pacing = pacing
-        self._paces: dict[str, Pace] = {}
+        self._paces = _Paces(pacing)
+        self.pace: Callable[[str], Pace] = self._paces.__getitem__  # how fast requests for a model may go here
         self.inflight = 0
         self.stopped = ""
         self._served = False
@@ -96,13 +107,6 @@ class Endpoint:
         rest = self.breaker.wait(now)
         return None if rest is None else max(rest, self.gate.until - now, 0.0)
 
-    def pace(self, model: str) -> Pace:
-        """How fast requests for this model may go here."""
-        pace = self._paces.get(model)
-        if pace is None:
-            pace = self._paces[model] = Pace(self._pacing)
-        return pace
-
     @property
     def found(self) -> Mapping[str, float]:
         """Requests a second that refusals have taught, by model."""
@@ -116,7 +120,7 @@ class Endpoint:
 
     def repace(self, rpm: int) -> None:
         """The user's word while the run goes on: so many requests a minute for each model; 0 takes it back."""
-        self._pacing = replace(self._pacing, rpm=rpm)
+        self._paces.pacing = replace(self._paces.pacing, rpm=rpm)
         for pace in self._paces.values():
             pace.fix(rpm)
 

@@ -159,7 +159,8 @@ class Manner:
         return said or (self._tell_long() if self._long and not self._told_long else "")
 
     def _took(self, seconds: float) -> str:
-        self._longest = max(self._longest, seconds)
+        if seconds > self._longest:
+            self._longest = seconds
         self._answers += 1
         self._slow += seconds > LONG_CALL
         if self._answers >= MANY_CALLS:

@@ -8,7 +8,6 @@ Rules:
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
@@ -108,4 +107,4 @@ _HINTS: Mapping[Kind, str] = {
     Kind.HOOK: "A function of yours raised an exception: correct it and run again.",
     Kind.CANCELLED: "The run ended before an answer came: run again.",
 }
-TREATMENT: Mapping[Kind, Treatment] = MappingProxyType({kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()})
+TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
