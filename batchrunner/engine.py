@@ -283,7 +283,9 @@ class Engine:
             return broken_off(bug)
 
     def _review(self, attempt: Attempt, phase: Phase, age: float) -> float:
-        return self.scheduler.review(attempt, phase, age, self._clock())
+        more = self.scheduler.review(attempt, phase, age, self._clock())
+        self._wake_lanes()  # a silence that turns out to be an outage calls for a probe
+        return more
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> None:
         now, scheduler = self._clock(), self.scheduler

@@ -58,8 +58,7 @@ def _no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts last milliseconds."""
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.002)
     monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(health, "FIRST_REST", 0.002)
-    monkeypatch.setattr(health, "LONGEST_REST", 0.01)
+    monkeypatch.setattr(health, "REST", 0.005)
     monkeypatch.setattr(reception, "DRAIN", 0.05)
 
 

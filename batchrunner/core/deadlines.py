@@ -114,10 +114,11 @@ class Patience:
         """Seconds after which an attempt is a straggler; inf where that is not known: streams are given up soon enough."""
         return inf if attempt.stream else self._total.late(attempt.request)
 
-    def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> tuple[float, bool]:
+    def review(self, attempt: Attempt, phase: Phase, age: float, now: float, price: float = 1.0) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.
 
-        Returns how many more seconds to wait, 0.0 to give up, and whether this speaks of an overloaded endpoint.
+        Returns how many more seconds to wait, 0.0 to give up, and whether this speaks of an overloaded endpoint. `price` is
+        what giving up costs (`core.kills`).
         """
         if phase is Phase.CONNECT:
             return 0.0, False
@@ -130,7 +131,7 @@ class Patience:
         allowed = span.allowed(request, attempt.kills)
         if age < SLACK * allowed:
             return span.next_look(request, allowed, age), False
-        if self._kills.spend():
+        if self._kills.spend(price):
             return 0.0, False
         return min(self._end - age, max(LOWEST, age / 4.0)), now - self._answered > allowed
 

@@ -102,7 +102,8 @@ class Endpoint:
 
     def ready(self, now: float) -> float | None:
         """0.0: send; seconds: not before; None: when something in flight here has ended, or never, if it is stopped."""
-        if self.stopped or self.inflight >= self.limit.size or self.debut.full:
+        served = self.inflight - self.breaker.caught  # what hangs since an outage keeps nobody from asking
+        if self.stopped or served >= self.limit.size or self.inflight >= self.limit.most or self.debut.full:
             return None
         rest = self.breaker.wait(now)
         return None if rest is None else max(rest, self.gate.until - now, 0.0)
@@ -124,6 +125,15 @@ class Endpoint:
         for pace in self._paces.values():
             pace.fix(rpm)
 
+    def price(self, started: float) -> float:
+        """Tokens that giving up what was sent then and is overdue costs: what leaves no room for a probe has its usual price."""
+        return 1.0 if self.inflight >= self.limit.most else self.breaker.price(started)
+
+    def left(self, started: float) -> None:
+        """An attempt has ended, whatever became of it."""
+        self.inflight -= 1
+        self.breaker.left(started)
+
     def serves(self, now: float) -> bool:
         """Whether requests should wait for this endpoint rather than go to the next: it is up, if perhaps full."""
         return not (self.stopped or self.breaker.open or self.gate.until > now)
@@ -133,7 +143,7 @@ class Endpoint:
         if health == "up" or outcome.kind is Kind.RATE_LIMITED:  # one that throttles is alive
             self.breaker.ok(started, now)
         elif health == "down":
-            self.breaker.fail(started, now, u)
+            self.breaker.fail(started, now, u, self.inflight)
         else:
             self.breaker.void(started)
         if outcome.kind is Kind.OK:

@@ -3,10 +3,14 @@
 Rules:
 
 1. A gate is a pause the endpoint asked for; a breaker is one we impose after failures in a row. Neither ever shortens the other.
-2. After an outage a few probes go first; what happened to attempts from before the outage no longer counts.
+2. After an outage a few probes go first; how attempts from before it fail no longer counts.
+3. An outage is when nothing is answered. One answer to what was sent since the first of the failures shows that the endpoint
+   only fails often: then it goes on.
+4. What an outage made fail is not the requests' fault: neither the failures that revealed it nor what it caught in flight.
 """
 
 from math import inf
+from typing import Protocol
 
 from batchrunner.core.limit import Limit
 
@@ -30,22 +34,32 @@ class Gate:
 
 
 FAILURES_IN_A_ROW = 10  # or a quarter of the limit, if that is more
-FIRST_REST = 2.0  # seconds; doubles with every opening
-LONGEST_REST = 4.0  # a probe costs next to nothing, and every second of rest after the outage is lost
+REST = 2.0  # seconds: a probe costs little, and every second of rest after the outage is lost
+LONGEST_REST = 4.0  # each probe may be on the bill
+PATIENCE = 0.02  # of an outage's length so far: a rest as long as that is no loss
 GOOD_PROBES = 8
+
+
+class Charge(Protocol):
+    """What a failure has cost a request."""
+
+    def pardon(self) -> None:
+        """Take it back."""
 
 
 class Breaker:
     """Keeps an endpoint that only fails from being tried by everybody: closed → resting → probing → closed."""
 
-    __slots__ = ("_good", "_limit", "_opened", "_openings", "_probes", "_probing", "_row", "_until", "open")
+    __slots__ = ("_began", "_charges", "_good", "_limit", "_opened", "_probes", "_probing", "_row", "_until", "caught", "open")
 
     def __init__(self, limit: Limit) -> None:
         self.open = False  # resting or probing: failures speak of the endpoint, not of the requests
+        self.caught = 0  # in flight since before the last outage began
         self._limit = limit
         self._probing = False
         self._row = 0
-        self._openings = 0  # since it was last closed
+        self._began = inf  # when the first of those that failed in a row was sent
+        self._charges: list[Charge] = []  # for failures of this row
         self._opened = -inf
         self._until = -inf
         self._probes = 0  # in flight
@@ -69,26 +83,58 @@ class Breaker:
     def ok(self, started: float, now: float) -> None:
         """An attempt showed the endpoint alive, whatever became of the request."""
         if started <= self._opened:
+            if self.open and started >= self._began:
+                self.caught = 0
+                self._close()
             return
         self._row = 0
+        self._charges.clear()
         if self._probing:
             self._probes -= 1
             self._good += 1
             if self._good >= GOOD_PROBES:
-                self.open, self._probing, self._openings = False, False, 0
+                self._close()
 
-    def fail(self, started: float, now: float, u: float) -> None:
-        """An attempt failed in a way that speaks against the endpoint; `u` in [0, 1) spreads the rest."""
+    def fail(self, started: float, now: float, u: float, inflight: int = 0) -> None:
+        """An attempt failed in a way that speaks against the endpoint; `u` in [0, 1) spreads the rest, others are in flight."""
         if started <= self._opened:
             return
+        if not (self._row or self.open):
+            self._began = started
         self._row += 1
         if self._probing or (not self.open and self._row >= max(FAILURES_IN_A_ROW, self._limit.size // 4)):
-            rest = min(LONGEST_REST, FIRST_REST * 2.0**self._openings)
+            rest = min(LONGEST_REST, max(REST, PATIENCE * (now - self._began)))
             self._opened, self._until = now, now + rest * (0.75 + u / 2.0)
-            self._openings = min(self._openings + 1, 16)
-            self.open, self._probing, self._row = True, False, 0
+            self.open, self._probing, self._row, self.caught = True, False, 0, inflight
+            for charge in self._charges:
+                charge.pardon()
+            self._charges.clear()
+
+    def charge(self, charge: Charge) -> None:
+        """What the last failure has cost its request, in case it turns out to be the first of an outage."""
+        if self._row:
+            self._charges.append(charge)
 
     def void(self, started: float) -> None:
         """An attempt ended and says nothing about the endpoint: its place among the probes is free."""
         if self._probing and started > self._opened:
             self._probes -= 1
+
+    def left(self, started: float) -> None:
+        """An attempt is no longer in flight."""
+        self.caught -= bool(self.caught) and started <= self._opened
+
+    def excuses(self, started: float) -> bool:
+        """Whether a failure of what was sent then is an outage's fault."""
+        return self.open or started <= self._opened
+
+    def price(self, started: float) -> float:
+        """Tokens that giving up what was sent then and is overdue costs (`core.kills`).
+
+        None for a probe, which another follows. In an outage no number of them is enough for anything else: it is given up
+        when answers come again, and those who are asked anew prove it right.
+        """
+        return 1.0 if not self.open else 0.0 if started > self._opened else inf
+
+    def _close(self) -> None:
+        self.open, self._probing, self._row, self._began = False, False, 0, inf

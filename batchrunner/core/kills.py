@@ -41,11 +41,11 @@ class Kills:
         self._add((now - self._filled) * PER_SECOND + self.earned)
         self._filled, self.earned = now, 0.0
 
-    def spend(self) -> bool:
-        """Take a token; False when there is none."""
-        if self._tokens < 1.0:
+    def spend(self, price: float = 1.0) -> bool:
+        """Take a token, or as many as a kill costs; False when there are too few."""
+        if self._tokens < price:
             return False
-        self._tokens -= 1.0
+        self._tokens -= price
         return True
 
     def note(self, line: int, age: float) -> None:

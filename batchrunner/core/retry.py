@@ -137,6 +137,13 @@ class Spent(Struct, gc=False):
     seconds: float = 0.0  # of attempts whose failure counted
     streak: Streak | None = None
 
+    def pay(self, killed: bool, seconds: float) -> "Charge":
+        """For a failure that counts."""
+        self.failures += 1
+        self.kills += killed
+        self.seconds += seconds
+        return Charge(self, killed, seconds)
+
     def over(self, policy: Retries) -> str:
         """After what the request is given up, in words; empty: it may be sent again."""
         if self.failures >= policy.max_attempts:
@@ -148,3 +155,18 @@ class Spent(Struct, gc=False):
         if self.turns >= TURNS * policy.max_attempts:
             return f"{self.turns} sendings"
         return ""
+
+
+class Charge(Struct, frozen=True, gc=False):
+    """What one failure has cost a request."""
+
+    spent: Spent
+    killed: bool
+    seconds: float
+
+    def pardon(self) -> None:
+        """Take it back, and the sending: it was an outage."""
+        self.spent.failures -= 1
+        self.spent.turns -= 1
+        self.spent.kills -= self.killed
+        self.spent.seconds -= self.seconds

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.health import REST
 from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
 from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
@@ -79,8 +80,8 @@ class Scheduler:
 
     @property
     def roomy(self) -> bool:
-        """Whether so much has ended that it is worth reading on: half of what may be open."""
-        return self.open <= self._max_open // 2
+        """Whether so much has ended that it is worth reading on: half of what may be open beside what waits to be earned."""
+        return self.open <= (self._max_open + len(self._unpaid)) // 2
 
     @property
     def in_flight(self) -> int:
@@ -148,11 +149,13 @@ class Scheduler:
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
-        more, overload = self._patience_for(attempt.endpoint, attempt.request, attempt.stream).review(attempt, phase, age, now)
-        if overload:
-            lane = self._endpoints[attempt.endpoint]
+        lane, patience = self._endpoints[attempt.endpoint], self._patience_for(attempt.endpoint, attempt.request, attempt.stream)
+        more, silent = patience.review(attempt, phase, age, now, lane.price(attempt.started))
+        if silent and not lane.breaker.open:
             lane.limit.overload(attempt.started, lane.inflight - 1, now)
-        return more
+            if more:
+                lane.breaker.fail(attempt.started, now, 0.5, lane.inflight)
+        return min(more, REST) if lane.breaker.excuses(attempt.started) else more
 
     def in_force(self, attempt: Attempt) -> tuple[float, float, str]:
         """Seconds that a first attempt like this one may now wait for its first byte, and may take as a whole, and why."""
@@ -167,18 +170,21 @@ class Scheduler:
             return apart
         entry = self._in_flight.pop(attempt.request.line)
         lane = self._endpoints[attempt.endpoint]
-        lane.inflight -= 1
+        lane.left(attempt.started)
         treatment = TREATMENT[outcome.kind]
         entry.billed += outcome.billed
         if outcome.kind is Kind.CANCELLED:
             entry.spent.sendings -= 1
             self._queue.give_back(entry)
             return Again(now, "cancelled")
+        self._inform(lane, attempt, outcome, treatment, now, u)
         # What had begun to be answered is no outage, though it spoke against the endpoint: it worked, and may charge for it.
         # A page of somebody else's is no beginning.
-        outage = lane.breaker.open and (not 200 <= outcome.status < 300 or outcome.kind is Kind.GARBLED)
-        self._inform(lane, attempt, outcome, treatment, now, u)
-        why = self._earned() if outcome.kind is Kind.OK else self._exhausted(entry, attempt, outcome, treatment, outage, now)
+        begun = 200 <= outcome.status < 300 and outcome.kind is not Kind.GARBLED
+        outage = lane.breaker.excuses(attempt.started) and not begun
+        why = (
+            self._earned() if outcome.kind is Kind.OK else self._exhausted(entry, lane, attempt, outcome, treatment, outage, now)
+        )
         verdict: Again | Result
         if why is None:
             verdict = self._again(entry, lane, outcome, treatment, now, u)
@@ -307,7 +313,7 @@ class Scheduler:
         lane = self._endpoints[attempt.endpoint]
         if self.twins.beaten(attempt):
             self.twins.forget(attempt)
-            lane.inflight -= 1
+            lane.left(attempt.started)
             lane.breaker.void(attempt.started)
             return Again(now, BEATEN)
         other = self.twins.part(attempt)
@@ -323,7 +329,7 @@ class Scheduler:
         entry.billed += outcome.billed
         entry.spent.sendings -= outcome.kind is Kind.CANCELLED
         entry.spent.kills += outcome.kind in KILLS
-        lane.inflight -= 1
+        lane.left(attempt.started)
         if outcome.kind is not Kind.CANCELLED:
             self._inform(lane, attempt, outcome, treatment, now, u)
         return Again(now, "its twin goes on")
@@ -367,7 +373,7 @@ class Scheduler:
         return ""
 
     def _exhausted(
-        self, entry: Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, outage: bool, now: float
+        self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, treatment: Treatment, outage: bool, now: float
     ) -> str | None:
         """Why the request is not sent again, in words; None when it is."""
         if treatment.health == "stop":
@@ -383,8 +389,6 @@ class Scheduler:
         if treatment.cap and not free:
             return f"{treatment.cap + 1} times"
         spent, counted = entry.spent, treatment.spends and not outage
-        spent.kills += counted and outcome.kind in KILLS
-        spent.failures += counted
         # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
         named = treatment.health == "pause" and bool(outcome.wait)
         spent.turns += not (named or outage)
@@ -392,7 +396,9 @@ class Scheduler:
             return "an attempt that may have been billed"
         alike = ""
         if counted:
-            spent.seconds += now - attempt.started
+            charge = spent.pay(outcome.kind in KILLS, now - attempt.started)
+            if treatment.health == "down":
+                lane.breaker.charge(charge)
             spent.streak = spent.streak or Streak()
             alike = spent.streak.add(outcome, self._neighbours)
         return alike or spent.over(self._retries_policy) or None

@@ -1,5 +1,7 @@
 """An endpoint: when it takes a request, and what stops it."""
 
+from math import inf
+
 import pytest
 
 from batchrunner.core.endpoints import Endpoint
@@ -38,6 +40,22 @@ def test_the_longer_of_gate_and_breaker_counts() -> None:
     assert lane.ready(11.0) == 0.0
     lane.breaker.sent(11.0)
     assert lane.ready(11.0) is None
+
+
+def test_what_hangs_in_an_outage_makes_room_for_a_probe() -> None:
+    lane = Endpoint("a", "http://a/v1", Limit(Concurrency(max_concurrency=20)))
+    lane.inflight = 16
+    assert lane.ready(0.0) is None, "auto begins with 16"
+    for _ in range(10):
+        lane.learn("down", 0.5, Outcome(Kind.TIMEOUT_TOTAL), 1.0, 0.5)
+    assert lane.ready(3.0) == 0.0, "they do not count while they hang"
+    assert lane.price(0.0) == inf
+    lane.inflight = 20
+    assert lane.ready(3.0) is None, "but there are never more than the user allows"
+    assert lane.price(0.0) == 1.0
+    for _ in range(4):
+        lane.left(0.0)
+    assert (lane.inflight, lane.breaker.caught) == (16, 12)
 
 
 def test_a_wait_closes_the_gate_and_an_absurd_one_the_endpoint() -> None:

@@ -69,23 +69,26 @@ def test_the_first_rest_is_two_seconds_more_or_less(u: float, rest: float) -> No
     assert opened(10.0, u).wait(10.0) == pytest.approx(rest)
 
 
-def test_rests_double_and_stay_short() -> None:
+def test_rests_grow_with_the_outage_and_stay_short() -> None:
     breaker, now, rests = opened(10.0), 10.0, []
-    for _ in range(6):
+    for _ in range(400):
         rest = breaker.wait(now)
         assert rest
-        rests.append(rest)
+        rests.append(round(rest, 6))
         now += rest
         assert breaker.wait(now) == 0.0
         breaker.sent(now)
         breaker.fail(now + 0.1, now + 0.1, 0.5)
         now += 0.1
-    assert rests == pytest.approx([2.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+    assert rests[:40] == [2.0] * 40
+    assert rests == sorted(rests)
+    assert rests[60] == pytest.approx(0.02 * (sum(rests[:60]) + 60 * 0.1), rel=0.01)
+    assert rests[-1] == 4.0
 
 
-def test_outcomes_from_before_the_opening_change_nothing() -> None:
+def test_outcomes_from_before_the_outage_change_nothing() -> None:
     breaker = opened(10.0)
-    breaker.ok(10.0, 11.0)
+    breaker.ok(9.9, 11.0)
     breaker.fail(5.0, 11.0, 0.5)
     assert breaker.wait(11.0) == pytest.approx(1.0)
     assert breaker.wait(20.0) == 0.0
@@ -112,6 +115,59 @@ def test_probes_double_and_eight_good_ones_close() -> None:
     for _ in range(10):
         breaker.fail(now, now, 0.5)
     assert breaker.wait(now) == pytest.approx(2.0), "rests begin anew"
+
+
+def test_one_answer_to_what_was_sent_since_the_first_failure_is_no_outage() -> None:
+    breaker = opened(10.0)
+    breaker.ok(10.0, 11.0)
+    assert (breaker.open, breaker.wait(11.0)) == (False, 0.0)
+    for _ in range(10):
+        assert not breaker.open
+        breaker.fail(12.0, 12.0, 0.5)
+    breaker.ok(11.9, 13.0)
+    assert breaker.open, "that one was sent before the failures began anew"
+
+
+class Counted:
+    """What a failure has cost, and how often that was taken back."""
+
+    pardons = 0
+
+    def pardon(self) -> None:
+        self.pardons += 1
+
+
+def test_failures_that_turn_out_to_be_an_outage_are_taken_back_and_others_are_not() -> None:
+    breaker, early, late = Breaker(slots(4)), Counted(), Counted()
+    breaker.fail(1.0, 1.0, 0.5)
+    breaker.charge(early)
+    breaker.ok(1.0, 2.0)
+    for _ in range(10):
+        breaker.fail(3.0, 3.0, 0.5)
+        breaker.charge(late)  # the last one comes when the breaker is open
+    assert (early.pardons, late.pardons) == (0, 9)
+    assert breaker.excuses(2.0), "what it caught in flight"
+    assert breaker.excuses(4.0)
+
+
+def test_what_an_outage_caught_is_counted_until_it_has_left() -> None:
+    breaker = Breaker(slots(4))
+    for _ in range(10):
+        breaker.fail(10.0, 10.0, 0.5, inflight=2)
+    assert breaker.caught == 2
+    breaker.left(11.0)
+    assert breaker.caught == 2, "that one was sent later"
+    breaker.left(9.0)
+    assert breaker.caught == 1
+    breaker.ok(10.0, 11.0)
+    assert breaker.caught == 0, "it was none"
+
+
+def test_in_an_outage_a_probe_is_given_up_for_nothing_and_what_it_caught_for_nothing_on_earth() -> None:
+    breaker = Breaker(slots(4))
+    assert breaker.price(0.0) == 1.0
+    breaker = opened(10.0)
+    assert (breaker.price(10.0), breaker.price(10.1)) == (inf, 0.0)
 
 
 def test_a_probe_that_says_nothing_gives_its_place_back() -> None:

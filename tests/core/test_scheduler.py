@@ -326,6 +326,17 @@ def test_what_nobody_can_pay_for_stops_the_run_and_stays_pending(monkeypatch: py
     assert list(room.pending()) == [request(0)]
 
 
+def test_what_waits_to_be_earned_keeps_nobody_from_reading_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrunner.core.retry.FLOOR", 0.0)
+    room = scheduler(endpoint(concurrency=10), max_open=10)
+    for n in range(6):
+        room.offer(request(n))
+    assert not room.roomy
+    for attempt in [send(room) for _ in range(6)]:
+        room.settle(attempt, BILLED, 0.0, 0.0)
+    assert (room.open, room.in_flight, room.roomy) == (6, 0, True), "only answers to what comes next can earn it"
+
+
 def test_never_means_that_such_a_request_fails() -> None:
     room = scheduler(retry_ambiguous="never")
     room.offer(request(0))

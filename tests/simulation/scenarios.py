@@ -420,8 +420,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         5_000,
         trouble.flapping,
         [
-            at_most(SLOWER, lambda run: run.slower, 2.0),
-            at_most("extra sendings but those cut off", trouble.unexplained, 0.03),
+            at_most("99 % of the lines / ideal", trouble.nearly, 2.0),
+            at_most("extra sendings but those cut off", trouble.unexplained, 0.05),
             LOST,
         ],
     ),
@@ -429,7 +429,20 @@ SCENARIOS: Mapping[str, Scenario] = {
         "every other sending fails with 500 for 300 s",
         6_000,
         trouble.errors,
-        [at_most(SLOWER, lambda run: run.slower, 1.3), at_most("extra sendings", lambda run: run.extra, 1.1), LOST],
+        [
+            at_most("99 % of the lines / ideal", trouble.nearly, 1.3),
+            at_most("extra sendings", lambda run: run.extra, 1.1),
+            at_most("lines given up", trouble.given_up, 0.008),
+        ],
+    ),
+    "errors-budget": Scenario(
+        "the same with the budget for what may have been billed",
+        6_000,
+        partial(trouble.errors, ambiguous="budget"),
+        [
+            at_most("sendings that nothing has earned", trouble.unaffordable, 0),
+            at_most("lines given up", trouble.given_up, 0.008),
+        ],
     ),
     "hole": Scenario(
         "for five minutes nothing that is accepted is answered",

@@ -20,11 +20,6 @@ SEEDS = (1, 2, 3)
 BEYOND: Mapping[tuple[str, str], str] = {
     ("change-window", "share of the attainable"): "0.889: each look for more costs the whole second that the refusal asks for",
     ("cap-change", "share of the attainable"): "0.886: recovers slowly from 50 to 100 slots",
-    ("flapping", "makespan / ideal"): "2.9: what every outage cuts off counts against the lines, and they wait ever longer",
-    ("flapping", "extra sendings but those cut off"): "0.034",
-    ("flapping", "lines lost or twice"): "1 of 5,000, cut off eight times",
-    ("errors", "makespan / ideal"): "2.4: errors come at once and answers do not, and single probes never close the breaker",
-    ("hole", "recovery, seconds"): "302: what fell into the hole keeps every slot",
     ("crawl", "share of the attainable"): "0.866",
     ("crawl", "429s after two seconds"): "0.28: each look for more is refused",
     ("cap-told", "share of the attainable"): "0.874: each refusal stops the endpoint for a second",

@@ -4,10 +4,11 @@ Rules: those of `scenarios`. Bounds are the issue's for the nearest of kin: an o
 """
 
 from collections.abc import Callable, Mapping
-from math import inf
+from math import ceil, inf
 from random import Random
 
 from batchrunner.core.model import Request
+from batchrunner.core.retry import FLOOR, SHARE
 from tests.simulation.servers import Bucket, Nature, Weather, listed, steps
 from tests.simulation.world import Run, Stage
 from tests.virtual import chat
@@ -36,12 +37,18 @@ def flapping(rows: int, seed: int) -> Stage:
     return Stage(_requests(rows), {"a": Nature(weather, outages=gone)}, needed + DOWN * (needed // UP), MOST)
 
 
+def nearly(run: Run) -> float:
+    """When 99 of 100 lines had been answered, as a multiple of the ideal: the very last ones may meet any number of absences."""
+    ends = sorted(sent.ended for sent in run.those("answered"))
+    return ends[ceil(0.99 * run.rows) - 1] / run.stage.ideal if len(ends) >= 0.99 * run.rows else inf
+
+
 def unexplained(run: Run) -> float:
     """Sendings beyond one a line, as a share, but for those that the service cut off as it went away."""
     return run.extra - len(run.those("cut")) / run.rows
 
 
-def errors(rows: int, seed: int) -> Stage:
+def errors(rows: int, seed: int, ambiguous: str = "always") -> Stage:
     """For 300 seconds every other sending is answered with 500 at once."""
     weather, chance = Weather(rows, seed, median=2.0, sigma=0.5), Random(seed)
     coins = [chance.random() < 0.5 for _ in range(100_003)]
@@ -49,7 +56,19 @@ def errors(rows: int, seed: int) -> Stage:
     def fails(line: int, sending: int, now: float) -> int:
         return 500 if now < 300.0 and coins[(line * 31 + sending * 7919) % len(coins)] else 0
 
-    return Stage(_requests(rows), {"a": Nature(weather, fails=fails)}, listed(rows, 64, weather.calm), {"concurrency": 64})
+    options: Mapping[str, int | str] = {"concurrency": 64, "retry_ambiguous": ambiguous}
+    return Stage(_requests(rows), {"a": Nature(weather, fails=fails)}, listed(rows, 64, weather.calm), options)
+
+
+def given_up(run: Run) -> float:
+    """Lines that are recorded as failed, as a share: by chance one in 256 fails eight times where every other sending does."""
+    return sum(not result.ok for result in run.results) / run.rows
+
+
+def unaffordable(run: Run) -> float:
+    """Sendings beyond one a line that the answers have not earned, nor what is granted before them."""
+    again = len(run.sent) - len({sent.line for sent in run.sent})
+    return again - FLOOR - SHARE * len(run.those("answered"))
 
 
 def black_hole(rows: int, seed: int) -> Stage:

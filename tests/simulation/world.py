@@ -78,7 +78,8 @@ class Run(Struct):
     @property
     def lost(self) -> int:
         """Lines without exactly one result that is a success."""
-        return self.rows - len({result.request.line for result in self.results if result.ok}) + len(self.results) - self.rows
+        good = {result.request.line for result in self.results if result.ok}
+        return self.rows - len(good) + len([result for result in self.results if result.request.line in good]) - len(good)
 
     @property
     def slower(self) -> float:
