@@ -13,7 +13,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice, repeat
+from operator import add
+from typing import cast
 
 from msgspec import Struct
 
@@ -26,20 +27,19 @@ from batchrunner.expectation import check_of
 from batchrunner.formats import parse
 from batchrunner.glance import GLANCED, Plain, glance
 from batchrunner.keyring import doors
-from batchrunner.lines import read_lines
+from batchrunner.lines import Line, blank, read_blocks
 from batchrunner.listed import context_of, price_of, wanted
-from batchrunner.looking import at_hand, standing_of
+from batchrunner.looking import Look, at_hand, begun, standing_of
 from batchrunner.paths import Paths
 from batchrunner.reading import attempts, last_moments
 from batchrunner.report.preview import CheckReport, ModelUse, Problem
-from batchrunner.selecting import Numbered, of_shard, where
+from batchrunner.selecting import of_shard, where
 from batchrunner.settings import Settings
 from batchrunner.source import dialect_of
 from batchrunner.spooling import as_lines
 from batchrunner.standing import Standing
 
 Item = tuple[int, Plain | Request | Result]
-BLOCK = 256  # lines that are looked at together
 KINDS = 1000  # of problems that are told apart
 RANGES = 200  # of line numbers for each of them
 MODELS = 200
@@ -55,29 +55,39 @@ def check(settings: Settings, environ: Mapping[str, str] = os.environ) -> CheckR
 
 
 def _checked(settings: Settings, paths: Paths, environ: Mapping[str, str]) -> CheckReport:
-    standing = standing_of(settings, paths)
     urls = _urls(settings, environ)
     moments = last_moments(paths)
     ratio, spread = learned(attempts(paths))
-    found = _Found(settings, standing, ratio, urls)
-    intake, read = settings.intake, _reading(settings, urls, dialect_of(paths.input, settings.intake))
-    asked = iter(where(of_shard(read_lines(paths.input, intake.max_line), intake.shard), intake.where))
-    while block := list(islice(asked, BLOCK)):
-        found.take(read(block))
+    found = _Found(settings, ratio, urls)
+    look = _looking(settings, urls, dialect_of(paths.input, settings.intake), found)
+    if begun(paths):
+        found.standing = standing_of(settings, paths)
+        for first, lines in read_blocks(paths.input, settings.intake.max_line):
+            look(first, lines)
+    else:
+        found.standing = standing_of(settings, paths, look)
     return found.report(spread, moments, Prices(price_table(settings.spending.price), price_of))
 
 
-def _reading(settings: Settings, urls: Sequence[str], dialect: Dialect) -> Callable[[Sequence[Numbered]], Iterable[Item]]:
-    """How lines are read: at a glance where that is enough, else as a run would."""
-    origins = tuple(urls)
+def _looking(settings: Settings, urls: Sequence[str], dialect: Dialect, found: "_Found") -> Look:
+    """What looks at a block of lines: at a glance where that is enough, which also tells their ids, else as a run would."""
+    origins, intake = tuple(urls), settings.intake
     whole = partial(parse, origins=origins, model=settings.service.model, dialect=dialect)
     glanced = dialect.format in GLANCED and not settings.service.model
+    every = not (intake.shard or intake.where)
 
-    def read(block: Sequence[Numbered]) -> Iterable[Item]:
-        plain = glance([raw for _, raw in block], origins) if glanced else repeat(None)
-        return ((line, seen or whole(raw, line)) for (line, raw), seen in zip(block, plain, strict=False))
+    def look(first: int, lines: Sequence[Line]) -> Sequence[str] | None:
+        seen = glance(lines, origins) if glanced else [None] * len(lines)
+        if every and all(seen):
+            plain = cast(list[Plain], seen)
+            found.take_plain(first, plain)
+            return [each.id for each in plain]
+        numbered = ((line, raw) for line, raw in enumerate(lines, first) if not blank(raw))
+        asked = where(of_shard(numbered, intake.shard), intake.where)
+        found.take((line, seen[line - first] or whole(raw, line)) for line, raw in asked)
+        return None
 
-    return read
+    return look
 
 
 def _urls(settings: Settings, environ: Mapping[str, str]) -> list[str]:
@@ -142,9 +152,9 @@ class _Use(Struct):
 class _Found:
     """What the lines add up to."""
 
-    def __init__(self, settings: Settings, standing: Standing, ratio: float, urls: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, ratio: float, urls: Sequence[str]) -> None:
+        self.standing: Standing | None = None  # None: nothing is done, as far as anybody knows
         self._settings = settings
-        self._standing = standing
         self._ratio = ratio
         self._url = urls[0] if urls else ""
         self._requests = self._problems = self._to_go = 0
@@ -152,33 +162,45 @@ class _Found:
         self._uses: dict[str, _Use] = {}
         self._most = settings.intake.limit or sys.maxsize
         self._long = _Numbers()
-        for twin in standing.twins:
-            self._wrong(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}", "")
 
     def take(self, items: Iterable[Item]) -> None:
         """Count these lines."""
-        uses, is_done = self._uses, self._standing.is_done
         for line, item in items:
             self._requests += 1
             if isinstance(item, Result):
                 self._refused(line, item)
-            elif self._to_go < self._most and not is_done(line):
+            elif self._to_go < self._most and not (self.standing and self.standing.is_done(line)):
                 self._to_go += 1
-                self._measure(line, item, uses.get(item.model) or self._use_of(item.model))
+                self._measure([line], [item], item.model)
+
+    def take_plain(self, first: int, plain: Sequence[Plain]) -> None:
+        """Count so many lines from this one on."""
+        models = {each.model for each in plain}
+        if self.standing or len(models) > 1 or self._to_go + len(plain) > self._most:
+            self.take(enumerate(plain, first))
+            return
+        self._requests += len(plain)
+        self._to_go += len(plain)
+        self._measure(range(first, first + len(plain)), plain, models.pop())
 
     def _refused(self, line: int, result: Result) -> None:
         self._problems += 1
         if result.error:
             self._wrong(line, result.error.message, result.error.hint)
 
-    def _measure(self, line: int, request: Plain | Request, use: _Use) -> None:
-        tokens, most = request.prompt_tokens * self._ratio, request.max_tokens
-        use.requests += 1
-        use.tokens_in += tokens
-        use.tokens_out_most += most * (request.choices or 1)
-        use.open_ended += not most
-        if use.context and tokens + most > use.context:
-            self._long.add(line)
+    def _measure(self, lines: Sequence[int], requests: Sequence[Plain | Request], model: str) -> None:
+        """What these requests to one model will use."""
+        use = self._uses.get(model) or self._use_of(model)
+        tokens = [each.prompt_tokens * self._ratio for each in requests]
+        most = [each.max_tokens for each in requests]
+        use.requests += len(tokens)
+        use.tokens_in += sum(tokens)
+        use.tokens_out_most += sum([each.max_tokens * (each.choices or 1) for each in requests])
+        use.open_ended += most.count(0)
+        if use.context:
+            for line, together in zip(lines, map(add, tokens, most), strict=True):
+                if together > use.context:
+                    self._long.add(line)
 
     def _use_of(self, model: str) -> _Use:
         """That of a model which comes for the first time; beyond `MODELS` they share one."""
@@ -192,7 +214,10 @@ class _Found:
 
     def report(self, spread: float, moments: Sequence[Moment], prices: Prices) -> CheckReport:
         """Everything together."""
-        uses, standing = self._uses.values(), self._standing
+        uses, standing = self._uses.values(), self.standing
+        assert standing, "the survey is over"
+        for twin in standing.twins:
+            self._wrong(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}", "")
         each = _answer(moments)
         answers = None if each is None else each * self._to_go
         rate = _rate(moments)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from batchrunner.core.model import Route
 from batchrunner.dialects import LineError
@@ -24,6 +24,7 @@ GLANCED = frozenset({"openai", "azure", "vllm", "http"})  # the dialects whose p
 class Plain(Struct, frozen=True, gc=False):
     """What a plain line asks for (`core.model.Request`)."""
 
+    id: str
     model: str
     prompt_tokens: float
     max_tokens: int
@@ -31,13 +32,6 @@ class Plain(Struct, frozen=True, gc=False):
 
 
 _Count = Annotated[int, Meta(ge=1, lt=2**31)]
-
-
-class _Envelope(Struct, gc=False):
-    custom_id: Annotated[str, Meta(min_length=1)]
-    url: Annotated[str, Meta(max_length=1000)]
-    body: Raw
-    method: Literal["POST"] | None = None
 
 
 class _Turn(Struct, gc=False, forbid_unknown_fields=True):
@@ -66,8 +60,14 @@ class _Chat(Struct, gc=False, forbid_unknown_fields=True):
     user: str | None = None
 
 
+class _Envelope(Struct, gc=False, forbid_unknown_fields=True):
+    custom_id: Annotated[str, Meta(min_length=1)]
+    url: Annotated[str, Meta(max_length=1000)]
+    body: _Chat
+    method: Literal["POST"] | None = None
+
+
 _envelope = msgspec.json.Decoder(_Envelope).decode
-_chat = msgspec.json.Decoder(_Chat).decode
 _ODD = (LineError, ValueError, RecursionError, TypeError)  # TypeError: an oversized line
 _QUOTES = 10  # outside the body: those of `custom_id` and `url` with their values, and of `body`; `method` has four more
 
@@ -89,16 +89,22 @@ def _alone(raw: Line, origins: tuple[str, ...]) -> list[Plain | None]:
 
 def _glance(lines: Sequence[bytes], origins: tuple[str, ...]) -> list[Plain | None]:
     """The same, as long as all are JSON of the right types."""
+    read = list(map(_envelope, lines))
+    routes = {url: placed(url, origins)[1] for url in {fields.url for fields in read}}
     found: list[Plain | None] = []
-    for raw, fields in zip(lines, map(_envelope, lines), strict=True):
-        body = bytes(fields.body)
-        start = len(raw) - len(body) - 1
+    for raw, fields in zip(lines, read, strict=True):
+        start, end = raw.find(b"{", 1), len(raw) - 1
         quotes = _QUOTES if fields.method is None else _QUOTES + 4
-        # the body is last, and before it stand only the fields we hold, once each
-        if raw.count(b'"', 0, start) == quotes and raw.startswith(body, start) and placed(fields.url, origins)[1] is Route.CHAT:
-            chat = _chat(body)
+        # before the body stand only the fields we hold, once each; it comes once, and nothing comes behind it
+        if (
+            raw.count(b'"', 0, start) == quotes
+            and raw[end - 1 :] == b"}}"
+            and raw.find(b'"body"', start) < 0
+            and routes[fields.url] is Route.CHAT
+        ):
+            chat = fields.body
             most = chat.max_completion_tokens or chat.max_tokens or 0
-            found.append(Plain(chat.model, len(body) / 4, most, chat.n or 1))
+            found.append(Plain(fields.custom_id, chat.model, (end - start) / 4, most, chat.n or 1))
         else:
             found.append(None)
     return found

@@ -8,12 +8,12 @@ Rules:
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import msgspec
+from msgspec import structs
 
 from batchrunner.core.model import Kind
 from batchrunner.core.selection import piece
@@ -31,6 +31,8 @@ from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of
 from batchrunner.standing import Standing
 
 KINDS = frozenset(Kind)
+Look = Callable[[int, Sequence[Line]], Sequence[str] | None]
+Names = Callable[[Sequence[Line], int], Sequence[str]]
 
 
 def paths_of(settings: Settings) -> Paths:
@@ -48,7 +50,7 @@ def paths_of(settings: Settings) -> Paths:
     taken = {each.absolute() for each in (paths.input, paths.results, paths.errors)}
     if settings.rendering.render and render.absolute() in taken:
         raise UsageError("E003", f"--render {render} would write over the job's own files", "name another file")
-    return msgspec.structs.replace(paths, input=render if settings.rendering.render else paths.folder / KEPT)
+    return structs.replace(paths, input=render if settings.rendering.render else paths.folder / KEPT)
 
 
 def _ending(shard: str) -> str:
@@ -66,24 +68,47 @@ def at_hand(settings: Settings, render: bool = False) -> Iterator[Paths]:
     paths = paths_of(settings)
     kept = paths.folder / KEPT
     if not settings.rendering.prompt and kept.exists():
-        yield msgspec.structs.replace(paths, input=kept)
+        yield structs.replace(paths, input=kept)
     elif settings.input == STDIN or (made := made_of(settings, paths)) is None:
         yield paths
     else:
         with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
             path = paths.input if render and settings.rendering.render else Path(folder) / KEPT
             keep(made, path)
-            yield msgspec.structs.replace(paths, input=path)
+            yield structs.replace(paths, input=path)
 
 
-def standing_of(settings: Settings, paths: Paths) -> Standing:
-    """How a job stands on disk, without locking or changing anything; `paths` are those `at_hand`. UsageError E2xx, FileError."""
+def begun(paths: Paths) -> bool:
+    """Whether there are results or errors of the job."""
+    return any(path.exists() and path.stat().st_size for path in (paths.results, paths.errors))
+
+
+def standing_of(settings: Settings, paths: Paths, look: Look | None = None) -> Standing:
+    """How a job stands on disk, without locking or changing anything; `paths` are those `at_hand`. UsageError E2xx, FileError.
+
+    `look` gets each block of the input when it is first read: the number of its first line, and the lines. It may tell their ids.
+    """
     check_input(paths.input)
     with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
-        return survey(evidence_of(Look(paths, Path(folder)), settings), None, settings.changed == "keep")
+        evidence = evidence_of(Untouched(paths, Path(folder)), settings)
+        if look:
+            evidence = structs.replace(evidence, names=_looked_at(look, evidence.names))
+        return survey(evidence, None, settings.changed == "keep")
 
 
-class Look:
+def _looked_at(look: Look, names: Names) -> Names:
+    """The same names, of lines that are looked at when they are first asked for."""
+    seen = 0
+
+    def named(lines: Sequence[Line], first: int) -> Sequence[str]:
+        nonlocal seen
+        new, seen = first > seen, max(seen, first + len(lines) - 1)
+        return (look(first, lines) if new else None) or names(lines, first)
+
+    return named
+
+
+class Untouched:
     """An output that is only looked at. What is not there reads as empty."""
 
     def __init__(self, paths: Paths, folder: Path) -> None:
@@ -91,7 +116,7 @@ class Look:
             name: path if path.exists() else Path(os.devnull)
             for name, path in (("results", paths.results), ("errors", paths.errors))
         }
-        self.paths = msgspec.structs.replace(paths, folder=folder, **there)
+        self.paths = structs.replace(paths, folder=folder, **there)
 
     def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
         """Leave the line where it is."""

@@ -19,7 +19,7 @@ from batchrunner.disk import DISK, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import StopError, UsageError
 from batchrunner.job import Redact, watched, writer
-from batchrunner.looking import Look, check_input, evidence_of, refuse_duplicates
+from batchrunner.looking import Untouched, check_input, evidence_of, refuse_duplicates
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder
 from batchrunner.paths import Paths
@@ -54,7 +54,7 @@ class PipeJob:
         await keep_input(self._settings, None, paths)
         check_input(paths.input)
         self._path, self._settings = paths.input, as_lines(self._settings)
-        standing = await asyncio.to_thread(survey, evidence_of(Look(paths, folder), self._settings))
+        standing = await asyncio.to_thread(survey, evidence_of(Untouched(paths, folder), self._settings))
         refuse_duplicates(standing, self.name)
         meter.total = standing.total
 

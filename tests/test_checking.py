@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchrunner import checking, listed
+from batchrunner import checking, lines, listed
 from batchrunner.checking import check, learned
 from batchrunner.core.trail import VERSION, AttemptLine, Moment, Spend
 from batchrunner.origins import resolve
@@ -186,3 +186,15 @@ def test_the_tables_are_loaded_before_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(listed, "_package", lambda: called.append(1))
     listed.load(["http://127.0.0.1/v1", "https://api.example.com/v1"])
     assert called == [1]
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_one_reading_tells_what_two_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Nothing has been done, or something that is not of this input: the same is said, whatever a block holds."""
+    monkeypatch.setattr(lines, "_BLOCK", 300)
+    texts = [row(n, "x" * n, model=f"m{n % 7 // 5}", **({"max_tokens": n} if n % 4 else {})) for n in range(40)]
+    texts[20:20] = ["", "{broken", row(3), "  ", row(41, tools=[])]
+    once = checked(tmp_path, texts, limit=limit)
+    (tmp_path / "a.results.jsonl").write_text('{"custom_id":"z","response":{"status_code":200,"body":{}},"error":null}\n')
+    assert checked(tmp_path, texts, limit=limit) == once
+    assert (once.requests, once.problems, once.to_go) == (43, 2, limit or 42)

@@ -24,13 +24,13 @@ def chat(body: object = CHAT, **fields: object) -> bytes:
 def agrees(raw: Line) -> bool:
     """Whether the line is plain; if so, it is a request that says the same. Its neighbours make no difference."""
     [seen] = glance([raw], ORIGINS)
-    assert glance([chat(), raw], ORIGINS) == [Plain("m-1", len(json.dumps(CHAT)) / 4, 40, 1), seen]
+    assert glance([chat(), raw], ORIGINS) == [Plain("r-1", "m-1", len(json.dumps(CHAT)) / 4, 40, 1), seen]
     if seen is None:
         return False
     request = parse(raw, 1, ORIGINS)
     assert isinstance(request, Request), request.error
-    told = (request.model, request.prompt_tokens, request.max_tokens, max(1, request.choices))
-    assert told == (seen.model, seen.prompt_tokens, seen.max_tokens, seen.choices)
+    told = (request.id, request.model, request.prompt_tokens, request.max_tokens, max(1, request.choices))
+    assert told == (seen.id, seen.model, seen.prompt_tokens, seen.max_tokens, seen.choices)
     return True
 
 
@@ -101,4 +101,6 @@ def test_in_any_order_and_with_a_key_twice(order: list[str], twice: str) -> None
     fields = json.loads(chat())
     parts = [f"{json.dumps(key)}: {json.dumps(fields[key])}" for key in order]
     agrees(f"{{{', '.join(parts)}}}".encode())
-    assert not agrees(f"{{{json.dumps(twice)}: {json.dumps(fields.get(twice))}, {', '.join(parts)}}}".encode())
+    again = f"{json.dumps(twice)}: {json.dumps(fields.get(twice))}"
+    assert not agrees(f"{{{again}, {', '.join(parts)}}}".encode())
+    assert not agrees(f"{{{', '.join(parts)}, {again}}}".encode())
