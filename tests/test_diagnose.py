@@ -14,7 +14,7 @@ from batchrunner.core.deadlines import Patience, Timeouts
 from batchrunner.core.diagnosis import QUESTIONS
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Reply, Timing, Usage
+from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Phase, Reply, Timing, Usage
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.errors import UsageError
@@ -167,10 +167,11 @@ def test_the_deadlines_in_force_are_those_an_attempt_would_get() -> None:
     assert first == whole == 60.0
     assert "no answers yet" in why
     sent = Attempt(chat(1), "a", 1, 0.0, Deadlines(1, 1, 1, 1))
-    for _ in range(600):
-        patience.success(sent, Timing(0.0, 1.0, 1.0), 1.0)
+    for second in range(600):
+        patience.success(sent, Timing(0.0, 1.0, 1.0), float(second))
     _, whole, why = patience.in_force(chat(1), False)
-    assert whole == pytest.approx(patience.deadlines(chat(1), 0, False).total)
+    more, _ = patience.review(sent, Phase.FIRST_BYTE, 1.0, 600.0)
+    assert whole == pytest.approx(1.0 + more)
     assert "p99" in why
     assert patience.in_force(chat(1), True)[1] == 600.0
     fixed = Patience(Timeouts(timeout=30.0, first_byte_timeout=5.0))
