@@ -67,6 +67,7 @@ class Mail:
         waiting, self._waiting = self._waiting, []
         for line, message in waiting:
             if line.transport is not None:  # it may have been dropped meanwhile
+                line.sent = True
                 line.transport.write(message)
 
 
@@ -75,6 +76,7 @@ class Line(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, mail: Mail) -> None:
         super().__init__(loop)
+        self.sent = False  # the request has left
         self._mail = mail
         self._asked: asyncio.Future[Whole | None] | None = None
         self._silent = False  # the reply has no body, whatever its head says
@@ -85,14 +87,18 @@ class Line(ResponseHandler):
             raise aiohttp.ClientConnectionResetError("lost")
         self._parser = None
         self._silent = silent
+        self.sent = False
         self._asked = asked = self._loop.create_future()
         self._mail.put(self, message)
         return asked
 
     def data_received(self, data: bytes) -> None:
-        """Look at the beginning of a reply; the rest is aiohttp's. Bytes that nobody asked for cost the connection."""
+        """Look at the beginning of a reply; the rest is aiohttp's. Bytes that nobody asked for cost the connection.
+
+        What comes before the request has left is no reply to it, though somebody waits for one.
+        """
         asked = self._asked
-        if asked is not None:
+        if asked is not None and self.sent:
             self._begin(asked, data)
         elif self._parser is None and self.transport is not None:
             self.force_close()

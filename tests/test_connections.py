@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from batchrunner.connections import Line, Mail
+from batchrunner.core.whole import Whole
 from tests.server import chunk, chunked, chunked_head, ok_chat, reply
 
 
@@ -34,12 +35,19 @@ async def test_what_one_turn_of_the_loop_asks_is_written_at_its_end() -> None:
     assert order.mock_calls[-1] == call.write_0(b"another")
 
 
+async def asking(line: Line, silent: bool = False) -> "asyncio.Future[Whole | None]":
+    """A request that has left."""
+    asked = line.ask(b"message", silent)
+    await asyncio.sleep(0)
+    return asked
+
+
 @pytest.mark.parametrize("answer", [ok_chat(), chunked([ok_chat()])], ids=["plain", "chunked"])
 async def test_a_reply_is_the_same_however_it_is_cut(answer: bytes) -> None:
     body = answer.partition(b"\r\n\r\n")[2] if answer == ok_chat() else ok_chat()
     for cut in range(1, len(answer)):
         line, _ = opened()
-        asked = line.ask(b"message", False)
+        asked = await asking(line)
         line.data_received(answer[:cut])
         assert asked.result() is None
         line.data_received(answer[cut:])
@@ -50,7 +58,7 @@ async def test_a_reply_is_the_same_however_it_is_cut(answer: bytes) -> None:
 async def test_a_whole_reply_needs_no_parser_and_leaves_the_connection_fit() -> None:
     line, _ = opened()
     for said in (b"one", b"two"):
-        asked = line.ask(b"message", False)
+        asked = await asking(line)
         line.data_received(reply(said))
         answer = asked.result()
         assert answer
@@ -62,7 +70,7 @@ async def test_a_whole_reply_needs_no_parser_and_leaves_the_connection_fit() -> 
 async def test_a_parser_of_the_reply_before_does_not_read_the_next() -> None:
     line, _ = opened()
     for answer in (chunked([b"one"]), reply(b"two"), chunked([b"three"])):
-        asked = line.ask(b"message", False)
+        asked = await asking(line)
         line.data_received(answer)
         if asked.result() is None:
             _, payload = await line.read()
@@ -72,7 +80,7 @@ async def test_a_parser_of_the_reply_before_does_not_read_the_next() -> None:
 
 async def test_a_silent_reply_has_no_body_whatever_it_says() -> None:
     line, _ = opened()
-    asked = line.ask(b"message", True)
+    asked = await asking(line, True)
     line.data_received(reply(b"four")[:-4])
     assert asked.result() is None
     _, payload = await line.read()
@@ -81,7 +89,7 @@ async def test_a_silent_reply_has_no_body_whatever_it_says() -> None:
 
 async def test_what_nobody_asked_for_costs_the_connection() -> None:
     line, transport = opened()
-    asked = line.ask(b"message", False)
+    asked = await asking(line)
     line.data_received(reply(b"one"))
     line.data_received(reply(b"two"))
     answer = asked.result()
@@ -89,6 +97,21 @@ async def test_what_nobody_asked_for_costs_the_connection() -> None:
     assert answer.body == b"one"
     transport.close.assert_called_once()
     assert line.should_close
+
+
+async def test_what_comes_before_the_request_has_left_is_no_reply_to_it() -> None:
+    """Else the real reply would be taken for that to the next request on this connection."""
+    line, transport = opened()
+    asked = line.ask(b"message", False)
+    line.data_received(reply(b"late"))
+    assert not asked.done()
+    transport.close.assert_called_once()
+    line.connection_lost(None)
+    assert asked.result() is None
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await line.read()
+    await asyncio.sleep(0)
+    transport.write.assert_not_called()
 
 
 async def test_a_connection_lost_before_the_request_takes_none() -> None:
@@ -100,7 +123,7 @@ async def test_a_connection_lost_before_the_request_takes_none() -> None:
 
 async def test_a_connection_lost_before_the_reply_wakes_who_waits() -> None:
     line, _ = opened()
-    asked = line.ask(b"message", False)
+    asked = await asking(line)
     line.connection_lost(ConnectionResetError())
     assert asked.result() is None
     with pytest.raises(aiohttp.ServerDisconnectedError):
@@ -109,7 +132,7 @@ async def test_a_connection_lost_before_the_reply_wakes_who_waits() -> None:
 
 async def test_reading_what_has_come_does_not_go_back_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     line, transport = opened()
-    line.ask(b"message", False)
+    await asking(line)
     line.data_received(chunked([b"one", b"two", b"three"]))
     _, payload = await line.read()
     monkeypatch.setattr(line, "data_received", lambda data: pytest.fail("nothing was paused"))
@@ -119,7 +142,7 @@ async def test_reading_what_has_come_does_not_go_back_to_the_parser(monkeypatch:
 
 async def test_reading_that_was_paused_goes_on() -> None:
     line, transport = opened()
-    line.ask(b"message", False)
+    await asking(line)
     line.data_received(chunked_head() + chunk(b"x" * 200_000))
     transport.pause_reading.assert_called_once()
     _, payload = await line.read()
