@@ -36,6 +36,7 @@ SIZES: dict[str, Any] = {
     "max_headers": 256,
 }
 NO_TIMER = TimerNoop()
+Take = Callable[[bytes], bool]
 READING: dict[str, Any] = {
     "timer": NO_TIMER,
     "read_until_eof": True,
@@ -80,6 +81,7 @@ class Line(ResponseHandler):
         self._mail = mail
         self._asked: asyncio.Future[Whole | None] | None = None
         self._silent = False  # the reply has no body, whatever its head says
+        self._flow: Flow | None = None
 
     def ask(self, message: bytes, silent: bool) -> "asyncio.Future[Whole | None]":
         """Send a request: its reply if that comes whole and plain, or None as soon as there is something for aiohttp to read."""
@@ -105,6 +107,18 @@ class Line(ResponseHandler):
             self.transport.close()
         else:
             super().data_received(data)
+            if self._flow is not None:
+                self._flow.run()
+
+    async def pour(self, body: aiohttp.StreamReader, take: Take) -> None:
+        """`pour`, while this connection has more to bring."""
+        self._flow = flow = Flow(body, take, self._loop.create_future())
+        try:
+            flow.run()
+            await flow.over
+        finally:
+            if self._flow is flow:  # another reply may be under way by now
+                self._flow = None
 
     def _begin(self, asked: "asyncio.Future[Whole | None]", data: bytes) -> None:
         self._asked = None
@@ -137,6 +151,8 @@ class Line(ResponseHandler):
             open_body.set_exception(broken)
         if asked is not None and not asked.done():
             asked.set_result(None)
+        if self._flow is not None:
+            self._flow.run()
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         """Keep the cause of what went wrong also where nobody waits for it yet."""
@@ -159,6 +175,51 @@ class Line(ResponseHandler):
         body = self._payload
         super().abort()
         _orphan(body)
+
+
+class Flow:
+    """A body on its way from its connection to who takes it."""
+
+    def __init__(self, body: aiohttp.StreamReader, take: Take, over: "asyncio.Future[None]") -> None:
+        self.over = over
+        self._body = body
+        self._take = take
+        self._running = False
+
+    def run(self) -> None:
+        """Hand on what has come. Taking a piece may bring the next, so it may be called from within itself."""
+        if self._running or self.over.done():
+            return
+        self._running = True
+        try:
+            if self._ran_dry():
+                self.over.set_result(None)
+        except Exception as error:  # noqa: BLE001 - it is raised where the body is waited for
+            self.over.set_exception(error)
+        finally:
+            self._running = False
+
+    def _ran_dry(self) -> bool:
+        while piece := self._body.read_nowait():
+            if self._take(piece):
+                return True
+        return self._body.is_eof()
+
+
+async def pour(response: aiohttp.ClientResponse, take: Take) -> None:
+    """Hand every piece of a body to `take` until that says True or the body ends. Raises what broke it, and what `take` raises.
+
+    Pieces are handed on as they come in, while the task sleeps: to wake it for each word of a stream would cost more than the
+    word.
+    """
+    lease, body = response.connection, response.content
+    line = lease and lease.protocol
+    if isinstance(line, Line):
+        await line.pour(body, take)
+        return
+    while piece := await body.readany():
+        if take(piece):
+            return
 
 
 def _orphan(body: aiohttp.StreamReader | None) -> None:

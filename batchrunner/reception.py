@@ -15,13 +15,14 @@ import re
 import aiohttp
 from msgspec import structs
 
+from batchrunner.connections import Take, pour
 from batchrunner.core.model import Attempt, Fault, Reply, Request
 from batchrunner.core.sse import Decoder, EventTooLarge, ServerEvent
 from batchrunner.core.sse import plain as plain_events
 from batchrunner.core.stream import STREAMED, Assembled, Assembler
 from batchrunner.core.whole import Whole
 from batchrunner.faults import FAILURES, OversizeError
-from batchrunner.wire import Exchange, plain
+from batchrunner.wire import Exchange, Streamed, plain
 
 DRAIN = 0.5  # seconds
 _BLANK = b"\xef\xbb\xbf \t\r\n"
@@ -114,25 +115,35 @@ async def receive(response: aiohttp.ClientResponse, exchange: Exchange, most: in
 
 
 async def _heard(response: aiohttp.ClientResponse, exchange: Exchange, most: int) -> Reply:
-    content, stream, size = response.content, exchange.stream, 0
+    stream = exchange.stream
     assert stream is not None
-    chunk = await _first(content, most)
+    chunk = await _first(response.content, most)
     if chunk.lstrip(_BLANK)[:1] in {b"{", b"[", b"<"} and not chunk.lstrip(_BLANK).startswith(b"[DONE]"):
         exchange.begun(response)
         return await _read(response, exchange, most, chunk)
-    while chunk:
-        size += len(chunk)
-        if size > most:
+    take = _hearing(stream, exchange, most)
+    if not take(chunk):
+        await pour(response, take)
+    answer, timing = stream.finish(), exchange.timing()
+    exchange.stop()  # the answer is there: no deadline of it runs while its connection is being cleared
+    in_order = await _drain(response)
+    return _reply(answer, Reply(response.status, response.headers, b"", timing), in_order)
+
+
+def _hearing(stream: Streamed, exchange: Exchange, most: int) -> Take:
+    """What takes a stream piece by piece. OversizeError."""
+    left = most
+
+    def take(chunk: bytes) -> bool:
+        nonlocal left
+        left -= len(chunk)
+        if left < 0:
             raise OversizeError
         if stream.feed(chunk):
             exchange.progress()
-        if stream.over:
-            break
-        chunk = await content.readany()
-    answer, timing = stream.finish(), exchange.timing()
-    exchange.stop()  # the answer is there: no deadline of it runs while its connection is being cleared
-    in_order = not chunk or await _drain(response)
-    return _reply(answer, Reply(response.status, response.headers, b"", timing), in_order)
+        return stream.over
+
+    return take
 
 
 async def _first(content: aiohttp.StreamReader, most: int) -> bytes:
@@ -162,7 +173,7 @@ async def _drain(response: aiohttp.ClientResponse) -> bool:
 
 async def _read(response: aiohttp.ClientResponse, exchange: Exchange, most: int, first: bytes) -> Reply:
     """A body that does not call itself a stream; it may be one all the same."""
-    body = await _gathered(response.content, exchange, most, first)
+    body = await _gathered(response, exchange, most, first)
     status, found = response.status, response.headers
     reply = Reply(status, found if status < 300 else plain(found), body, exchange.timing())
     return _judged(reply, exchange.attempt)
@@ -175,7 +186,8 @@ def _judged(reply: Reply, attempt: Attempt) -> Reply:
     return _unannounced(attempt.request, reply)
 
 
-async def _gathered(content: aiohttp.StreamReader, exchange: Exchange, most: int, first: bytes) -> bytes:
+async def _gathered(response: aiohttp.ClientResponse, exchange: Exchange, most: int, first: bytes) -> bytes:
+    content = response.content
     if content.is_eof() and not first:
         body = content.read_nowait()
         if len(body) > most:
@@ -183,12 +195,16 @@ async def _gathered(content: aiohttp.StreamReader, exchange: Exchange, most: int
         return body
     parts = exchange.listen()
     parts += first
-    while chunk := await content.readany():
-        parts += chunk
+
+    def take(chunk: bytes) -> bool:
+        parts.extend(chunk)
         if len(parts) > most:
             raise OversizeError
         if not (chunk[0] in _QUIET_START and _QUIET.fullmatch(chunk)):
             exchange.progress()
+        return False
+
+    await pour(response, take)
     return bytes(parts)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from batchrunner.connections import Line, Mail
 from batchrunner.core.whole import Whole
-from tests.server import chunk, chunked, chunked_head, ok_chat, reply
+from tests.server import LAST_CHUNK, chunk, chunked, chunked_head, ok_chat, reply
 
 
 def opened(mail: Mail | None = None) -> tuple[Line, Any]:
@@ -148,3 +148,70 @@ async def test_reading_that_was_paused_goes_on() -> None:
     _, payload = await line.read()
     assert len(await payload.readany()) == 200_000
     transport.resume_reading.assert_called_once()
+
+
+async def streaming(line: Line) -> aiohttp.StreamReader:
+    """The body of a chunked reply that has begun."""
+    await asking(line)
+    line.data_received(chunked_head())
+    _, payload = await line.read()
+    return payload
+
+
+async def test_pieces_of_a_body_are_handed_on_while_the_task_sleeps() -> None:
+    line, _ = opened()
+    taken: list[bytes] = []
+    task = asyncio.create_task(line.pour(await streaming(line), lambda piece: bool(taken.append(piece))))
+    await asyncio.sleep(0)
+    line.data_received(chunk(b"one"))
+    line.data_received(chunk(b"two") + chunk(b"three"))
+    assert taken == [b"one", b"twothree"]
+    line.data_received(LAST_CHUNK)
+    await task
+
+
+async def test_whoever_has_enough_is_handed_no_more() -> None:
+    line, _ = opened()
+    taken: list[bytes] = []
+    body = await streaming(line)
+    line.data_received(chunk(b"before"))
+    task = asyncio.create_task(line.pour(body, lambda piece: taken.append(piece) or piece == b"enough"))
+    await asyncio.sleep(0)
+    line.data_received(chunk(b"enough"))
+    line.data_received(chunk(b"more"))
+    await task
+    assert taken == [b"before", b"enough"]
+    assert body.read_nowait() == b"more"
+
+
+@pytest.mark.parametrize("error", [LookupError, ConnectionResetError])
+async def test_what_breaks_a_body_is_raised_where_it_is_waited_for(error: type[Exception]) -> None:
+    line, _ = opened()
+
+    def take(piece: bytes) -> bool:
+        raise LookupError
+
+    task = asyncio.create_task(line.pour(await streaming(line), take))
+    await asyncio.sleep(0)
+    if error is LookupError:
+        line.data_received(chunk(b"one"))
+    else:
+        line.connection_lost(error())
+    with pytest.raises(LookupError if error is LookupError else aiohttp.ClientPayloadError):
+        await task
+
+
+async def test_a_body_does_not_end_that_of_the_next_reply() -> None:
+    """The connection is free, and taken again, before the task that waited for the first body runs."""
+    line, _ = opened()
+    taken: list[bytes] = []
+    first = asyncio.create_task(line.pour(await streaming(line), lambda piece: False))
+    await asyncio.sleep(0)
+    second_body = await streaming(line)
+    flow = asyncio.create_task(line.pour(second_body, lambda piece: bool(taken.append(piece))))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    line.data_received(chunk(b"two") + LAST_CHUNK)
+    await flow
+    assert taken == [b"two"]
