@@ -1,34 +1,26 @@
-"""Connections to one endpoint: the pool that keeps them, and what aiohttp does not see of them.
+"""A connection: a request goes out on it, and the reply comes in.
 
 Rules:
 
-1. Nobody waits here for a place: the engine's own limit is the only one.
-2. A reply is looked at first when it begins. One that is whole and plain is handed over as it is (`core.whole`); everything
+1. A reply is looked at first when it begins. One that is whole and plain is handed over as it is (`core.whole`); everything
    else goes to aiohttp's parser, which is not made before it is needed.
-3. What is private in aiohttp and still needed stands here: the pool, its protocol, and the one retry that it makes unasked.
+2. A reply belongs to the request that has left last, or to none: what comes at any other time costs the connection.
+3. What goes on with every request is done once a turn of the loop (`Mail`), what goes on with every packet without waking a
+   task (`Flow`).
+4. What is private in aiohttp's protocol and still needed stands here.
 """
 
 import asyncio
-import socket
-import ssl
-from collections.abc import Callable, Coroutine
-from functools import partial
-from time import monotonic
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ClientRequest, ConnectionKey
-from aiohttp.connector import Connection as Lease
 from aiohttp.helpers import _EXC_SENTINEL, TimerNoop
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.tracing import Trace
 
 from batchrunner.core.whole import Whole, whole
-from batchrunner.network import Names
-from batchrunner.wire import EXCHANGE
 
-NEVER = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None, ceil_threshold=1e9)
 SIZES: dict[str, Any] = {
     "read_bufsize": 64 * 1024,
     "max_line_size": 32 * 1024,  # gateways send large cookies and policies
@@ -226,101 +218,3 @@ def _orphan(body: aiohttp.StreamReader | None) -> None:
     """Wake who still reads a body whose connection we have closed: aiohttp would let it wait for ever."""
     if body is not None and not body.is_eof() and body.exception() is None:
         body.set_exception(aiohttp.ClientPayloadError("closed"))
-
-
-async def _nothing() -> Lease | None:
-    return None
-
-
-class Pool(aiohttp.TCPConnector):
-    """Connections to one endpoint. It tells the exchange of the current task when a new one is made."""
-
-    def __init__(self, keepalive: float, trust: ssl.SSLContext | bool) -> None:
-        super().__init__(
-            limit=0, keepalive_timeout=keepalive, ttl_dns_cache=120, resolver=Names(), ssl=trust, socket_factory=_socket
-        )
-        line: Callable[..., ResponseHandler] = Line
-        self._factory = partial(line, self._loop, Mail(self._loop))
-        self._keepalive = keepalive
-
-    def take(self, key: ConnectionKey) -> Line | None:
-        """A connection that is open and has not been idle for too long; None when a new one has to be made."""
-        lines, now = self._conns.get(key), monotonic()
-        while lines:
-            line, since = lines.popleft()
-            if line.is_connected() and now - since <= self._keepalive:
-                self._acquired.add(line)
-                return line  # type: ignore[return-value]  # this pool makes no others
-            line.close()
-        return None
-
-    def give(self, key: ConnectionKey, line: Line) -> None:
-        """Take a connection back whose reply has come to its end."""
-        self._release(key, line)
-
-    def drop(self, key: ConnectionKey, line: Line) -> None:
-        """Close a connection in the middle of a request."""
-        self._release(key, line, should_close=True)
-
-    def lease(self, key: ConnectionKey, line: Line) -> Lease:
-        """The connection as a response of aiohttp holds it; it comes back with the end of the response."""
-        return Lease(self, key, line, self._loop)
-
-    async def make(self, request: ClientRequest) -> Line:
-        """A new connection, whose end is up to the caller: `give`, `drop` or `lease`."""
-        lease = await self.connect(request, [], NEVER)
-        line, lease._protocol = lease._protocol, None
-        return line  # type: ignore[return-value]  # this pool makes no others
-
-    def _get(self, key: ConnectionKey, traces: list[Trace]) -> Coroutine[Any, Any, Lease | None]:
-        return _nothing() if EXCHANGE.get().attempt.fresh else super()._get(key, traces)
-
-    async def _create_connection(
-        self,
-        req: ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
-    ) -> ResponseHandler:
-        exchange = EXCHANGE.get()
-        exchange.connecting()
-        line = await super()._create_connection(req, traces, timeout)
-        exchange.made()
-        return line
-
-
-_SILENCE, _PROBE, _PROBES = 60, 30, 5  # a silent peer is asked after 60 s, and given up 150 s later
-_OPTIONS = [
-    (level, getattr(socket, name), value)
-    for level, name, value in (
-        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", _SILENCE),
-        (socket.IPPROTO_TCP, "TCP_KEEPALIVE", _SILENCE),  # the same on macOS
-        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", _PROBE),
-        (socket.IPPROTO_TCP, "TCP_KEEPCNT", _PROBES),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 1000 * (_SILENCE + _PROBE * _PROBES)),
-        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-    )
-    if hasattr(socket, name)
-]
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices a peer which vanished without a word."""
-    made = socket.socket(*address[:3])
-    for option in _OPTIONS:
-        made.setsockopt(*option)
-    return made
-
-
-def open_session(pool: Pool, proxy: str) -> aiohttp.ClientSession:
-    """A session without cookies, redirects, timeouts, retries or settings of the environment."""
-    session = aiohttp.ClientSession(
-        connector=pool,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=NEVER,
-        proxy=proxy or None,
-        trust_env=False,
-        **SIZES,
-    )
-    session._retry_connection = False
-    return session

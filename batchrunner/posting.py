@@ -19,8 +19,9 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 from yarl import URL
 
-from batchrunner.connections import NO_TIMER, Line, Pool
+from batchrunner.connections import NO_TIMER, Line
 from batchrunner.core.whole import Whole
+from batchrunner.pool import Pool
 from batchrunner.wire import EXCHANGE, Exchange
 
 LARGEST = 64 * 1024  # bytes of a body that is written in one piece

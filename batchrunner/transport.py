@@ -28,7 +28,6 @@ from msgspec import Struct, structs
 from multidict import CIMultiDict, istr
 from yarl import URL
 
-from batchrunner.connections import Pool, open_session
 from batchrunner.core.address import address
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply
 from batchrunner.core.naming import named
@@ -39,6 +38,7 @@ from batchrunner.core.whole import Whole
 from batchrunner.errors import UsageError
 from batchrunner.faults import FAILURES, explain, overdue
 from batchrunner.network import proxy_for, trust
+from batchrunner.pool import Pool, open_session
 from batchrunner.posting import LARGEST, WITHOUT_BODY, Post, message, opening
 from batchrunner.reception import accept, broken, receive
 from batchrunner.secret import Redact, Text

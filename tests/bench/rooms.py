@@ -25,7 +25,7 @@ from batchrunner.cli import main
 EVERY = 0.001
 HOME = str(Path(batchrunner.__file__).parent)
 ROOMS = {  # a module that is not named here counts under its own name
-    "transport": "transport wire connections posting reception faults network probe ways "
+    "transport": "transport wire connections pool posting reception faults network probe ways "
     "core/whole core/sse core/stream core/blocks core/delta core/refrain",
     "scheduler": "core/scheduler core/queue core/limit core/waits core/deadlines core/kills core/quantile core/retry core/span "
     "core/shape core/health core/endpoints core/service core/spread core/histogram core/stopping core/streaming core/hedging",
