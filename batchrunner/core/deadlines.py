@@ -107,12 +107,12 @@ class Patience:
         return min(self._first.first_look, total) if self._first.fixed else total, total, why
 
     def expects(self, request: Request) -> float:
-        """Seconds that a whole answer to this request may well take; with none yet, as with streams, in proportion to others."""
+        """Seconds that a whole answer to this request may well take; with none yet in proportion to others."""
         return self._total.expects(request)
 
     def late(self, attempt: Attempt) -> float:
-        """Seconds after which an attempt is a straggler; inf where that is not known: streams are given up soon enough."""
-        return inf if attempt.stream else self._total.late(attempt.request)
+        """Seconds after which an attempt is a straggler; inf while that is not known."""
+        return self._total.late(attempt.request)
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float, price: float = 1.0) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.
@@ -144,15 +144,14 @@ class Patience:
             self._kills.answered(attempt.request.line, max(spent, timing.gap))
         if now >= self._next:
             self._next = max(self._next, now - 1.0) + 1.0 / ENOUGH
-            self._learn(attempt, spent, timing.gap, now)
+            self._learn(attempt, timing, now)
 
-    def _learn(self, attempt: Attempt, spent: float, gap: float, now: float) -> None:
+    def _learn(self, attempt: Attempt, timing: Timing, now: float) -> None:
         self._kills.fill(now)
         if attempt.stream:
-            self._first.add(attempt.request, spent)
-            self._idle.add(attempt.request, gap)
-        else:
-            self._total.add(attempt.request, spent)
+            self._first.add(attempt.request, timing.first_byte - timing.connect)
+            self._idle.add(attempt.request, timing.gap)
+        self._total.add(attempt.request, timing.total - timing.connect)  # of a stream: who goes first, who is late
         if self._answers < WINDOW:
             self._weigh(self._answers + 1)
 

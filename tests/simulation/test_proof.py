@@ -52,10 +52,11 @@ def test_proof(name: str, number: int) -> None:
     assert check.holds(value), f"{check.name}: {value:.4g}, bound {check.bound:g}"
 
 
-def test_twins_shorten_the_end_for_what_the_user_allows() -> None:
+@pytest.mark.parametrize("stream", ["off", "on"])
+def test_twins_shorten_the_end_for_what_the_user_allows(stream: str) -> None:
     stages = [(SCENARIOS["hangs"].stage(3000, seed), seed) for seed in range(1, 7)]
-    alone = [run(stage, seed) for stage, seed in stages]
-    hedged = [run(stage, seed, {"hedge": "1%"}) for stage, seed in stages]
+    alone = [run(stage, seed, {"stream": stream}) for stage, seed in stages]
+    hedged = [run(stage, seed, {"stream": stream, "hedge": "1%"}) for stage, seed in stages]
     assert not any(each.lost for each in hedged)
     assert sum(each.makespan for each in hedged) < 0.95 * sum(each.makespan for each in alone)
     assert all(twice.extra <= once.extra + 0.01 for once, twice in zip(alone, hedged, strict=True))
