@@ -198,7 +198,9 @@ def _engine(
     endpoints = lanes.endpoints
     slots = sum(endpoint.limit.most for endpoint in endpoints)
     most_open = max(LEAST_OPEN, OPEN_PER_SLOT * slots)
-    scheduler = Scheduler(endpoints, settings.retries, settings.timeouts, most_open, settings.streaming, settings.hedging)
+    scheduler = Scheduler(
+        endpoints, settings.retries, settings.timeouts, most_open, settings.streaming, settings.hedging, meter.left
+    )
     source = job.source([endpoint.base_url for endpoint in endpoints], settings.service.model)
     return Engine(
         source=slimmer.blocks(source) if slimmer else source,

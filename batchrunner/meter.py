@@ -9,6 +9,7 @@ Rules:
 """
 
 from collections.abc import Mapping
+from math import inf
 
 from msgspec import Struct
 
@@ -203,6 +204,11 @@ class Meter:
         self._tokens_in += usage.input
         self._tokens_out += usage.output
         return usage.output
+
+    @property
+    def left(self) -> float:
+        """Lines without a result yet; inf until the input has been counted."""
+        return inf if self.total is None else self.total - self._succeeded - sum(self._failures.values())
 
     def snapshot(self, now: float, gauges: Gauges = Gauges()) -> Snapshot:
         """All figures at `now`."""

@@ -110,9 +110,13 @@ class Patience:
         """Seconds that a whole answer to this request may well take; with none yet in proportion to others."""
         return self._total.expects(request)
 
-    def late(self, attempt: Attempt) -> float:
+    def late(self, request: Request) -> float:
         """Seconds after which an attempt is a straggler; inf while that is not known."""
-        return self._total.late(attempt.request)
+        return self._total.late(request)
+
+    def longest(self, request: Request) -> float:
+        """Seconds for which an attempt may have to be waited for; inf while that is not known."""
+        return self._total.longest(request)
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float, price: float = 1.0) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.

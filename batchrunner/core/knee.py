@@ -28,6 +28,7 @@ BACK = 1.35  # and up again from where less is delivered
 TRIALS, TRIALS_MOST = 3, 6  # rounds at each step; more while it is not clear
 RATCHET = 1.05  # times the plateau that show that it was taken while still growing
 LOST, SAME = 0.90, 0.95  # of what the plateau delivered: something is lost, nothing is lost
+OBJECTED = 12  # rounds more after an objection: until then it is that which says how much is too much
 FIRST, HOLD, HOLD_MOST = 2, 12, 48  # rounds before less or more is tried: at first, then, at last
 MEMORY = 512  # answers that a reference stands for, at most
 
@@ -81,7 +82,7 @@ class Knee:
     def forget(self) -> None:
         """The endpoint objected: what it delivers is another question now."""
         self._reference = self._peak = None
-        self._left = self._steady = 0
+        self._left, self._steady = 0, -OBJECTED
 
     def hear(self, work: float, latency: float, inflight: int, size: int, now: float) -> float:
         """An answer of so much work came, `latency` for each unit of it; `inflight` were in flight with it.

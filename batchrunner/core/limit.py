@@ -5,6 +5,7 @@ Rules:
 1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection, then little,
    and more again the longer it stays calm. Every answer counts, so a quick endpoint is found out quickly.
 2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
+   Where objections keep coming from as many in flight, the limit is known: then it is held closely.
 3. Where more in flight brings no more answers, the limit goes back to where as much was delivered (`core.knee`). Slowness
    alone never cuts.
 4. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
@@ -34,13 +35,15 @@ GROWTH = 0.05  # of the limit per round of answers after a cut
 LEAST_GROWTH = 0.25  # slots per round: a share of a small limit is so little that chance objections would hold it down
 CALM_ROUNDS = 4.0  # calm rounds after which growth has doubled
 PUSHBACK = 0.9
+NEAR = 0.08  # objections so near one another, with a calm round between them, have found the limit: little more need be tried
+GROWTH_KNOWN, PUSHBACK_KNOWN = 0.02, 0.97
 OVERLOAD = 0.7
 
 
 class Limit:
     """The limit of one endpoint. `inflight` is always what remains in flight there without the attempt that has just ended."""
 
-    __slots__ = ("_calm", "_float", "_knee", "_mark", "_most", "_steep", "size")
+    __slots__ = ("_calm", "_float", "_growth", "_knee", "_mark", "_met", "_most", "_steep", "size")
 
     def __init__(self, policy: Concurrency) -> None:
         fixed = policy.concurrency
@@ -49,6 +52,8 @@ class Limit:
         self._mark = -inf if fixed == "auto" else inf  # what started up to here speaks of an older limit, or to a deaf one
         self._knee = Knee() if fixed == "auto" else None
         self._steep = True
+        self._growth = GROWTH
+        self._met = 0.0  # how many were in flight when the endpoint last objected
         self._calm = 0.0  # rounds of answers since the last cut
         self.size = int(self._float)
 
@@ -78,7 +83,7 @@ class Limit:
         growth = 1.0
         if not self._steep:
             self._calm += 1.0 / self.size
-            growth = min(1.0, max(GROWTH * 2.0 ** (self._calm / CALM_ROUNDS), LEAST_GROWTH / self.size))
+            growth = min(1.0, max(self._growth * 2.0 ** (self._calm / CALM_ROUNDS), LEAST_GROWTH / self.size))
         self._float = min(self._most, self._float + growth)
         self.size = int(self._float)
 
@@ -98,9 +103,12 @@ class Limit:
     def _objected(self, factor: float, started: float, inflight: int, now: float) -> bool:
         if started <= self._mark:
             return False
+        level = min(self._float, inflight + 1.0)
+        known = factor == PUSHBACK and self._calm >= 1.0 and abs(level - self._met) <= NEAR * level
+        self._met, self._growth = level, GROWTH_KNOWN if known else GROWTH
         if self._knee:
             self._knee.forget()
-        self._move(min(self._float, inflight + 1.0) * factor, now)
+        self._move(level * (PUSHBACK_KNOWN if known else factor), now)
         return True
 
     def _beyond_the_knee(self, knee: Knee, work: float, latency: float, inflight: int, now: float) -> bool:

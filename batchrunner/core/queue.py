@@ -55,7 +55,7 @@ class Open(Struct, eq=False, gc=False):
 class Row:
     """Requests for one model that wait and may go to the same endpoints."""
 
-    __slots__ = ("avoid", "fresh", "later", "model", "where")
+    __slots__ = ("avoid", "fresh", "later", "leaving", "looked", "model", "where")
 
     def __init__(self, where: int, avoid: int, model: str) -> None:
         self.model = model
@@ -63,6 +63,7 @@ class Row:
         self.avoid = avoid
         self.fresh: deque[Open] = deque()
         self.later: list[tuple[float, int, Open]] = []
+        self.leaving, self.looked = 0, -inf  # the endpoints that leave it to others (`core.spread`), and when that was found
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.later)
@@ -71,6 +72,11 @@ class Row:
         """The endpoints that may take from this row, where those of `serving` are in use: the one to avoid only if need be."""
         rest = self.where & ~self.avoid
         return rest if rest & serving else self.where
+
+    @property
+    def first(self) -> Open:
+        """What goes next, when it is due; the row is not empty."""
+        return self.fresh[0] if self.fresh else self.later[0][2]
 
     def due(self) -> float:
         """When something may be sent: -inf for at once, inf for never."""

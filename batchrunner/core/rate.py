@@ -21,6 +21,7 @@ from math import exp, inf, sqrt
 STARTED = 0.95  # of the middle between the least and the most that the limit may be
 SEEK = 0.04  # a second: how fast it climbs towards a limit that is not known
 RETURN = 0.12  # and back to where it was before it fell
+RETURNED = 0.99  # of that
 PROBE = 0.03  # and beyond a limit that is known; doubles each second
 FASTEST = 0.25
 FALL = 0.5  # what is left of a rate that was refused while it held
@@ -149,9 +150,9 @@ class Rate:
         self._peak = max(self._peak, self.value)
         doubling = 1.0 if self._hold else 8.0  # seconds
         self._climb = min(FASTEST, self._climb * 2.0 ** (passed / doubling))
-        if self._once and self._hold and self.value > 1.05 * self._level:
-            self.value, self._level = max(self.value, 0.97 * self._once), self._once
-            self._once, self._calm, self._climb = 0.0, 0.0, PROBE
+        if self._hold and 1.05 * self._level < self.value < self._once:
+            self.value, self._level = max(self.value, RETURNED * self._once), self._once
+            self._calm, self._hold, self._climb = 0.0, HOLD, PROBE
 
     # ── down ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,6 +19,7 @@ Rules:
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from math import inf, log2
 
 from msgspec.structs import replace
@@ -39,7 +40,7 @@ from batchrunner.core.treatment import TREATMENT, Treatment
 class Scheduler:
     """Holds every open request. `max_open` bounds them, and with them the memory of a run.
 
-    The endpoints stand in order of preference.
+    The endpoints stand in order of preference. `coming` is how many requests will be offered, as far as that is known.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Scheduler:
         max_open: int,
         streaming: Streaming = Streaming(),
         hedging: Hedging = Hedging(),
+        coming: float = inf,
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._spread = Spread(endpoints)
@@ -67,6 +69,7 @@ class Scheduler:
         self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
         self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._offered = 0
+        self._coming = coming
         self.open = 0  # requests offered and not yet ended
         self._arrange = 0  # attempts until the order is looked at again, once the end is in sight
         self.sent = 0  # attempts so far
@@ -243,16 +246,33 @@ class Scheduler:
         bit, serving, again = self._spread.bit(lane.name), self._spread.serving(now), inf
         rows = []
         for row in self._queue.rows:
-            may = row.open_to(serving)
-            if not may & bit:
+            left = self._leaving(row, row.where & serving, now) if row.where != bit else 0
+            may = row.open_to(serving & ~left)
+            if left & bit:
+                again = min(again, max(now + LOOK, row.due()))
+            elif not may & bit:
                 continue
-            if pause := lane.pace(row.model).wait(now):
+            elif pause := lane.pace(row.model).wait(now):
                 again = min(again, max(now + pause, row.due()))
-            elif not may & self._spread.before(lane, row.model, now):
+            elif not may & ~left & self._spread.before(lane, row.model, now):
                 rows.append(row)
             elif row.due() <= now and not lane.reserve:  # a reserve waits for others to fail, not to fill
                 again = min(again, now + GLANCE)
         return rows, again
+
+    def _leaving(self, row: Row, among: int, now: float) -> int:
+        """The endpoints that leave this row to others, since the end of the job is near. Looked at once in a while."""
+        if row and now >= row.looked + GLANCE:
+            request = row.first.request
+            rest = len(self._queue) + (0.0 if self.last else max(0.0, self._coming - self._offered))
+            row.looked, row.leaving = now, self._spread.leaving(among, rest, partial(self._spans, request))
+        return row.leaving & among
+
+    def _spans(self, request: Request, lane: Endpoint) -> tuple[float, float]:
+        """Seconds that a request usually takes at an endpoint, and for which it may have to be waited for."""
+        stream = self._manners[lane.name].form(request).stream
+        patience = self._patience_for(lane.name, request, stream)
+        return patience.expects(request), patience.longest(request)
 
     def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
         request, spent = entry.instead or entry.request, entry.spent
@@ -297,7 +317,7 @@ class Scheduler:
             if first is None or self.twins.had(line) or lane.pace(first.request.model).wait(now):
                 continue
             others = entry.where & serving & ~self._spread.bit(first.endpoint)
-            usual = self._patience_for(first.endpoint, first.request, first.stream).late(first)
+            usual = self._patience_for(first.endpoint, first.request, first.stream).late(first.request)
             if (others or entry.where) & here and (found := lateness(first, usual, now)) > late:
                 worst, late = first, found
         return worst
@@ -480,7 +500,7 @@ class Scheduler:
 
 NOTHING = Wait()
 MOST_LESSONS = 50  # models and forms of answer that are remembered of an endpoint: those with the most answers
-GLANCE = 0.01  # seconds until an endpoint that let another go first looks again
+GLANCE = 0.01  # seconds until an endpoint that let another go first looks again, or whether it leaves work to others
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
 FLED = frozenset({"down", "stop"})
 """What an endpoint's health hears when its failed requests are better sent elsewhere."""

@@ -122,6 +122,11 @@ class Span:
         kin, scale = self._shape.of(request)
         return self._window.quantile(0.95) * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
 
+    def longest(self, request: Request) -> float:
+        """Seconds that any answer to this request may well take, whatever the floor; inf while little is known."""
+        kin, scale = self._shape.of(request)
+        return self._level * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
+
     def why(self, request: Request) -> str:
         """Where the deadline of this request's attempts comes from, in words."""
         return self.set_by if self.fixed else self._say(self._shape.of(request)[0], request)

@@ -7,12 +7,15 @@ Rules:
    weight. Nobody with room waits for one that is full, paused or out of use.
 3. An endpoint in reserve (weight 0) takes work only while no endpoint before it serves, be they as full as they like.
 4. What failed at one endpoint is sent to another, if another serves it.
+5. At the end of a job an endpoint leaves to the others what they will have done sooner: else the last request of a slow one is
+   waited for when everything else has long been answered.
 
 A set of endpoints is an int, one bit each in order of preference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import inf
 
 from batchrunner.core.endpoints import Endpoint
 
@@ -55,6 +58,23 @@ class Spread:
         if self._alone:
             return 0
         return sum(self._bits[each.name] for each in self._endpoints if self._goes_first(each, lane, model, now))
+
+    def leaving(self, among: int, rest: float, spans: Callable[[Endpoint], tuple[float, float]]) -> int:
+        """Those of `among` at which one more request may have to be waited for when the others have answered all `rest` of them.
+
+        `spans` tells how many seconds requests usually take at an endpoint, and how many at most, inf if that is not known.
+        """
+        known = []
+        for each in self._endpoints:
+            usual, longest = spans(each) if self._bits[each.name] & among and not each.reserve else (inf, inf)
+            if longest < inf:
+                known.append((each, min(each.limit.size / usual, each.rate), longest))
+        leaving = 0
+        for lane, _, longest in known if len(known) > 1 else ():
+            together = sum(rate for other, rate, _ in known if other is not lane)
+            if rest / together + min(most for other, _, most in known if other is not lane) < longest:
+                leaving |= self._bits[lane.name]
+        return leaving
 
     def _goes_first(self, other: Endpoint, lane: Endpoint, model: str, now: float) -> bool:
         earlier = self._bits[other.name] < self._bits[lane.name]

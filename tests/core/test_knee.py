@@ -59,6 +59,22 @@ def test_an_objection_ends_the_hold() -> None:
     assert not limit._knee.holds
 
 
+def test_between_objections_less_is_not_tried() -> None:
+    """Where refusals tell how much is too much, that limit is held, and it is left at once when they end."""
+    limit, now, lowest = Limit(Concurrency(max_concurrency=256)), 0.0, 256
+    for n in range(4000):
+        now += 1.0 / min(limit.size, 50)
+        limit.success(now - 1.0, limit.size - 1, now)
+        if limit.size > 50:
+            limit.pushback(now, 50, now)
+        lowest = min(lowest, limit.size) if n > 400 else lowest
+    assert lowest >= 45
+    for _ in range(2000):
+        now += 1.0 / limit.size
+        limit.success(now - 1.0, limit.size - 1, now)
+    assert limit.size >= 150
+
+
 def test_rounds_in_which_the_limit_does_not_bind_say_nothing() -> None:
     knee = Knee()
     assert all(knee.hear(1.0, 1.0, 10, 100, float(n)) == inf for n in range(5000))

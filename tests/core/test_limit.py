@@ -97,6 +97,37 @@ def test_growth_after_a_cut_is_gentle_and_then_accelerates() -> None:
     assert rounds <= 25
 
 
+def test_a_limit_that_is_met_again_at_the_same_place_is_held_closely() -> None:
+    limit = grown(100)
+    limit.pushback(1.0, 99, 2.0)
+    round_of(limit, 3.0)
+    round_of(limit, 3.0)
+    assert limit.pushback(4.0, limit.size, 5.0)
+    assert limit.size >= 0.96 * 98, "it is known: little is given back"
+    before = limit.size
+    round_of(limit, 6.0)
+    assert limit.size <= 1.04 * before, "and little more is tried"
+
+
+def test_an_objection_from_elsewhere_cuts_as_deep_as_ever() -> None:
+    limit = grown(100)
+    limit.pushback(1.0, 99, 2.0)
+    round_of(limit, 3.0)
+    assert limit.pushback(5.0, 50, 6.0)
+    assert limit.size == int(0.9 * 51)
+
+
+def test_an_objection_that_follows_at_once_shows_that_the_limit_has_fallen() -> None:
+    limit = grown(100)
+    for at in (1.0, 4.0):
+        limit.pushback(at, 99, at + 1.0)
+        round_of(limit, at + 2.0)
+    limit.pushback(8.0, limit.size - 1, 9.0)
+    known = limit.size
+    assert limit.pushback(10.0, known - 1, 11.0)
+    assert limit.size == int(0.9 * known)
+
+
 def test_slowness_alone_never_cuts() -> None:
     limit = grown(50, most=50)
     for n in range(500):

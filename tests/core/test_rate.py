@@ -70,6 +70,29 @@ def test_it_follows_a_limit_that_falls_and_comes_back() -> None:
     assert 0.9 * 400 <= clock.rate.value <= 1.05 * 400
 
 
+@pytest.mark.parametrize("low", [100, 200, 215, 300, 360])
+def test_wherever_it_falls_to_it_is_back_within_half_a_minute_of_the_limit(low: int) -> None:
+    """A climb that goes a little beyond the lower limit looks like the return of the higher one, and is refused."""
+    clock = Clock(Rate(), 400).run(25.0, speed=600)
+    clock.quota = low
+    clock.run(20.0)
+    clock.quota = 400
+    clock.run(30.0)
+    assert 0.9 * 400 <= clock.rate.value <= 1.05 * 400
+
+
+def test_once_back_it_is_held_as_long_as_one_that_never_fell() -> None:
+    clock = Clock(Rate(), 400).run(25.0, speed=600)
+    clock.quota = 200
+    clock.run(20.0)
+    clock.quota = 400
+    clock.run(15.0)
+    assert 0.9 * 400 <= clock.rate.value <= 400
+    before = clock.refusals
+    clock.run(HOLD / 2)
+    assert clock.refusals == before
+
+
 def test_a_rate_that_is_not_used_is_not_raised() -> None:
     clock = Clock(Rate(), 400).run(20.0, speed=600)
     before = clock.rate.value

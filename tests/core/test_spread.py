@@ -1,5 +1,6 @@
 """Work over several endpoints: who takes it, who goes first, and what failed at one goes to another."""
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.hedging import LOOK
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Again, Attempt, Kind, Outcome, Result, Wait
+from batchrunner.core.model import Again, Attempt, Kind, Outcome, Result, Timing, Wait
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import GLANCE, Scheduler
 from tests.virtual import chat
@@ -180,6 +182,61 @@ def test_a_room_full_of_what_nobody_serves_ends_the_run_too() -> None:
 
 
 # Any history
+
+
+def taught(room: Scheduler, seconds: dict[str, float], left: int) -> float:
+    """All answer, each in its own time, until so few are left; when that is over."""
+    now = 0.0
+    while room.open > left:
+        for attempt in all_sent(room, "".join(seconds), now)[: room.open - left]:
+            took = seconds[attempt.endpoint]
+            room.settle(attempt, Outcome(Kind.OK, 200, timing=Timing(total=took)), now + took, 0.5)
+        now += max(seconds.values())
+    return now
+
+
+def at_the_end(lines: int, seconds: dict[str, float], coming: float = inf) -> tuple[Scheduler, float]:
+    room = Scheduler([endpoint(name, 4) for name in seconds], Retries(), Timeouts(), 4000, coming=coming)
+    for line in range(40 + lines):
+        room.offer(chat(line))
+    now = taught(room, seconds, lines)
+    room.last = coming == inf
+    return room, now
+
+
+def test_at_the_end_a_slow_endpoint_leaves_to_the_others_what_they_will_have_done_sooner() -> None:
+    room, now = at_the_end(8, {"a": 30.0, "b": 0.5})
+    assert room.next("a", now) == Wait(now + LOOK)
+    assert len(all_sent(room, "ab", now)) == 4, "the quick one takes what it can, though the slow one goes first"
+    assert {attempt.endpoint for attempt in all_sent(room, "b", now)} <= {"b"}
+
+
+def test_a_slow_endpoint_takes_its_part_while_there_is_plenty() -> None:
+    room, now = at_the_end(2000, {"a": 30.0, "b": 0.5})
+    assert isinstance(room.next("a", now), Attempt)
+
+
+def test_what_is_not_yet_read_counts_as_plenty_and_what_is_counted_does_not() -> None:
+    unknown, now = at_the_end(8, {"a": 30.0, "b": 0.5})
+    unknown.last = False
+    assert isinstance(unknown.next("a", now), Attempt)
+    counted, now = at_the_end(8, {"a": 30.0, "b": 0.5}, coming=48)
+    assert counted.next("a", now) == Wait(now + LOOK)
+    more, now = at_the_end(8, {"a": 30.0, "b": 0.5}, coming=2048)
+    assert isinstance(more.next("a", now), Attempt)
+
+
+def test_who_is_avoided_is_asked_all_the_same_when_the_other_leaves_the_work_to_it() -> None:
+    room, now = at_the_end(1, {"a": 30.0, "b": 0.5})
+    room.settle(sent(room, "b", now), Outcome(Kind.OVERLOADED, 503), now, 0.0)
+    assert isinstance(room.next("a", now + 5.0), Wait)
+    assert sent(room, "b", now + 5.0).endpoint == "b"
+
+
+@pytest.mark.parametrize("seconds", [{"a": 1.0, "b": 1.0}, {"a": 0.5, "b": 30.0}])
+def test_the_quickest_never_leaves_anything(seconds: dict[str, float]) -> None:
+    room, now = at_the_end(1, seconds)
+    assert sent(room, "a", now).endpoint == "a"
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from math import ceil, exp, inf
 from random import Random
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from msgspec import Struct
@@ -297,8 +297,8 @@ def _two(rows: int, seed: int, factor: float) -> tuple[Mapping[str, Nature], flo
         """Slower from a sixth of the rows on: when it has given that many answers, so has the other, and a third is done."""
         return weather.seconds(line, sending) * (factor if answered >= third // 2 else 1.0)
 
-    mean = median(sum(weather.seconds(line) for line in range(at, rows, 5)) / len(range(at, rows, 5)) for at in range(5))
-    ideal = third * mean / 200 + (rows - third) * mean / (100 + 100 / factor)
+    mean = fmean(weather.seconds(line) for line in range(rows))
+    ideal = third * mean / 200 + (rows - third) * mean / 100
     return {"a": Nature(ill, slots=steps(100), refusal=429), "b": Nature(weather, slots=steps(100), refusal=429)}, ideal
 
 
@@ -317,7 +317,11 @@ def both_throttled(rows: int, seed: int) -> Stage:
 
 
 def two_slow(rows: int, seed: int) -> Stage:
-    """Two services of 100 at once each; the first becomes ten times slower after a third of the job."""
+    """Two services of 100 at once each; the first becomes ten times slower after a third of the job.
+
+    The healthy capacity, which the ideal has, is both of them first, and then the second alone: what the ill one still does
+    is worth less than its last answer may cost.
+    """
     servers, ideal = _two(rows, seed, 10.0)
     return Stage(requests(rows), servers, ideal, DEFAULTS)
 

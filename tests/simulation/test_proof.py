@@ -18,12 +18,9 @@ from tests.simulation.world import run
 SEEDS = (1, 2, 3)
 
 BEYOND: Mapping[tuple[str, str], str] = {
-    ("change-window", "share of the attainable"): "0.889: each look for more costs the whole second that the refusal asks for",
-    ("cap-change", "share of the attainable"): "0.886: recovers slowly from 50 to 100 slots",
     ("crawl", "share of the attainable"): "0.866",
     ("crawl", "429s after two seconds"): "0.28: each look for more is refused",
     ("cap-told", "share of the attainable"): "0.874: each refusal stops the endpoint for a second",
-    ("two", "share of the attainable"): "0.598: both work to the end, and the last rows of the slow one take a minute",
 }
 
 

@@ -263,7 +263,7 @@ def run(stage: Stage, seed: int, options: Mapping[str, int | str] = {}) -> Run:
         began = loop.time()
         wires: dict[str, Any] = {name: _Wire(name, Server(nature), log) for name, nature in stage.servers.items()}
         endpoints = [_endpoint(name, settings, stage.models.get(name, {})) for name in stage.servers]
-        meter = Meter(began)
+        meter = Meter(began, len(stage.requests))
         engine = _engine(settings, job, meter, _Lanes(endpoints, wires, None), Hooks(), (), None)  # type: ignore[arg-type]
         engine._chance = Random(seed).random
         await engine.run()
