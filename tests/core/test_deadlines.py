@@ -379,10 +379,10 @@ def test_a_stream_has_a_first_byte_and_a_silence_but_no_whole() -> None:
 def test_how_long_streams_take_is_known_for_those_who_are_late() -> None:
     patience = Patience(Timeouts())
     sent = attempt(patience, stream=True)
-    assert patience.late(sent) == inf
+    assert patience.late(sent.request) == inf
     for second in range(100):
         patience.success(sent, Timing(0.0, 0.5, 8.0, 0.1), float(second))
-    assert patience.late(sent) == pytest.approx(8.0, rel=0.1)
+    assert patience.late(sent.request) == pytest.approx(8.0, rel=0.1)
     assert patience.expects(sent.request) == pytest.approx(8.0, rel=0.1)
     assert patience.in_force(sent.request, stream=True)[:2] == (pytest.approx(6.0), 600.0), "no deadline follows from it"
 
