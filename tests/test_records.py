@@ -1,6 +1,7 @@
 """Output lines: the shape others read, and what a resume reads back."""
 
 import json
+import sys
 from typing import Any
 
 import orjson
@@ -43,6 +44,14 @@ def test_a_success_to_the_byte() -> None:
         b'"batchrunner":{"v":1,"line":17,"attempts":2,"seconds":3.215,"endpoint":"main","digest":"0123456789abcdef",'
         b'"model":"m-1","flags":["length"],"usage":{"input":10,"output":5},"maybe_billed":1}}\n'
     )
+
+
+def test_a_record_leaves_nothing_in_memory() -> None:
+    record(GOOD)
+    before = sys.getallocatedblocks()
+    for _ in range(1000):
+        record(GOOD)
+    assert sys.getallocatedblocks() - before < 100
 
 
 def test_strict_is_the_service_own_shape() -> None:
