@@ -36,7 +36,8 @@ LEAST_GROWTH = 0.25  # slots per round: a share of a small limit is so little th
 CALM_ROUNDS = 4.0  # calm rounds after which growth has doubled
 PUSHBACK = 0.9
 NEAR = 0.08  # objections so near one another, with a calm round between them, have found the limit: little more need be tried
-GROWTH_KNOWN, PUSHBACK_KNOWN = 0.02, 0.97
+PUSHBACK_KNOWN, GROWTH_KNOWN = 0.97, 0.02
+GROWTH_TOLD = 0.005  # and less where an objection brings a pause with it, so that each try is dear
 OVERLOAD = 0.7
 
 
@@ -87,9 +88,12 @@ class Limit:
         self._float = min(self._most, self._float + growth)
         self.size = int(self._float)
 
-    def pushback(self, started: float, inflight: int, now: float) -> bool:
-        """The endpoint refused work: 429 without a pace of ours, 503, 529, no connection. True: the limit was cut."""
-        return self._objected(PUSHBACK, started, inflight, now)
+    def pushback(self, started: float, inflight: int, now: float, wait: float = 0.0) -> bool:
+        """The endpoint refused work: 429 without a pace of ours, 503, 529, no connection. True: the limit was cut.
+
+        `wait` are the seconds that it asked to be left alone for.
+        """
+        return self._objected(PUSHBACK, started, inflight, now, GROWTH_TOLD if wait else GROWTH_KNOWN)
 
     def overload(self, started: float, inflight: int, now: float) -> bool:
         """The endpoint no longer answers in any time we grant (`core.deadlines`). True: the limit was cut."""
@@ -100,12 +104,12 @@ class Limit:
         self._mark = -inf if self._mark == inf else self._mark
         return self._objected(PUSHBACK, started, inflight, now)
 
-    def _objected(self, factor: float, started: float, inflight: int, now: float) -> bool:
+    def _objected(self, factor: float, started: float, inflight: int, now: float, growth: float = GROWTH_KNOWN) -> bool:
         if started <= self._mark:
             return False
         level = min(self._float, inflight + 1.0)
         known = factor == PUSHBACK and self._calm >= 1.0 and abs(level - self._met) <= NEAR * level
-        self._met, self._growth = level, GROWTH_KNOWN if known else GROWTH
+        self._met, self._growth = level, growth if known else GROWTH
         if self._knee:
             self._knee.forget()
         self._move(level * (PUSHBACK_KNOWN if known else factor), now)

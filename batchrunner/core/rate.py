@@ -12,7 +12,8 @@ Rules:
    endpoint says: then there is no rate any more, and the concurrency limit (`core.limit`) hears of them.
 6. Refusals that go on though the rate has come down to a small part of what was let in are chance, or speak of something else:
    then, too, there is no rate.
-7. A rate that is not used up is not raised, and one attempt's refusal counts once: not if it was sent before the last cut.
+7. A second is as long as it takes to count: where few requests go out it is as long as ten of them take.
+8. A rate that is not used up is not raised, and one attempt's refusal counts once: not if it was sent before the last cut.
 """
 
 from collections import deque
@@ -34,9 +35,10 @@ CLEAN = 1.9  # seconds of climbing that a refusal must end to tell the limit
 TICK = 0.25
 SURE = 20  # sendings without which no second counts as one
 REFUSED, OF = 3, 100  # refusals without a wait that count, and of how many outcomes
+COUNTED = 10.0  # sendings of which the last second has at least so many: at a crawl it is longer
 CREDIT = 0.6  # of the first pause, to be sent at once after it: nothing was sent meanwhile
 CHANCE = 1.0 / 16.0  # of the highest rate found, below which refusals are not of its making
-JUDGED = 8  # refusals by which a cap is told from a rate
+JUDGED = 5  # refusals by which a cap is told from a rate
 CROWDED = 0.1  # share of attempts let in among at least as many, below which refusals speak of a cap
 
 
@@ -117,11 +119,11 @@ class Rate:
         self._count -= 1
         if started <= self._mark:
             return
+        self._recent.append(True)
         if not self.known:
-            if wait and not self.capped and self._count >= SURE:
+            if wait and not self.capped and (self._count >= SURE or len(self._recent) >= SURE <= 5 * self._count):
                 self._start(wait, now)
             return
-        self._recent.append(True)
         if self._judge(beside):
             self.fix(inf)
         elif wait or sum(self._recent) >= REFUSED:
@@ -158,24 +160,25 @@ class Rate:
 
     def _start(self, wait: float, now: float) -> None:
         """Between what the last second let in, which may be a burst, and the mean, in which the pause counts."""
-        begun = self._past[0][0] if self._past else now
-        most = self._last(1.0, now) / min(1.0, max(0.1, now - begun))
+        age = max(0.1, now - (self._past[0][0] if self._past else now))
+        second = _second(self._count / age)
+        most = self._last(second, now) / min(second, age)
         least = self._count / max(0.1, now - self._since + wait)
         self.value = self._level = self._peak = max(STARTED * sqrt(max(0.0, most * least)), 1.0 / 60.0)
         self._settle(now, wait, hold=0.0, climb=SEEK)
         self.credit = CREDIT * wait
 
     def _cut(self, wait: float, now: float) -> None:
-        clean, holding = now - self._since, bool(self._hold) and self._calm < self._hold
-        fell, told = holding and self._calm > SETTLED, clean >= CLEAN
+        second, holding = _second(self.value), bool(self._hold) and self._calm < self._hold
+        fell, told = holding and self._calm > SETTLED, now - self._since >= CLEAN * second
         self._cuts = 0 if fell or told else self._cuts + 1
         if fell:
             self._fell, self._once = now, self.value
             self.value *= FALL if self.most == inf else FALL_TOLD
             self._settle(now, wait, hold=0.0, climb=RETURN)
         elif told:
-            last = self._last(1.0, now)
-            before = self._last(2.0, now) - last
+            last = self._last(second, now) / second
+            before = self._last(2.0 * second, now) / second - last
             self.value = min(0.98 * self.value, 0.995 * (last - 0.8 * max(0.0, last - before)))
             age = (now - self._fell) / 5.0
             hold = HOLD if self._fell == -inf else min(HOLD_MOST, max(HOLD_LEAST, age))
@@ -207,6 +210,11 @@ class Rate:
             return False
         share = sum(other >= beside for other in self._beside) / len(self._beside)
         self._refusals += 1
-        self._share += 0.2 * (share - self._share)
+        self._share += 0.3 * (share - self._share)
         self.capped = self._refusals >= JUDGED and self._share < CROWDED
         return self.capped
+
+
+def _second(rate: float) -> float:
+    """Seconds in which so many go out that they can be counted: one, where the rate is no crawl."""
+    return max(1.0, COUNTED / rate) if rate else 1.0

@@ -373,7 +373,7 @@ class Scheduler:
         if treatment.limit == "success":
             lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
         elif treatment.limit == "pushback" and not paced:
-            lane.limit.pushback(attempt.started, lane.inflight, now)
+            lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
         elif treatment.limit == "crowded":
             lane.limit.crowded(attempt.started, lane.inflight, now)
         lane.learn(treatment.health, attempt.started, outcome, now, u)

@@ -109,6 +109,18 @@ def test_a_limit_that_is_met_again_at_the_same_place_is_held_closely() -> None:
     assert limit.size <= 1.04 * before, "and little more is tried"
 
 
+def test_where_trying_more_costs_a_pause_it_is_tried_more_rarely() -> None:
+    sizes = []
+    for wait in (0.0, 1.0):
+        limit = grown(100)
+        for at in (1.0, 4.0, 7.0):
+            limit.pushback(at, 99, at + 1.0, wait)
+            round_of(limit, at + 2.0)
+            round_of(limit, at + 2.0)
+        sizes.append(limit.size)
+    assert sizes[1] < sizes[0]
+
+
 def test_an_objection_from_elsewhere_cuts_as_deep_as_ever() -> None:
     limit = grown(100)
     limit.pushback(1.0, 99, 2.0)

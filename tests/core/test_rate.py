@@ -1,6 +1,6 @@
 """A rate that is learned from refusals: how it starts, seeks, settles, falls, returns, and when it is none at all."""
 
-from math import inf
+from math import ceil, inf
 
 import pytest
 from hypothesis import given, settings
@@ -49,6 +49,25 @@ def test_a_handful_of_requests_starts_no_rate() -> None:
         rate.sent(now)
         rate.refused(now, 0, 5.0, now + 0.1)
     assert not rate.known
+
+
+@pytest.mark.parametrize("seconds", [2.0, 6.0, 20.0])
+def test_a_crawl_is_found_too_and_kept_up(seconds: float) -> None:
+    """One request in so many seconds, told in whole ones: no second says anything, but dozens of them do."""
+    rate, now, free, let_in, refusals = Rate(), 0.0, 0.0, 0, 0
+    while let_in < 300:
+        rate.sent(now)
+        if now >= free:
+            free, let_in = now + seconds, let_in + 1
+            rate.answered(0)
+        else:
+            refusals += let_in >= 100
+            rate.refused(now, 0, ceil(free - now), now)
+            now += ceil(free - now)
+        now += 1.0 / rate.value if rate.known else 0.01
+    assert 0.75 / seconds <= rate.value <= 1.1 / seconds
+    assert now <= 1.2 * 300 * seconds
+    assert refusals <= 6
 
 
 @pytest.mark.parametrize("quota", [40, 100, 400, 3000])

@@ -465,7 +465,12 @@ SCENARIOS: Mapping[str, Scenario] = {
             LOST,
         ],
     ),
-    "crawl": Scenario("one request in two seconds", 200, trouble.crawl, [at_least(YIELD, attained, 0.9), *THROTTLED]),
+    "crawl": Scenario(
+        "one request in two seconds",
+        200,
+        trouble.crawl,
+        [at_least(YIELD, attained, 0.9), at_most("429s after a minute", lambda run: run.throttled(60.0), 0.02), LOST],
+    ),
     "cap-told": Scenario(
         "100 at once, then 429 with Retry-After",
         10_000,
