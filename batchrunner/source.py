@@ -29,13 +29,14 @@ from batchrunner.core.policy import option
 from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
+from batchrunner.glance import GLANCED, request
 from batchrunner.landmarks import START, Landmark
 from batchrunner.lines import MAX_LINE, PUT_BACK, Line, blank, read_blocks, read_lines, without_ending
 from batchrunner.selecting import fits, of_shard, where
 
 Block = list[Request | Result]
 Row = Mapping[str, object] | Request | bytes
-Read = Callable[..., Request | Result]
+Read = Callable[[Line, int], Request | Result]
 
 BLOCK_LINES = 512
 BLOCK_BYTES = 256 * 1024
@@ -129,7 +130,7 @@ class Source:
     ) -> None:
         self._closed = Event()
         asked = partial(_asked, Path(path), intake.max_line, to_do, begin, self._closed)
-        self._blocks = _read(Path(path), intake, asked, partial(parse, origins=tuple(origins), model=model), self._closed)
+        self._blocks = _read(Path(path), intake, asked, partial(_reading, origins=tuple(origins), model=model))
         self._thread = ThreadPoolExecutor(1, "batchrunner-source")
         self._ahead: asyncio.Future[Block | BatchError | None] | None = None
         weakref.finalize(self, self._closed.set)  # whoever drops us unclosed does not leave the thread reading
@@ -172,11 +173,11 @@ def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
 
 
 def _read(
-    path: Path, intake: Intake, lines: Callable[[], Iterable[tuple[int, Line]]], read: Read, closed: Event
+    path: Path, intake: Intake, lines: Callable[[], Iterable[tuple[int, Line]]], reading: Callable[[Dialect], Read]
 ) -> Generator[Block, None, None]:
     """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
     start, block, size = _standing(path), [], 0
-    read = partial(read, dialect=dialect_of(path, intake))
+    read = reading(dialect_of(path, intake))
     asked = where(of_shard(lines(), intake.shard), intake.where)
     for line, raw in islice(asked, intake.limit or None):
         block.append(read(raw, line))
@@ -188,6 +189,18 @@ def _read(
     _check(path, start)
     if block:
         yield block
+
+
+def _reading(dialect: Dialect, origins: tuple[str, ...], model: str) -> Read:
+    """How lines are read: at a glance where that is enough."""
+    whole = partial(parse, origins=origins, model=model, dialect=dialect)
+    if model or dialect.format not in GLANCED:
+        return whole
+
+    def read(raw: Line, line: int) -> Request | Result:
+        return request(raw, line, origins) or whole(raw, line)
+
+    return read
 
 
 def _asked(path: Path, max_line: int, to_do: ToDo, begin: Begin, closed: Event) -> Iterator[tuple[int, Line]]:

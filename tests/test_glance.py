@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from batchrunner.core.model import Request
 from batchrunner.formats import parse
 from batchrunner.glance import Plain, glance
+from batchrunner.glance import request as at_a_glance
 from batchrunner.lines import Line, Oversized
 
 FREELY = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
@@ -26,9 +27,11 @@ def agrees(raw: Line) -> bool:
     [seen] = glance([raw], ORIGINS)
     assert glance([chat(), raw], ORIGINS) == [Plain("r-1", "m-1", len(json.dumps(CHAT)) / 4, 40, 1), seen]
     if seen is None:
+        assert at_a_glance(raw, 1, ORIGINS) is None
         return False
     request = parse(raw, 1, ORIGINS)
     assert isinstance(request, Request), request.error
+    assert at_a_glance(raw, 1, ORIGINS) == request
     told = (request.id, request.model, request.prompt_tokens, request.max_tokens, max(1, request.choices))
     assert told == (seen.id, seen.model, seen.prompt_tokens, seen.max_tokens, seen.choices)
     return True
