@@ -174,9 +174,9 @@ class Patience:
         self._idle.recall(latencies.idle)
         self._weigh(max(len(self._total), len(self._first)))
 
-    def forget(self, request: Request) -> None:
-        """The request is finished for good, here or elsewhere."""
-        self._kills.forget(request.line)
+    def forget(self, request: Request, seconds: float) -> None:
+        """The request is finished for good, here or elsewhere: answered after so many seconds, or inf: it was not."""
+        self._kills.forget(request.line, seconds)
 
     def _look(self, span: Span) -> float:
         """When an ordinary answer, silent until it is complete, is looked at: with the whole, unless the user has said it."""

@@ -8,6 +8,8 @@ Rules:
 3. Nobody kills on credit: when no token is left it may be the endpoint that is slow, and the attempt goes on.
 """
 
+from math import inf
+
 FIRST = 4.0  # tokens before the first answer
 MOST = 16.0  # at hand once evidence is full: what a stall of the endpoint can cost
 PROVEN = 64.0  # at hand where kills prove right
@@ -63,8 +65,10 @@ class Kills:
         self._proven = min(PROVEN, self._proven + 1.0)
         self._add(REFUND)
 
-    def forget(self, line: int) -> None:
-        """The line is finished for good, here or elsewhere."""
+    def forget(self, line: int, seconds: float = inf) -> None:
+        """The line is finished for good, here or elsewhere: answered after so many seconds, or inf: it was not."""
+        if seconds < inf:
+            self.answered(line, seconds)
         self._ages.pop(line, None)
 
     def _add(self, tokens: float) -> None:

@@ -153,12 +153,17 @@ class Scheduler:
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
         lane, patience = self._endpoints[attempt.endpoint], self._patience_for(attempt.endpoint, attempt.request, attempt.stream)
-        more, silent = patience.review(attempt, phase, age, now, lane.price(attempt.started))
+        more, silent = patience.review(attempt, phase, age, now, self._price(lane, attempt, now))
         if silent and not lane.breaker.open:
             lane.limit.overload(attempt.started, lane.inflight - 1, now)
             if more:
                 lane.breaker.fail(attempt.started, now, 0.5, lane.inflight)
         return min(more, REST) if lane.breaker.excuses(attempt.started) else more
+
+    def _price(self, lane: Endpoint, attempt: Attempt, now: float) -> float:
+        """What giving the attempt up costs: in an outage no more than usual, if another endpoint can be asked instead."""
+        price, where = lane.price(attempt.started), self._in_flight[attempt.request.line].where
+        return min(price, 1.0) if where & self._spread.serving(now) & ~self._spread.bit(lane.name) else price
 
     def in_force(self, attempt: Attempt) -> tuple[float, float, str]:
         """Seconds that a first attempt like this one may now wait for its first byte, and may take as a whole, and why."""
@@ -475,8 +480,8 @@ class Scheduler:
         request = entry.request
         if attempt.request.slimmed is not request.slimmed:
             request = replace(request, slimmed=attempt.request.slimmed)
-        for patience in self._patience.values() if entry.spent.kills else ():
-            patience.forget(request)
+        for patience in self._patience.values() if attempt.number > 1 else ():
+            patience.forget(request, now - attempt.started if outcome.kind is Kind.OK else inf)
         error = None
         if outcome.kind is not Kind.OK:
             message = f"{outcome.message} (gave up after {why})" if why else outcome.message

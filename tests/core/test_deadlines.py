@@ -298,7 +298,7 @@ def test_a_forgotten_request_brings_no_token_back() -> None:
     patience = learned(6.0)
     spent(patience)
     patience.killed(attempt(patience, 7), 40.0)
-    patience.forget(request(7))
+    patience.forget(request(7), inf)
     answered(patience, 1.0, line=7, kills=1)
     assert spent(patience) == 0
 
@@ -310,7 +310,7 @@ def test_only_unfinished_requests_are_remembered() -> None:
         if line % 2:
             answered(patience, 1.0, line=line, kills=1)
         else:
-            patience.forget(request(line))
+            patience.forget(request(line), inf)
     assert not patience._kills
 
 
@@ -535,7 +535,7 @@ def live(
         held += [age] if takes == inf else []
         if sent.kills == 3:
             lost += 1
-            patience.forget(sent.request)
+            patience.forget(sent.request, inf)
         else:
             todo.append((sent.request.line, sent.kills + 1))
     return Day(done, false_kills, lost, sorted(held), len(patience._kills))

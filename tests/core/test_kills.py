@@ -1,5 +1,7 @@
 """The budget of kills: what is proven right may go on, what is not stays rare."""
 
+from math import inf
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +64,24 @@ def test_finished_lines_are_not_remembered(ending: str) -> None:
     assert len(kills) == 1
     kills.answered(7, 1.0) if ending == "answered" else kills.forget(7)
     assert len(kills) == 0
+
+
+def test_an_answer_from_elsewhere_proves_a_kill_as_well() -> None:
+    kills, others = Kills(), Kills()
+    assert spent(kills) == spent(others) == FIRST
+    for line in range(2):
+        for each in (kills, others):
+            each.note(line, 4.0)
+        kills.forget(line, 1.0)
+        others.forget(line, 9.0)
+    assert (spent(kills), spent(others), len(kills)) == (3, 0, 0)
+
+
+def test_nobody_buys_what_has_no_price_and_what_is_free_is_given_to_all() -> None:
+    kills = Kills()
+    assert not kills.spend(inf)
+    assert spent(kills) == FIRST
+    assert kills.spend(0.0)
 
 
 @settings(max_examples=30, deadline=None)

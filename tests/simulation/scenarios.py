@@ -452,7 +452,18 @@ SCENARIOS: Mapping[str, Scenario] = {
         "for five minutes nothing that is accepted is answered",
         12_000,
         trouble.black_hole,
-        [at_most("extra sendings", lambda run: run.extra, 0.03), at_most("recovery, seconds", trouble.after_the_hole, 15), LOST],
+        [
+            at_most("extra sendings", lambda run: run.extra, 0.03),
+            at_most("sendings that nothing has earned", trouble.unaffordable, 0),
+            at_most("recovery, seconds", trouble.after_the_hole, 15),
+            LOST,
+        ],
+    ),
+    "swallowed": Scenario(
+        "two endpoints, the first of which begins to take everything and to answer nothing",
+        6_000,
+        trouble.swallowed,
+        [at_least(YIELD, attained, 0.8), at_most("extra sendings", lambda run: run.extra, 0.05), LOST],
     ),
     "stalls": Scenario(
         "2 % of the streams fall silent in the middle, 1 % before they begin",

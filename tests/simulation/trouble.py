@@ -102,6 +102,17 @@ def held(run: Run) -> float:
     return max((sent.ended - sent.began for sent in run.those("killed") if sent.began > run.makespan / 10), default=0.0)
 
 
+def swallowed(rows: int, seed: int) -> Stage:
+    """100 at once each; ten seconds from the start the first of two begins to take everything and answers nothing any more."""
+    weather = Weather(rows, seed, median=1.0, sigma=0.5)
+    mean = sum(weather.seconds(line) for line in range(rows)) / rows
+    servers = {
+        "a": Nature(weather, slots=steps(100), refusal=429, hole=(10.0, inf)),
+        "b": Nature(weather, slots=steps(100), refusal=429),
+    }
+    return Stage(_requests(rows), servers, 10.0 + (rows * mean - 2_000.0) / 100, MOST)
+
+
 # --- limits that are not what one starts with -------------------------------------------------------------------------
 
 
