@@ -3,7 +3,7 @@
 Rules:
 
 1. Only what leaves no doubt is read here: HTTP/1.1 200, fields of printable ASCII and none of them twice, a length that fits
-   to the byte, nothing encoded, chunked, streamed, upgraded or about to be closed.
+   to the byte or chunks that do, up to the last; nothing encoded, streamed, upgraded or about to be closed.
 2. Everything else, half a reply included, is left to aiohttp's parser untouched. What that refuses must not pass here.
 """
 
@@ -14,7 +14,9 @@ from msgspec import Struct
 
 _HEAD = re.compile(rb"HTTP/1\.1 200(?: [\t -~]*+)?\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~]*+\r\n)++)\r\n").match
 _LARGEST, _MOST = 32 * 1024, 256  # bytes of a head and fields in it
-_ODD = frozenset({"transfer-encoding", "content-encoding", "upgrade"})
+_ODD = frozenset({"content-encoding", "upgrade"})
+_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}+\r\n").match
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _STREAM = "text/event-stream"
 
 
@@ -33,11 +35,31 @@ def whole(chunk: bytes) -> Whole | None:
         return None
     fields = [field.partition(":") for field in head[1].decode("ascii").split("\r\n")]
     headers = {name.lower(): value.strip(" \t") for name, colon, value in fields if colon}
-    body = chunk[head.end() :]
-    if headers.get("content-length") != str(len(body)) or not _ODD.isdisjoint(headers):
+    body = _framed(headers, chunk[head.end() :])
+    if body is None or not _ODD.isdisjoint(headers):
         return None
     if len(headers) != len(fields) - 1 or len(fields) > _MOST or headers.get("connection", "keep-alive").lower() != "keep-alive":
         return None
     if headers.get("content-type", "")[: len(_STREAM)].lower() == _STREAM:
         return None
     return Whole(200, headers, body)
+
+
+def _framed(headers: Mapping[str, str], rest: bytes) -> bytes | None:
+    """The body, if what follows the head is all of it and no more."""
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+    if coding is None:
+        return rest if length == str(len(rest)) else None
+    return _unchunked(rest) if length is None and coding == "chunked" and rest.endswith(_LAST_CHUNK) else None
+
+
+def _unchunked(rest: bytes) -> bytes | None:
+    """The body of chunks without extensions and trailers; the last one has been seen."""
+    parts, at, end = list[bytes](), 0, len(rest) - len(_LAST_CHUNK)
+    while at <= end and (size := _SIZE(rest, at)):
+        start = size.end()
+        at = start + int(size[0], 16) + 2
+        if at == start + 2 or rest[at - 2 : at] != b"\r\n":
+            return None
+        parts.append(rest[start : at - 2])
+    return b"".join(parts) if at == end + 2 else None

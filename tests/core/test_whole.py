@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.whole import whole
-from tests.server import chunked, head, ok_chat, reply
+from tests.server import LAST_CHUNK, chunk, chunked, chunked_head, head, ok_chat, reply
 
 BODY = b'{"choices": []}'
 SIZED = ("Content-Length", str(len(BODY)))
@@ -22,7 +22,7 @@ def parsed(chunk: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
     limits = {"max_line_size": 2**15, "max_field_size": 2**15, "max_headers": 256}
     parser = HttpResponseParser(protocol, object(), 2**16, payload_exception=ClientPayloadError, read_until_eof=True, **limits)
     ((message, payload),), upgraded, tail = parser.feed_data(chunk)
-    assert (message.should_close, message.compression, message.chunked, upgraded, tail) == (False, None, False, False, b"")
+    assert (message.should_close, message.compression, upgraded, tail) == (False, None, False, b"")
     assert payload.is_eof()
     return message.code, [(name.lower(), value) for name, value in message.headers.items()], payload.read_nowait()
 
@@ -40,9 +40,33 @@ def test_a_plain_reply_is_read() -> None:
     }
 
 
+def test_a_plain_reply_in_chunks_is_read() -> None:
+    answer = whole(chunked([BODY[:5], BODY[5:], b"\r\n0\r\n\r\n"]))
+    assert answer
+    assert answer.body == BODY + b"\r\n0\r\n\r\n"
+    assert answer.headers["transfer-encoding"] == "chunked"
+
+
+PIECE = chunk(BODY)
+
+
 @pytest.mark.parametrize(
     "chunk",
     [
+        pytest.param(chunked_head() + PIECE, id="no last chunk"),
+        pytest.param(chunked_head() + PIECE + b"0\r\n", id="half a last chunk"),
+        pytest.param(chunked_head() + LAST_CHUNK, id="the last chunk alone"),
+        pytest.param(chunked_head() + PIECE + LAST_CHUNK + LAST_CHUNK, id="two last chunks"),
+        pytest.param(chunked([BODY]) + ok_chat(), id="more after the last chunk"),
+        pytest.param(chunked_head() + PIECE + b"0\r\nX: y\r\n\r\n", id="a trailer"),
+        pytest.param(chunked_head() + PIECE.replace(b"\r\n", b";a=b\r\n", 1) + LAST_CHUNK, id="an extension"),
+        pytest.param(chunked_head() + PIECE.replace(BODY, BODY + b"x") + LAST_CHUNK, id="a chunk longer than it says"),
+        pytest.param(chunked_head() + PIECE.replace(BODY, BODY[:-1]) + LAST_CHUNK, id="a chunk shorter than it says"),
+        pytest.param(chunked_head() + PIECE[:-2] + b"xx" + PIECE + LAST_CHUNK, id="a chunk that ends otherwise"),
+        pytest.param(chunked_head() + b"7fffffff\r\n" + BODY + b"\r\n" + LAST_CHUNK, id="a chunk that is not all there"),
+        pytest.param(chunked_head() + b"-1\r\n" + BODY + b"\r\n" + LAST_CHUNK, id="no size"),
+        pytest.param(chunked_head(200, {"Content-Length": "15"}) + PIECE + LAST_CHUNK, id="chunked and a length"),
+        pytest.param(chunked([BODY], headers={"Transfer-Encoding": "gzip, chunked"}), id="chunked and encoded"),
         pytest.param(b"", id="nothing"),
         pytest.param(reply(BODY)[:-1], id="cut"),
         pytest.param(reply(BODY) + b"\n", id="more than it says"),
@@ -51,7 +75,6 @@ def test_a_plain_reply_is_read() -> None:
         pytest.param(head(200, [SIZED, SIZED]) + BODY, id="length twice"),
         pytest.param(head(200, {"Content-Length": f"0{len(BODY)}"}) + BODY, id="length written oddly"),
         pytest.param(head(200, {"Content-Length": "9" * 5000}) + BODY, id="length beyond counting"),
-        pytest.param(chunked([BODY]), id="chunked"),
         pytest.param(reply(BODY, headers={"Transfer-Encoding": "identity"}), id="transfer encoding"),
         pytest.param(reply(BODY, headers={"Content-Encoding": "gzip"}), id="encoded"),
         pytest.param(reply(BODY, headers={"Content-Type": "Text/Event-Stream; charset=utf-8"}), id="a stream"),
@@ -83,18 +106,27 @@ VALUES = st.one_of(
 )
 FIELDS = st.lists(st.tuples(NAMES, VALUES), max_size=4)
 EDITS = st.lists(
-    st.tuples(st.integers(0, 200), st.sampled_from([b"", b"\r\n", b"\n", b" ", b"\0", b":", b"1", b"\r\n\r\n"])), max_size=3
+    st.tuples(st.integers(0, 200), st.sampled_from([b"", b"\r\n", b"\n", b" ", b"\0", b":", b"1", b"F", b"\r\n\r\n"])), max_size=3
+)
+BODIES = st.one_of(
+    st.tuples(st.sampled_from([[SIZED], []]), st.just(BODY)),
+    st.tuples(
+        st.just([("Transfer-Encoding", "chunked")]),
+        st.lists(st.sampled_from([BODY, b"x" * 17, LAST_CHUNK])).map(lambda parts: b"".join(map(chunk, parts)) + LAST_CHUNK),
+    ),
 )
 
 
-@settings(max_examples=500, deadline=None)
-@given(FIELDS, EDITS, st.booleans())
-@example([], [], True)
-def test_what_is_read_is_what_aiohttp_reads(fields: list[tuple[str, str]], edits: list[tuple[int, bytes]], sized: bool) -> None:
-    chunk = head(200, [*fields, *([SIZED] if sized else [])]) + BODY
+@settings(max_examples=700, deadline=None)
+@given(FIELDS, EDITS, BODIES)
+@example([], [], ([SIZED], BODY))
+def test_what_is_read_is_what_aiohttp_reads(
+    fields: list[tuple[str, str]], edits: list[tuple[int, bytes]], framed: tuple[list[tuple[str, str]], bytes]
+) -> None:
+    text = head(200, [*fields, *framed[0]]) + framed[1]
     for at, piece in edits:
-        chunk = chunk[:at] + piece + chunk[at + (not piece) :]
-    if answer := whole(chunk):
-        status, headers, body = parsed(chunk)
+        text = text[:at] + piece + text[at + (not piece) :]
+    if answer := whole(text):
+        status, headers, body = parsed(text)
         assert (answer.status, answer.body) == (status, body)
         assert list(answer.headers.items()) == headers
