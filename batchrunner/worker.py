@@ -7,7 +7,7 @@ Rules:
 1. It decides nothing. Which attempt is made, when, for how long, and what follows, the run says (`crew`); a worker speaks HTTP
    and says what each answer amounts to.
 2. Signals are the run's affair. When the run has gone, a worker ends at once.
-3. An attempt is a task; there are no others.
+3. A task makes one attempt after the other: one for each attempt would cost more than the sending of it.
 4. No key is on its command line, in a file or in a frame: it is in the environment that a worker inherits.
 """
 
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from msgspec import Struct
 
@@ -55,6 +55,7 @@ class Worker:
         self._opening: asyncio.Future[Opening] = self._loop.create_future()
         self._transports: dict[str, Transport] = {}
         self._attempts: dict[int, asyncio.Task[None]] = {}
+        self._idle: list[tuple[asyncio.Task[None], asyncio.Future[Send]]] = []
         self._questions: dict[int, _Question] = {}
         self._answers: Mapping[type, Callable[[Any], object]] = {
             Opening: self._opening.set_result,
@@ -68,6 +69,7 @@ class Worker:
         self._channel = await Channel.over(end, TO_WORKER, self._hear, _gone)
         opening = await self._opening
         async with AsyncExitStack() as stack:
+            stack.callback(self._rest)
             ways = Ways(opening.service, opening.connection, os.environ)
             for name, transport in ways.transports(opening.urls).items():
                 self._transports[name] = await stack.enter_async_context(transport)
@@ -78,28 +80,47 @@ class Worker:
                 vitals.tick()
                 self._channel.say(Pulse(vitals.taken()))
 
+    def _rest(self) -> None:
+        """Nothing more will come."""
+        for task, _ in self._idle:
+            task.cancel()
+
     def _hear(self, message: Any) -> None:
         self._answers[type(message)](message)
 
     def _send(self, message: Send) -> None:
-        self._attempts[message.number] = self._loop.create_task(self._carry(message.number, message.attempt))
+        if self._idle:
+            task, following = self._idle.pop()
+            following.set_result(message)
+        else:
+            task = self._loop.create_task(self._carry(message))
+        self._attempts[message.number] = task
 
     def _cancel(self, message: Cancel) -> None:
-        if task := self._attempts.get(message.number):
-            task.cancel()
+        if task := self._attempts.pop(message.number, None):
+            task.cancel()  # it makes no other attempt any more
 
     def _granted(self, message: Granted) -> None:
         if question := self._questions.get(message.number):
             question.granted = message.seconds
 
-    async def _carry(self, number: int, attempt: Attempt) -> None:
+    async def _carry(self, message: Send) -> None:
+        """Make this attempt, and then each that comes when there is nothing to do."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        while True:
+            await self._make(message.number, message.attempt)
+            following: asyncio.Future[Send] = self._loop.create_future()
+            self._idle.append((task, following))
+            message = await following
+
+    async def _make(self, number: int, attempt: Attempt) -> None:
         try:
             answer = await self._transports[attempt.endpoint].send(attempt, partial(self._review, number))
             outcome = classify(attempt, answer)
         except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not cost the others theirs
             outcome = broken_off(bug)
         finally:
-            del self._attempts[number]
+            self._attempts.pop(number, None)
             self._questions.pop(number, None)
         self._channel.say(Answered(number, outcome))
 

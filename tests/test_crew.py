@@ -284,6 +284,29 @@ async def test_whoever_is_cancelled_is_cancelled_in_the_worker_too(monkeypatch: 
 
 
 @pytest.mark.usefixtures("tasks")
+async def test_one_task_makes_one_attempt_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after one that was called off before it had begun."""
+    makers: dict[int, asyncio.Task[Any] | None] = {}
+
+    async def script(attempt: Attempt, _review: Any) -> Reply:
+        makers[attempt.request.line] = asyncio.current_task()
+        return good()
+
+    monkeypatch.setattr(Spoken, "script", script)
+    async with Crew(1, OPENING, {}) as crew:
+        for line in (1, 2, 3):
+            await crew.send(attempt(line), never)
+        early = asyncio.ensure_future(crew.send(attempt(4), never))
+        await asyncio.sleep(0)
+        early.cancel()
+        with suppress(asyncio.CancelledError):
+            await early
+        assert (await crew.send(attempt(5), never)).kind is Kind.OK
+    assert makers.keys() == {1, 2, 3, 5}
+    assert makers[1] is makers[2] is makers[3] is not makers[5]
+
+
+@pytest.mark.usefixtures("tasks")
 async def test_a_bug_in_one_attempt_costs_only_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(attempt: Attempt, _review: Any) -> Reply:
         if attempt.request.line == 1:

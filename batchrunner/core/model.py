@@ -111,7 +111,7 @@ class Slimmed(Struct, frozen=True, omit_defaults=True, gc=False):
     tokens_cut: int = 0  # of the prompt, as they are guessed
 
 
-class Request(Struct, frozen=True, kw_only=True, gc=False):
+class Request(Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """One line of the input, ready to be sent. `body` is forwarded byte for byte."""
 
     line: int
@@ -137,7 +137,7 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
         return len(self.body) / 4 + 765 * self.images
 
 
-class Deadlines(Struct, frozen=True, gc=False):
+class Deadlines(Struct, frozen=True, array_like=True, gc=False):
     """How long each phase of an attempt may take before it is looked at, in seconds."""
 
     connect: float
@@ -146,7 +146,7 @@ class Deadlines(Struct, frozen=True, gc=False):
     total: float  # from the connection to the end of the body
 
 
-class Attempt(Struct, frozen=True, gc=False):
+class Attempt(Struct, frozen=True, array_like=True, gc=False):
     """One sending of a request to one endpoint."""
 
     request: Request
@@ -167,7 +167,7 @@ class Attempt(Struct, frozen=True, gc=False):
     booked: float = 0.0  # tokens that its endpoint's pace counts for it until its answer tells
 
 
-class Timing(Struct, frozen=True, gc=False):
+class Timing(Struct, frozen=True, array_like=True, gc=False):
     """What an attempt spent where, in seconds since its start."""
 
     connect: float = 0.0  # until a connection was there; 0 on a reused one
@@ -219,7 +219,7 @@ class Usage(Struct, frozen=True, gc=False):
     cost: float | UnsetType = UNSET  # what the provider says it costs, in its own currency; most say nothing
 
 
-class Outcome(Struct, frozen=True, gc=False):
+class Outcome(Struct, frozen=True, array_like=True, gc=False):
     """What an attempt amounts to, in our own words."""
 
     kind: Kind
