@@ -139,8 +139,10 @@ def _body_of(raw: bytes, fields: _Envelope) -> int:
     """
     start = raw.find(b"{", 1)
     quotes = _QUOTES if fields.method is None else _QUOTES + 4
-    alone = raw.count(b'"', 0, start) == quotes and raw[-2:] == b"}}" and raw.find(b'"body"', start) < 0
-    return start if alone else 0
+    if raw.count(b'"', 0, start) != quotes or raw[-2:] != b"}}":
+        return 0
+    braces = 2 + len(fields.body.messages)  # with no more than these there is no second body, which need not be looked for
+    return start if raw.count(b"{") == braces or raw.find(b'"body"', start) < 0 else 0
 
 
 def _most(chat: _Chat) -> int:

@@ -25,15 +25,15 @@ from batchrunner.cli import main
 EVERY = 0.001
 HOME = str(Path(batchrunner.__file__).parent)
 ROOMS = {  # a module that is not named here counts under its own name
-    "transport": "transport wire connections pool posting reception faults network probe ways "
+    "transport": "transport wire channel crew connections pool posting reception faults network probe ways "
     "core/whole core/sse core/stream core/blocks core/delta core/refrain",
     "scheduler": "core/scheduler core/queue core/limit core/waits core/deadlines core/kills core/quantile core/retry core/span "
     "core/shape core/health core/endpoints core/service core/spread core/histogram core/stopping core/streaming core/hedging",
     "classify": "core/classify core/verdicts core/complaint core/complete core/body core/choices",
-    "journal": "job journal records disk repair standing checkpoint foreign secret spill",
+    "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",
     "meter": "meter core/tally trail core/trail attempts vitals progress audience",
     "engine": "engine outbox core/model",
-    "source": "source lines formats dialects selecting resume rows spooling",
+    "source": "source lines landmarks formats glance dialects selecting looking resume joining rows spooling",
 }
 _ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules.split()}
 
