@@ -24,7 +24,7 @@ from batchrunner.core.model import Request
 from tests.bench.contenders import ROOT, start_pinned
 from tests.bench.points import POINTS, Point
 from tests.bench.table import Table
-from tests.simulation.scenarios import CONTENDERS, SCENARIOS, Check
+from tests.simulation.scenarios import CONTENDERS, SCENARIOS, Check, Scenario, attained, slower
 from tests.simulation.world import Run, Sent, Stage
 
 SEED = 1
@@ -49,9 +49,16 @@ def learning(points: Iterable[str]) -> Table:
     for name in points or POINTS:
         ran = _measured(name, POINTS[name])
         told = "; ".join(_figure(check, check.measure(ran[0])) for check in SCENARIOS[name].checks)
-        rows.append([f"{SCENARIOS[name].about}; {POINTS[name].rows:,} rows", *map(_cell, ran)])
+        rows.append([f"{SCENARIOS[name].about}; {POINTS[name].rows:,} rows", _most(SCENARIOS[name]), *map(_cell, ran)])
         print(f"{name}: {told}", *rows[-1][1:], sep="\n   ", file=sys.stderr, flush=True)
-    return Table("learning: time as a multiple of the ideal, on real sockets", ["", *CONTENDERS], rows)
+    return Table("learning: time as a multiple of the ideal, on real sockets", ["", "bound", *CONTENDERS], rows)
+
+
+def _most(scenario: Scenario) -> str:
+    """What the time may come to, if there is a bound to it."""
+    of_time = (check for check in scenario.checks if check.measure in (slower, attained))
+    check = next(of_time, None)
+    return f"{1.0 / check.bound if check.least else check.bound:.2f}" if check else ""
 
 
 def _figure(check: Check, value: float) -> str:

@@ -30,6 +30,6 @@ POINTS: Mapping[str, Point] = {
     "change-window": Point(20_000, scenarios.change_window, 120),
     "plateau": Point(6_000, partial(scenarios.saturated, median=0.5), 120),
     "outage": Point(20_000, scenarios.outage, 240),
-    "two": Point(3_000, scenarios.two_slow, 120),
+    "two": Point(10_000, scenarios.two_slow, 180),
     "fixed": Point(20_000, scenarios.fixed, 30, alone=True),
 }

@@ -26,7 +26,7 @@ COLUMNS: Mapping[str, Callable[[Run], float]] = {
 }
 
 
-TOLD = ["hangs", "sizes", "slowdown", "tenth", "rate-window", "outage", "plateau", "overload", "two", "fixed"]
+TOLD = ["hangs", "sizes", "slowdown", "tenth", "rate-window", "outage", "hole", "plateau", "overload", "two", "fixed"]
 """The scenarios of the README's table, in its order."""
 
 

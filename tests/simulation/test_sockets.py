@@ -37,9 +37,14 @@ def test_what_a_stopped_client_drops_is_not_its_judgement() -> None:
 
 
 def test_a_bound_that_is_missed_is_said() -> None:
-    slower = scenarios.at_most(scenarios.SLOWER, lambda run: run.slower, 1.5)
+    slower = scenarios.at_most(scenarios.SLOWER, scenarios.slower, 1.5)
     assert learning._figure(slower, 1.4) == "makespan / ideal 1.4 (≤ 1.5)"
     assert learning._figure(slower, 1.6) == "makespan / ideal 1.6 (≤ 1.5, MISSED)"
+
+
+def test_the_bound_of_a_point_is_that_of_its_time() -> None:
+    told = {name: learning._most(scenarios.SCENARIOS[name]) for name in ("hangs", "rate-window", "outage")}
+    assert told == {"hangs": "1.50", "rate-window": "1.05", "outage": ""}
 
 
 @pytest.mark.parametrize("name", POINTS)
