@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from batchrunner.core.model import Attempt, Cause, Event, Kind, Outcome, Phase
 from batchrunner.core.policy import option
-from batchrunner.core.tally import KILLS
 from batchrunner.core.trail import VERSION, AttemptLine, Buckets, Moment, SessionLine, merged, quantile
+from batchrunner.core.treatment import KILLS
 from batchrunner.scroll import Scroll
 
 SAMPLED = 100  # successes: the first so many are written, then each so-many-th, and the slowest hundredth

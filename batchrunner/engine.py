@@ -26,7 +26,8 @@ from msgspec.structs import replace
 from batchrunner.core.classify import classify
 from batchrunner.core.hedging import BEATEN
 from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
-from batchrunner.core.scheduler import KILLS, Scheduler
+from batchrunner.core.scheduler import Scheduler
+from batchrunner.core.treatment import KILLS
 from batchrunner.errors import BatchError
 from batchrunner.outbox import Deliver, Echo, Listener, Notice, Outbox, Sink
 

@@ -49,7 +49,7 @@ class Memory:
         known = self._read()
         for name, full_name in self._names.items():
             if lessons := known.get(full_name):
-                scheduler.recall(name, lessons)
+                scheduler.experience.recall(name, lessons)
 
     def chores(self, scheduler: Scheduler) -> list[Chore]:
         """Keeping it at intervals: a run may be killed."""
@@ -66,7 +66,7 @@ class Memory:
             self._write(self._frozen(scheduler))
 
     def _frozen(self, scheduler: Scheduler) -> bytes:
-        lessons = {full_name: scheduler.learned(name) for name, full_name in self._names.items()}
+        lessons = {full_name: scheduler.experience.learned(name) for name, full_name in self._names.items()}
         return msgspec.json.encode(_Kept(__version__, self._clock(), self._model, lessons)) + b"\n"
 
     def _write(self, raw: bytes) -> None:

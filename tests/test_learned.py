@@ -143,7 +143,7 @@ def test_a_rate_that_was_found_is_known_and_the_users_is_his_own(tmp_path: Path)
     told = Scheduler([Endpoint("h", "http://h/v1", Limit(Concurrency()), pacing=Pacing(rpm=60))], Retries(), Timeouts(), 1000)
     memory(tmp_path).recall(told)
     assert told.endpoints[0].rate == 1.0
-    assert told.learned("h").rates == {}
+    assert told.experience.learned("h").rates == {}
 
 
 def test_it_holds_no_query_and_is_for_its_owner_alone(folder: Path) -> None:

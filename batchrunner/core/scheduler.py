@@ -11,30 +11,30 @@ Rules:
 3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the queue.
 4. Fresh work goes in the order it came; once all of it is here, the long goes before the short (`core.queue`). A due retry goes
    before both, except at an endpoint on probation: a poison request must not decide its fate.
-5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`; this room only
-   obeys them.
+5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`, who is given up in
+   `core.chances`, what an attempt teaches in `core.experience`; this room only obeys them.
 6. Every verb is O(log n) in the number of open requests.
 7. What fails during an endpoint's debut is held back (`core.debut`): it stays open until `decided` tells what became of it.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from math import inf, log2
 
 from msgspec.structs import replace
 
-from batchrunner.core.deadlines import Patience, Timeouts
+from batchrunner.core.chances import Chances
+from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.experience import Experience
 from batchrunner.core.health import REST
 from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
-from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
 from batchrunner.core.queue import Open, Queue, Row
-from batchrunner.core.retry import Neighbours, Purse, Retries, Streak, backoff
+from batchrunner.core.retry import Retries, backoff
 from batchrunner.core.spread import Spread
-from batchrunner.core.streaming import Manner, Streaming
-from batchrunner.core.treatment import TREATMENT, Treatment
+from batchrunner.core.streaming import Streaming
+from batchrunner.core.treatment import KILLS, TREATMENT
 
 
 class Scheduler:
@@ -55,19 +55,14 @@ class Scheduler:
     ) -> None:
         self._endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._spread = Spread(endpoints)
-        self._retries_policy = retries
-        self._timeouts = timeouts
         self._max_open = max_open
         self._keep_partial = streaming.keep_partial
-        self._manners = {endpoint.name: Manner(endpoint.name, streaming) for endpoint in endpoints}
+        self.experience = Experience(self._endpoints, timeouts, streaming)
+        self._chances = Chances(retries)
         self._queue = Queue()
         self._in_flight: dict[int, Open] = {}
         self.twins = Twins(hedging)
-        self._neighbours = Neighbours()
-        self._purse = Purse(retries)
-        self._unpaid: deque[Open] = deque()  # what may have been billed, and is not asked again until answers have earned it
         self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
-        self._patience: dict[tuple[str, str, str, bool], Patience] = {}
         self._offered = 0
         self._coming = coming
         self.open = 0  # requests offered and not yet ended
@@ -84,7 +79,7 @@ class Scheduler:
     @property
     def roomy(self) -> bool:
         """Whether so much has ended that it is worth reading on: half of what may be open beside what waits to be earned."""
-        return self.open <= (self._max_open + len(self._unpaid)) // 2
+        return self.open <= (self._max_open + len(self._chances.unpaid)) // 2
 
     @property
     def in_flight(self) -> int:
@@ -94,7 +89,7 @@ class Scheduler:
     @property
     def retrying(self) -> int:
         """Requests that wait for their next attempt."""
-        return self._queue.retrying + len(self._unpaid)
+        return self._queue.retrying + len(self._chances.unpaid)
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -152,7 +147,8 @@ class Scheduler:
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
-        lane, patience = self._endpoints[attempt.endpoint], self._patience_for(attempt.endpoint, attempt.request, attempt.stream)
+        lane = self._endpoints[attempt.endpoint]
+        patience = self.experience.patience(attempt.endpoint, attempt.request, attempt.stream)
         more, silent = patience.review(attempt, phase, age, now, self._price(lane, attempt, now))
         if silent and not lane.breaker.open:
             lane.limit.overload(attempt.started, lane.inflight - 1, now)
@@ -167,7 +163,8 @@ class Scheduler:
 
     def in_force(self, attempt: Attempt) -> tuple[float, float, str]:
         """Seconds that a first attempt like this one may now wait for its first byte, and may take as a whole, and why."""
-        return self._patience_for(attempt.endpoint, attempt.request, attempt.stream).in_force(attempt.request, attempt.stream)
+        patience = self.experience.patience(attempt.endpoint, attempt.request, attempt.stream)
+        return patience.in_force(attempt.request, attempt.stream)
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result | None:
         """End an attempt: its request is sent again, or this is its result, or None: that is decided later, and `decided` tells.
@@ -179,25 +176,21 @@ class Scheduler:
         entry = self._in_flight.pop(attempt.request.line)
         lane = self._endpoints[attempt.endpoint]
         lane.left(attempt.started)
-        treatment = TREATMENT[outcome.kind]
         entry.billed += outcome.billed
         if outcome.kind is Kind.CANCELLED:
             entry.spent.sendings -= 1
             self._queue.give_back(entry)
             return Again(now, "cancelled")
-        self._inform(lane, attempt, outcome, treatment, now, u)
-        # What had begun to be answered is no outage, though it spoke against the endpoint: it worked, and may charge for it.
-        # A page of somebody else's is no beginning.
-        begun = 200 <= outcome.status < 300 and outcome.kind is not Kind.GARBLED
-        outage = lane.breaker.excuses(attempt.started) and not begun
-        why = (
-            self._earned() if outcome.kind is Kind.OK else self._exhausted(entry, lane, attempt, outcome, treatment, outage, now)
-        )
+        self.notice = self.experience.inform(attempt, outcome, now, u)
+        good = outcome.kind is Kind.OK
+        why = "" if good else self._chances.over(entry, lane, attempt, outcome, now)
+        if good and (paid := self._chances.answered()):
+            self._queue.put_off(paid)
         verdict: Again | Result
         if why is None:
-            verdict = self._again(entry, lane, outcome, treatment, now, u)
+            verdict = self._again(entry, lane, outcome, now, u)
         else:
-            verdict = self._finish(entry, attempt, outcome, treatment, now, why)
+            verdict = self._finish(entry, attempt, outcome, now, why)
             self.open -= 1
         return verdict if lane.debut.over and not self._held else self._on_debut(lane, entry, attempt, outcome, verdict)
 
@@ -211,33 +204,14 @@ class Scheduler:
         yield from (entry.request for entry in self._in_flight.values())
         yield from (entry.request for entry in self._queue)
         yield from (entry.request for entry, *_ in self._held)
-        yield from (entry.request for entry in self._unpaid)
-
-    def learned(self, endpoint: str) -> Lessons:
-        """What this endpoint has taught so far."""
-        known = [(key, patience) for key, patience in self._patience.items() if key[0] == endpoint]
-        known.sort(key=lambda each: -len(each[1]))
-        answers = tuple(Answers(*key[1:], patience.learned()) for key, patience in known[:MOST_LESSONS])
-        lane = self._endpoints[endpoint]
-        rates = dict(list(lane.found.items())[:MOST_LESSONS])
-        return Lessons(self._manners[endpoint].learned(), lane.limit.size, rates, answers)
-
-    def recall(self, endpoint: str, lessons: Lessons) -> None:
-        """Begin with what this endpoint taught an earlier run; before the first request."""
-        self._manners[endpoint].recall(lessons.facts)
-        lane = self._endpoints[endpoint]
-        lane.limit.warm(lessons.limit)
-        for model, rate in lessons.rates.items():
-            lane.pace(model).warm(rate)
-        for known in lessons.answers:
-            patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
-            patience.recall(known.latencies)
+        yield from (entry.request for entry in self._chances.unpaid)
 
     def _unaffordable(self) -> str:
         """Why what is left is not asked again: nothing else is open that could earn it. Empty: something may."""
-        if not self._unpaid or self.open > len(self._unpaid) or not (self.last or self.open >= self._max_open):
+        unpaid = len(self._chances.unpaid)
+        if not unpaid or self.open > unpaid or not (self.last or self.open >= self._max_open):
             return ""
-        return f"{len(self._unpaid)} requests may have been billed without an answer: too many to ask again unasked [E309]"
+        return f"{unpaid} requests may have been billed without an answer: too many to ask again unasked [E309]"
 
     def _stranded(self) -> bool:
         """Whether all that is open waits for endpoints that are stopped, and nothing else can come."""
@@ -275,8 +249,7 @@ class Scheduler:
 
     def _spans(self, request: Request, lane: Endpoint) -> tuple[float, float]:
         """Seconds that a request usually takes at an endpoint, and for which it may have to be waited for."""
-        stream = self._manners[lane.name].form(request).stream
-        patience = self._patience_for(lane.name, request, stream)
+        patience = self.experience.usual(lane.name, request)
         return patience.expects(request), patience.longest(request)
 
     def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
@@ -289,9 +262,8 @@ class Scheduler:
         beside, lane.inflight = lane.inflight, lane.inflight + 1
         lane.breaker.sent(now)
         booked = lane.pace(request.model).take(request, now)
-        manner = self._manners[lane.name]
-        form = manner.whole if entry.whole else manner.form(request)
-        deadlines = self._patience_for(lane.name, request, form.stream).deadlines(request, spent.kills, form.stream)
+        form = self.experience.form(lane.name, request, entry.whole)
+        deadlines = self.experience.patience(lane.name, request, form.stream).deadlines(request, spent.kills, form.stream)
         attempt = entry.sent = Attempt(
             request,
             lane.name,
@@ -322,7 +294,7 @@ class Scheduler:
             if first is None or self.twins.had(line) or lane.pace(first.request.model).wait(now):
                 continue
             others = entry.where & serving & ~self._spread.bit(first.endpoint)
-            usual = self._patience_for(first.endpoint, first.request, first.stream).late(first.request)
+            usual = self.experience.patience(first.endpoint, first.request, first.stream).late(first.request)
             if (others or entry.where) & here and (found := lateness(first, usual, now)) > late:
                 worst, late = first, found
         return worst
@@ -356,79 +328,16 @@ class Scheduler:
         entry.spent.kills += outcome.kind in KILLS
         lane.left(attempt.started)
         if outcome.kind is not Kind.CANCELLED:
-            self._inform(lane, attempt, outcome, treatment, now, u)
+            self.notice = self.experience.inform(attempt, outcome, now, u)
         return Again(now, "its twin goes on")
-
-    def _patience_for(self, endpoint: str, request: Request, stream: bool) -> Patience:
-        key = (endpoint, request.model, request.route, stream)
-        patience = self._patience.get(key)
-        if patience is None:
-            patience = self._patience[key] = Patience(self._timeouts)
-        return patience
 
     def _weight(self, request: Request) -> int:
         """How long a request is expected to take, as a power of two: less is noise, and no reason to change the order."""
         lane = next(each for each in self._endpoints.values() if self._spread.where(request.model) & self._spread.bit(each.name))
-        stream = self._manners[lane.name].form(request).stream
-        return round(log2(max(1e-6, self._patience_for(lane.name, request, stream).expects(request))))
+        return round(log2(max(1e-6, self.experience.usual(lane.name, request).expects(request))))
 
-    def _inform(self, lane: Endpoint, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, u: float) -> None:
-        """Tell each rule what it learns from; each signal has one owner (`TREATMENT`), a refused rate the pace, if any."""
-        paced = lane.pace(attempt.request.model).settle(attempt, outcome, now)
-        if treatment.limit == "success":
-            lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
-        elif treatment.limit == "pushback" and not paced:
-            lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
-        elif treatment.limit == "crowded":
-            lane.limit.crowded(attempt.started, lane.inflight, now)
-        lane.learn(treatment.health, attempt.started, outcome, now, u)
-        self.notice = self._manners[lane.name].learn(attempt, outcome)
-        patience = self._patience_for(attempt.endpoint, attempt.request, attempt.stream)
-        if treatment.sample:
-            patience.success(attempt, outcome.timing, now)
-        elif outcome.kind in KILLS:
-            patience.killed(attempt, now - attempt.started)
-
-    def _earned(self) -> str:
-        """An answer has come, which may pay for asking again what waits for that."""
-        self._neighbours.good += 1
-        self._purse.earn()
-        if self._unpaid and self._purse.spend():
-            self._queue.put_off(self._unpaid.popleft())
-        return ""
-
-    def _exhausted(
-        self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, treatment: Treatment, outage: bool, now: float
-    ) -> str | None:
-        """Why the request is not sent again, in words; None when it is."""
-        if treatment.health == "stop":
-            return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
-        if outcome.kind is Kind.INVALID_OUTPUT:
-            asked, most = entry.repeated(outcome.kind), self._retries_policy.reask
-            return None if asked <= most else f"{asked} answers" if most else ""
-        if outcome.instead and entry.repeated(outcome.kind) == 1:
-            return None  # once more, in another form
-        if outcome.final or not treatment.again:
-            return ""
-        free = treatment.cap and (outage or entry.repeated(outcome.kind) <= treatment.cap)
-        if treatment.cap and not free:
-            return f"{treatment.cap + 1} times"
-        spent, counted = entry.spent, treatment.spends and not outage
-        # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
-        named = treatment.health == "pause" and bool(outcome.wait)
-        spent.turns += not (named or outage)
-        if outcome.billed and self._retries_policy.retry_ambiguous == "never":
-            return "an attempt that may have been billed"
-        alike = ""
-        if counted:
-            charge = spent.pay(outcome.kind in KILLS, now - attempt.started)
-            if treatment.health == "down":
-                lane.breaker.charge(charge)
-            spent.streak = spent.streak or Streak()
-            alike = spent.streak.add(outcome, self._neighbours)
-        return alike or spent.over(self._retries_policy) or None
-
-    def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, treatment: Treatment, now: float, u: float) -> Again:
+    def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, now: float, u: float) -> Again:
+        treatment = TREATMENT[outcome.kind]
         entry.fresh = treatment.fresh
         entry.instead = outcome.instead or entry.instead
         entry.plain = entry.plain or outcome.kind is Kind.PROTOCOL
@@ -442,9 +351,7 @@ class Scheduler:
         if elsewhere & self._spread.serving(now):
             delay = min(delay, u * LONGEST_DETOUR)
         entry.due = now + delay
-        if outcome.billed and outcome.kind is not Kind.INVALID_OUTPUT and not self._purse.spend():
-            self._unpaid.append(entry)
-        else:
+        if self._chances.paid(entry, outcome):
             self._queue.put_off(entry)
         return Again(entry.due, outcome.kind)
 
@@ -476,16 +383,15 @@ class Scheduler:
             self._queue.give_back(entry)
         self.decided += [(attempt, outcome, result if fails else None) for _, attempt, outcome, result in mine]
 
-    def _finish(self, entry: Open, attempt: Attempt, outcome: Outcome, treatment: Treatment, now: float, why: str = "") -> Result:
+    def _finish(self, entry: Open, attempt: Attempt, outcome: Outcome, now: float, why: str) -> Result:
         request = entry.request
         if attempt.request.slimmed is not request.slimmed:
             request = replace(request, slimmed=attempt.request.slimmed)
-        for patience in self._patience.values() if attempt.number > 1 else ():
-            patience.forget(request, now - attempt.started if outcome.kind is Kind.OK else inf)
+        self.experience.finished(attempt, outcome.kind, now)
         error = None
         if outcome.kind is not Kind.OK:
             message = f"{outcome.message} (gave up after {why})" if why else outcome.message
-            error = Error(outcome.kind, outcome.code, message, treatment.hint)
+            error = Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint)
         return Result(
             request=request,
             kind=outcome.kind,
@@ -504,14 +410,7 @@ class Scheduler:
 
 
 NOTHING = Wait()
-MOST_LESSONS = 50  # models and forms of answer that are remembered of an endpoint: those with the most answers
 GLANCE = 0.01  # seconds until an endpoint that let another go first looks again, or whether it leaves work to others
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
 FLED = frozenset({"down", "stop"})
 """What an endpoint's health hears when its failed requests are better sent elsewhere."""
-KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
-
-
-def _work(outcome: Outcome) -> float:
-    """How much work an answer was: one for itself, and one for every hundred tokens, if it says how many it has."""
-    return 1.0 + outcome.usage.output / 100.0 if outcome.usage else 1.0

@@ -14,11 +14,11 @@ from msgspec import UNSET, Struct
 
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Usage
 from batchrunner.core.trail import Buckets, Judged, Size, Spend, bucket
+from batchrunner.core.treatment import KILLS
 
 SAMPLES = 500.0  # good answers a second whose phases are looked at
 MODELS = 200  # pairs of endpoint and model that are told apart; what comes later is counted as ""
 KILLED = 10_000  # lines that we remember to have killed
-KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
 PUSHBACK = frozenset({Kind.RATE_LIMITED, Kind.OVERLOADED})
 LOST = frozenset({Kind.NETWORK, Kind.TRUNCATED})
 LOST_STATUS = frozenset({408, 502, 504, 524})  # what a proxy says that lost patience

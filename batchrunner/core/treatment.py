@@ -108,3 +108,5 @@ _HINTS: Mapping[Kind, str] = {
     Kind.CANCELLED: "The run ended before an answer came: run again.",
 }
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
+KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
+"""Attempts that our own deadline ended."""

@@ -28,10 +28,11 @@ ROOMS = {  # a module that is not named here counts under its own name
     "transport": "transport wire channel crew connections pool posting reception faults network probe ways "
     "core/whole core/sse core/stream core/blocks core/delta core/refrain",
     "scheduler": "core/scheduler core/queue core/limit core/waits core/deadlines core/kills core/quantile core/retry core/span "
-    "core/shape core/health core/endpoints core/service core/spread core/histogram core/stopping core/streaming core/hedging",
-    "classify": "core/classify core/verdicts core/complaint core/complete core/body core/choices",
+    "core/shape core/health core/endpoints core/service core/spread core/stopping core/streaming core/hedging core/experience "
+    "core/chances core/pace core/rate core/bucket core/knee core/debut core/treatment",
+    "classify": "core/classify core/verdicts core/complaint core/complete core/body core/choices core/naming",
     "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",
-    "meter": "meter core/tally trail core/trail attempts vitals progress audience",
+    "meter": "meter core/tally core/histogram trail core/trail attempts vitals progress audience",
     "engine": "engine outbox core/model",
     "source": "source lines landmarks formats glance dialects selecting looking resume joining rows spooling",
 }

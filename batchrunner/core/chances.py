@@ -1,0 +1,78 @@
+"""Whether a request is sent again: what it has spent, how its neighbours fare, what its sendings may cost.
+
+Rules:
+
+1. What is the endpoint's affair, a request does not pay for: a refused key, an outage, a pause whose length is named.
+2. What may have been billed without an answer waits until answers have paid for asking again (`core.retry.Purse`).
+"""
+
+from collections import deque
+
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.model import Attempt, Kind, Outcome
+from batchrunner.core.queue import Open
+from batchrunner.core.retry import Neighbours, Purse, Retries, Streak
+from batchrunner.core.treatment import KILLS, TREATMENT
+
+
+class Chances:
+    """What the requests of a run may still ask for. `unpaid` are those that wait until it is paid for."""
+
+    def __init__(self, policy: Retries) -> None:
+        self.unpaid: deque[Open] = deque()
+        self._policy = policy
+        self._neighbours = Neighbours()
+        self._purse = Purse(policy)
+
+    def answered(self) -> Open | None:
+        """An answer has come, which may pay for asking again what waits for that."""
+        self._neighbours.good += 1
+        self._purse.earn()
+        return self.unpaid.popleft() if self.unpaid and self._purse.spend() else None
+
+    def paid(self, entry: Open, outcome: Outcome) -> bool:
+        """Whether it may be asked again as far as money goes; if not, it waits here."""
+        paid = not outcome.billed or outcome.kind is Kind.INVALID_OUTPUT or self._purse.spend()
+        if not paid:
+            self.unpaid.append(entry)
+        return paid
+
+    def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float) -> str | None:
+        """Why the request is not sent again after a failure, in words; None when it is."""
+        treatment = TREATMENT[outcome.kind]
+        if treatment.health == "stop":
+            return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
+        if outcome.kind is Kind.INVALID_OUTPUT:
+            asked, most = entry.repeated(outcome.kind), self._policy.reask
+            return None if asked <= most else f"{asked} answers" if most else ""
+        if outcome.instead and entry.repeated(outcome.kind) == 1:
+            return None  # once more, in another form
+        if outcome.final or not treatment.again:
+            return ""
+        outage = lane.breaker.excuses(attempt.started) and not _begun(outcome)
+        free = treatment.cap and (outage or entry.repeated(outcome.kind) <= treatment.cap)
+        if treatment.cap and not free:
+            return f"{treatment.cap + 1} times"
+        # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
+        named = treatment.health == "pause" and bool(outcome.wait)
+        entry.spent.turns += not (named or outage)
+        if outcome.billed and self._policy.retry_ambiguous == "never":
+            return "an attempt that may have been billed"
+        alike = self._charged(entry, lane, outcome, now - attempt.started) if treatment.spends and not outage else ""
+        return alike or entry.spent.over(self._policy) or None
+
+    def _charged(self, entry: Open, lane: Endpoint, outcome: Outcome, seconds: float) -> str:
+        """Count a failure that speaks against the request. Why it is the request's own fault, in words; empty: it may not be."""
+        charge = entry.spent.pay(outcome.kind in KILLS, seconds)
+        if TREATMENT[outcome.kind].health == "down":
+            lane.breaker.charge(charge)
+        entry.spent.streak = entry.spent.streak or Streak()
+        return entry.spent.streak.add(outcome, self._neighbours)
+
+
+def _begun(outcome: Outcome) -> bool:
+    """Whether an answer had begun: that is no outage, though it speaks against the endpoint, which worked, and may charge for it.
+
+    A page of somebody else's is no beginning.
+    """
+    return 200 <= outcome.status < 300 and outcome.kind is not Kind.GARBLED
