@@ -138,10 +138,13 @@ class Endpoint:
         """Whether requests should wait for this endpoint rather than go to the next: it is up, if perhaps full."""
         return not (self.stopped or self.breaker.open or self.gate.until > now)
 
-    def learn(self, health: str, started: float, outcome: Outcome, now: float, u: float) -> None:
-        """Take in what an attempt says about the endpoint: `up`, `down`, `stop`; every other word says nothing of its health."""
+    def learn(self, health: str, started: float, outcome: Outcome, now: float, u: float, spared: bool = False) -> None:
+        """Take in what an attempt says about the endpoint: `up`, `down`, `stop`; every other word says nothing of its health.
+
+        `spared`: another endpoint serves meanwhile.
+        """
         if health == "up" or outcome.kind is Kind.RATE_LIMITED:  # one that throttles is alive
-            self.breaker.ok(started, now)
+            self.breaker.ok(started, spared)
         elif health == "down":
             self.breaker.fail(started, now, u, self.inflight)
         else:

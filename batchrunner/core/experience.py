@@ -56,7 +56,8 @@ class Experience:
             lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
         elif treatment.limit == "crowded":
             lane.limit.crowded(attempt.started, lane.inflight, now)
-        lane.learn(treatment.health, attempt.started, outcome, now, u)
+        spared = lane.breaker.open and any(other.serves(now) for other in self._endpoints.values() if other is not lane)
+        lane.learn(treatment.health, attempt.started, outcome, now, u, spared)
         patience = self.patience(attempt.endpoint, attempt.request, attempt.stream)
         if treatment.sample:
             patience.success(attempt, outcome.timing, now)

@@ -5,7 +5,7 @@ Rules:
 1. A gate is a pause the endpoint asked for; a breaker is one we impose after failures in a row. Neither ever shortens the other.
 2. After an outage a few probes go first; how attempts from before it fail no longer counts.
 3. An outage is when nothing is answered. One answer to what was sent since the first of the failures shows that the endpoint
-   only fails often: then it goes on.
+   only fails often: then it goes on, unless there is another that serves, and may cost less.
 4. What an outage made fail is not the requests' fault: neither the failures that revealed it nor what it caught in flight.
 """
 
@@ -80,10 +80,10 @@ class Breaker:
         if self._probing:
             self._probes += 1
 
-    def ok(self, started: float, now: float) -> None:
-        """An attempt showed the endpoint alive, whatever became of the request."""
+    def ok(self, started: float, spared: bool = False) -> None:
+        """An attempt showed the endpoint alive, whatever became of the request. `spared`: others serve meanwhile."""
         if started <= self._opened:
-            if self.open and started >= self._began:
+            if self.open and started >= self._began and not spared:
                 self.caught = 0
                 self._close()
             return

@@ -46,7 +46,7 @@ def test_ten_failures_in_a_row_open_and_nine_with_an_answer_do_not() -> None:
     breaker = Breaker(slots(4))
     for n in range(100):
         if n % 10 == 9:
-            breaker.ok(float(n), float(n))
+            breaker.ok(float(n))
         else:
             breaker.fail(float(n), float(n), 0.5)
     assert not breaker.open
@@ -88,13 +88,13 @@ def test_rests_grow_with_the_outage_and_stay_short() -> None:
 
 def test_outcomes_from_before_the_outage_change_nothing() -> None:
     breaker = opened(10.0)
-    breaker.ok(9.9, 11.0)
+    breaker.ok(9.9)
     breaker.fail(5.0, 11.0, 0.5)
     assert breaker.wait(11.0) == pytest.approx(1.0)
     assert breaker.wait(20.0) == 0.0
     breaker.sent(20.0)
     breaker.fail(9.0, 20.5, 0.5)
-    breaker.ok(9.0, 20.5)
+    breaker.ok(9.0)
     assert breaker.wait(21.0) is None, "the probe is still out, and alone"
 
 
@@ -107,7 +107,7 @@ def test_probes_double_and_eight_good_ones_close() -> None:
         assert breaker.wait(now) is None
         most = max(most, out)
         now += 1.0
-        breaker.ok(now - 0.5, now)
+        breaker.ok(now - 0.5)
         out -= 1
     assert not breaker.open
     assert 8 < most <= 14
@@ -119,13 +119,24 @@ def test_probes_double_and_eight_good_ones_close() -> None:
 
 def test_one_answer_to_what_was_sent_since_the_first_failure_is_no_outage() -> None:
     breaker = opened(10.0)
-    breaker.ok(10.0, 11.0)
+    breaker.ok(10.0)
     assert (breaker.open, breaker.wait(11.0)) == (False, 0.0)
     for _ in range(10):
         assert not breaker.open
         breaker.fail(12.0, 12.0, 0.5)
-    breaker.ok(11.9, 13.0)
+    breaker.ok(11.9)
     assert breaker.open, "that one was sent before the failures began anew"
+
+
+def test_an_endpoint_that_only_fails_often_rests_while_another_serves() -> None:
+    breaker = opened(10.0)
+    breaker.ok(10.0, spared=True)
+    assert breaker.open
+    assert breaker.wait(13.0) == 0.0
+    breaker.sent(13.0)
+    for _ in range(8):
+        breaker.ok(13.0, spared=True)
+    assert not breaker.open, "its probes are good"
 
 
 class Counted:
@@ -141,7 +152,7 @@ def test_failures_that_turn_out_to_be_an_outage_are_taken_back_and_others_are_no
     breaker, early, late = Breaker(slots(4)), Counted(), Counted()
     breaker.fail(1.0, 1.0, 0.5)
     breaker.charge(early)
-    breaker.ok(1.0, 2.0)
+    breaker.ok(1.0)
     for _ in range(10):
         breaker.fail(3.0, 3.0, 0.5)
         breaker.charge(late)  # the last one comes when the breaker is open
@@ -159,7 +170,7 @@ def test_what_an_outage_caught_is_counted_until_it_has_left() -> None:
     assert breaker.caught == 2, "that one was sent later"
     breaker.left(9.0)
     assert breaker.caught == 1
-    breaker.ok(10.0, 11.0)
+    breaker.ok(10.0)
     assert breaker.caught == 0, "it was none"
 
 
@@ -197,7 +208,7 @@ def test_a_breaker_never_jams(story: list[tuple[str, float, float]]) -> None:
         elif flying:
             started = flying.pop(0)
             if verb == "ok":
-                breaker.ok(started, now)
+                breaker.ok(started)
             elif verb == "fail":
                 breaker.fail(started, now, u)
             else:

@@ -467,6 +467,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         trouble.swallowed,
         [at_least(YIELD, attained, 0.8), at_most("extra sendings", lambda run: run.extra, 0.05), LOST],
     ),
+    "half": Scenario(
+        "two endpoints, the first of which fails every other time",
+        6_000,
+        trouble.half,
+        [at_least(YIELD, attained, 0.9), at_most("extra sendings", lambda run: run.extra, 0.03), LOST],
+    ),
     "stalls": Scenario(
         "2 % of the streams fall silent in the middle, 1 % before they begin",
         5_000,

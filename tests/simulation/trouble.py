@@ -48,16 +48,18 @@ def unexplained(run: Run) -> float:
     return run.extra - len(run.those("cut")) / run.rows
 
 
+def _every_other(seed: int, until: float) -> Callable[[int, int, float], int]:
+    chance = Random(seed)
+    coins = [chance.random() < 0.5 for _ in range(100_003)]
+    return lambda line, sending, now: 500 * (now < until and coins[(line * 31 + sending * 7919) % len(coins)])
+
+
 def errors(rows: int, seed: int, ambiguous: str = "always") -> Stage:
     """For 300 seconds every other sending is answered with 500 at once."""
-    weather, chance = Weather(rows, seed, median=2.0, sigma=0.5), Random(seed)
-    coins = [chance.random() < 0.5 for _ in range(100_003)]
-
-    def fails(line: int, sending: int, now: float) -> int:
-        return 500 if now < 300.0 and coins[(line * 31 + sending * 7919) % len(coins)] else 0
-
+    weather = Weather(rows, seed, median=2.0, sigma=0.5)
+    nature = Nature(weather, fails=_every_other(seed, 300.0))
     options: Mapping[str, int | str] = {"concurrency": 64, "retry_ambiguous": ambiguous}
-    return Stage(_requests(rows), {"a": Nature(weather, fails=fails)}, listed(rows, 64, weather.calm), options)
+    return Stage(_requests(rows), {"a": nature}, listed(rows, 64, weather.calm), options)
 
 
 def given_up(run: Run) -> float:
@@ -111,6 +113,16 @@ def swallowed(rows: int, seed: int) -> Stage:
         "b": Nature(weather, slots=steps(100), refusal=429),
     }
     return Stage(_requests(rows), servers, 10.0 + (rows * mean - 2_000.0) / 100, MOST)
+
+
+def half(rows: int, seed: int) -> Stage:
+    """100 at once each; the first of two answers every other sending with 500. The ideal leaves it alone."""
+    weather = Weather(rows, seed, median=1.0, sigma=0.5)
+    servers = {
+        "a": Nature(weather, slots=steps(100), refusal=429, fails=_every_other(seed, inf)),
+        "b": Nature(weather, slots=steps(100), refusal=429),
+    }
+    return Stage(_requests(rows), servers, listed(rows, 100, weather.calm), MOST)
 
 
 # --- limits that are not what one starts with -------------------------------------------------------------------------
