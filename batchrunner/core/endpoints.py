@@ -132,7 +132,8 @@ class Endpoint:
     def left(self, started: float) -> None:
         """An attempt has ended, whatever became of it."""
         self.inflight -= 1
-        self.breaker.left(started)
+        if self.breaker.caught:
+            self.breaker.left(started)
 
     def serves(self, now: float) -> bool:
         """Whether requests should wait for this endpoint rather than go to the next: it is up, if perhaps full."""

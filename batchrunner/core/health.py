@@ -121,8 +121,8 @@ class Breaker:
             self._probes -= 1
 
     def left(self, started: float) -> None:
-        """An attempt is no longer in flight."""
-        self.caught -= bool(self.caught) and started <= self._opened
+        """One of those in flight, of which some are caught, has ended."""
+        self.caught -= started <= self._opened
 
     def excuses(self, started: float) -> bool:
         """Whether a failure of what was sent then is an outage's fault."""
