@@ -56,15 +56,12 @@ class Processes(Struct, frozen=True, kw_only=True):
     ] = 1
 
 
-class _Errand:
+class _Errand(Struct, gc=False):
     """An attempt on its way through a worker."""
 
-    __slots__ = ("answer", "attempt", "review")
-
-    def __init__(self, attempt: Attempt, review: Review, answer: "asyncio.Future[Outcome]") -> None:
-        self.attempt = attempt
-        self.review = review
-        self.answer = answer
+    attempt: Attempt
+    review: Review
+    answer: "asyncio.Future[Outcome]"
 
 
 class Place:
