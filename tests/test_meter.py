@@ -23,7 +23,7 @@ def event(at: float, kind: Kind, number: int = 1, final: bool = True, endpoint: 
     """One settled attempt; `final` says whether its request ends with it."""
     attempt = Attempt(REQUEST, endpoint, number, at, PATIENCE)
     result = Result(request=REQUEST, kind=kind, attempts=number) if final else None
-    return Event(at, attempt, msgspec.convert({"kind": kind} | outcome, Outcome, from_attributes=True), result)
+    return Event(at, attempt, msgspec.structs.replace(Outcome(kind), **outcome), result)
 
 
 def invalid_line(at: float) -> Event:
