@@ -13,7 +13,9 @@ parser.add_argument(
 parser.add_argument("--rivals", action="store_true", help="the rivals scenario: installs them, each in an environment of its own")
 parser.add_argument("--rows", type=int, default=0, help="lines of the job instead of the scenario's own number")
 parser.add_argument("--concurrency", type=int, default=128)
-parser.add_argument("--contenders", default=",".join(Plan().contenders), help="of the overhead scenario")
+parser.add_argument(
+    "--contenders", default=",".join(Plan().contenders), help="of the overhead scenario; `wire` is our transport alone"
+)
 parser.add_argument("--points", default="", help=f"of the learning scenario, from {', '.join(POINTS)}; all by default")
 parser.add_argument("--latency", type=float, default=Plan().latency, help="seconds to an answer in the flight scenario")
 parser.add_argument("--markdown", action="store_true", help="tables for a README")

@@ -1,12 +1,13 @@
 """The loops the engine is measured against, and how each contender is started and weighed.
 
-    python -m tests.bench.contenders (bare | naive | lines) URL FILE CONCURRENCY      one JSON line: {"seconds", "right"}
+    python -m tests.bench.contenders (bare | naive | lines | wire) URL FILE CONCURRENCY      one JSON line: {"seconds", "right"}
 
 Rules:
 
 1. Each contender runs in an interpreter of its own. CPU and peak memory are those of that whole process (`os.wait4`).
-2. `bare` is the yardstick: tuned aiohttp, uvloop, no timeouts, nothing written. `naive` is what people write.
-3. "seconds" of both begin when the rows are read and end with the last answer; imports do not count. Both check each
+2. `bare` is the yardstick: tuned aiohttp, uvloop, no timeouts, nothing written. `naive` is what people write. `wire` is our
+   own transport with nothing around it.
+3. "seconds" of all begin when the rows are read and end with the last answer; imports do not count. Each checks every
    answer's id. `batchrunner` says its own seconds in its summary, journal and start of the engine included.
 """
 
@@ -25,6 +26,10 @@ import msgspec
 import uvloop
 from msgspec import Struct
 from yarl import URL
+
+from batchrunner.core.classify import classify
+from batchrunner.core.model import Attempt, Deadlines, Kind, Request, Route
+from batchrunner.transport import Connection, Transport
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +110,29 @@ async def lines(url: str, rows: list[Row], concurrency: int) -> int:
     return right
 
 
-LOOPS = {"bare": bare, "naive": naive, "lines": lines}
+async def wire(url: str, rows: list[Row], concurrency: int) -> int:
+    """Our own transport and judgement alone: what is left of a run without scheduler, journal and meter."""
+    right = 0
+    work = iter(
+        [
+            Request(line=line, id=row.custom_id, digest="", route=Route.CHAT, path="/v1/chat/completions", body=bytes(row.body))
+            for line, row in enumerate(rows, 1)
+        ]
+    )
+    async with Transport("bench", url, Connection(), secret={"authorization": "Bearer key"}) as transport:
+
+        async def worker() -> None:
+            nonlocal right
+            for request in work:
+                attempt = Attempt(request, "bench", 1, 0.0, Deadlines(60.0, 60.0, 60.0, 60.0))
+                outcome = classify(attempt, await transport.send(attempt, lambda attempt, phase, age: 0.0))
+                right += outcome.kind is Kind.OK and request.id.encode() in outcome.body
+
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+    return right
+
+
+LOOPS = {"bare": bare, "naive": naive, "lines": lines, "wire": wire}
 
 
 def main(name: str, url: str, file: str, concurrency: str) -> None:
