@@ -52,7 +52,7 @@ class Experience:
         paced = lane.pace(attempt.request.model).settle(attempt, outcome, now)
         if treatment.limit == "success":
             lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
-        elif treatment.limit == "pushback" and not paced:
+        elif treatment.limit == "pushback" and not (paced or lane.limit.chance(outcome.kind, attempt.beside)):
             lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
         elif treatment.limit == "crowded":
             lane.limit.crowded(attempt.started, lane.inflight, now)

@@ -2,10 +2,11 @@
 
 Rules:
 
-1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection, then little,
-   and more again the longer it stays calm. Every answer counts, so a quick endpoint is found out quickly.
+1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection and well beyond
+   the last one, else little, and more again the longer it stays calm. Every answer counts: quick endpoints are found out quickly.
 2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
-   Where objections keep coming from as many in flight, the limit is known: then it is held closely.
+   Where objections keep coming from as many in flight, the limit is known: then it is held closely. Objections that come by
+   chance (`core.objections`) cut nothing.
 3. Where more in flight brings no more answers, the limit goes back to where as much was delivered (`core.knee`). Slowness
    alone never cuts.
 4. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
@@ -17,6 +18,8 @@ from typing import Annotated
 from msgspec import Struct
 
 from batchrunner.core.knee import Knee
+from batchrunner.core.model import Kind
+from batchrunner.core.objections import Objections
 from batchrunner.core.policy import Auto, option
 
 
@@ -38,13 +41,14 @@ PUSHBACK = 0.9
 NEAR = 0.08  # objections so near one another, with a calm round between them, have found the limit: little more need be tried
 PUSHBACK_KNOWN, GROWTH_KNOWN = 0.97, 0.02
 GROWTH_TOLD = 0.005  # and less where an objection brings a pause with it, so that each try is dear
+BEYOND = 1.2  # times what was in flight at the last objection: it was chance, or the endpoint has grown
 OVERLOAD = 0.7
 
 
 class Limit:
     """The limit of one endpoint. `inflight` is always what remains in flight there without the attempt that has just ended."""
 
-    __slots__ = ("_calm", "_float", "_growth", "_knee", "_mark", "_met", "_most", "_steep", "size")
+    __slots__ = ("_calm", "_float", "_growth", "_knee", "_mark", "_met", "_most", "_objections", "_steep", "size")
 
     def __init__(self, policy: Concurrency) -> None:
         fixed = policy.concurrency
@@ -53,6 +57,7 @@ class Limit:
         self._mark = -inf if fixed == "auto" else inf  # what started up to here speaks of an older limit, or to a deaf one
         self._knee = Knee() if fixed == "auto" else None
         self._steep = True
+        self._objections = Objections()
         self._growth = GROWTH
         self._met = 0.0  # how many were in flight when the endpoint last objected
         self._calm = 0.0  # rounds of answers since the last cut
@@ -75,6 +80,10 @@ class Limit:
             self._float = min(self._most, max(self._float, size / 2))
             self.size = int(self._float)
 
+    def sent(self, beside: int) -> None:
+        """A request goes out, with so many others in flight."""
+        self._objections.sent(beside)
+
     def success(self, started: float, inflight: int, now: float, work: float = 1.0) -> None:
         """A complete answer came, of so much work (`core.knee`)."""
         if self._knee and (self._beyond_the_knee(self._knee, work, now - started, inflight, now) or self._knee.holds):
@@ -82,11 +91,18 @@ class Limit:
         if self._float >= self._most or inflight + 1 < USED * self.size:
             return
         growth = 1.0
+        self._steep = self._steep or self._float > BEYOND * self._met > 0.0
         if not self._steep:
             self._calm += 1.0 / self.size
             growth = min(1.0, max(self._growth * 2.0 ** (self._calm / CALM_ROUNDS), LEAST_GROWTH / self.size))
         self._float = min(self._most, self._float + growth)
         self.size = int(self._float)
+
+    def chance(self, kind: Kind, beside: int) -> bool:
+        """Whether a refusal of this kind, sent with so many others in flight, says nothing of how many there may be."""
+        chance = self._objections.chance(kind, beside)
+        self._calm += chance
+        return chance
 
     def pushback(self, started: float, inflight: int, now: float, wait: float = 0.0) -> bool:
         """The endpoint refused work: 429 without a pace of ours, 503, 529, no connection. True: the limit was cut.

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.limit import Concurrency, Limit
+from batchrunner.core.model import Kind
 
 
 def grown(size: int, most: int = 1000) -> Limit:
@@ -138,6 +139,29 @@ def test_an_objection_that_follows_at_once_shows_that_the_limit_has_fallen() -> 
     known = limit.size
     assert limit.pushback(10.0, known - 1, 11.0)
     assert limit.size == int(0.9 * known)
+
+
+def test_well_beyond_the_last_objection_it_grows_as_if_there_had_been_none() -> None:
+    limit = grown(100, most=10_000)
+    limit.pushback(1.0, 99, 2.0)
+    while limit.size <= 121:
+        round_of(limit, 3.0)
+    before = limit.size
+    round_of(limit, 3.0)
+    assert limit.size == 2 * before
+
+
+def test_chance_objections_cut_nothing_and_let_it_grow() -> None:
+    limit = grown(100, most=200)
+    limit.pushback(1.0, 99, 2.0)
+    now = 3.0
+    for n in range(3000):
+        now += 1.0 / limit.size
+        limit.sent(limit.size - 1)
+        limit.success(now - 1.0, limit.size - 1, now)
+        if n % 50 == 49 and not limit.chance(Kind.OVERLOADED, limit.size - 1 - n % 7):
+            limit.pushback(now, limit.size - 1, now)
+    assert limit.size >= 190
 
 
 def test_slowness_alone_never_cuts() -> None:

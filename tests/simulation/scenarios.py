@@ -484,6 +484,13 @@ SCENARIOS: Mapping[str, Scenario] = {
             LOST,
         ],
     ),
+    "sheds": Scenario(
+        "one request in fifty is turned away (503), whatever is in flight",
+        10_000,
+        partial(trouble.lottery, share=0.02),
+        [at_least(YIELD, attained, 0.6), LOST],  # 0.12 where each refusal is believed; the ideal has 256 slots from the start
+    ),
+    "sheds-much": Scenario("one in seven", 10_000, partial(trouble.lottery, share=0.15), [at_least(YIELD, attained, 0.6), LOST]),
     "crawl": Scenario(
         "one request in two seconds",
         200,

@@ -1,0 +1,61 @@
+"""Objections: those of a limit are told from those of chance, and never the other way round where it would matter."""
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from batchrunner.core.model import Kind
+from batchrunner.core.objections import JUST, TOO_MANY, Objections
+
+BUSY, GONE = Kind.OVERLOADED, Kind.CONNECT
+
+
+def heard(
+    objections: Objections, inflight: Callable[[int], int], refused: Callable[[int, int], bool], sendings: int
+) -> list[bool]:
+    """Verdicts on what was refused of so many sendings, with so many in flight at each."""
+    verdicts = []
+    for n in range(sendings):
+        beside = inflight(n)
+        objections.sent(beside)
+        if refused(n, beside):
+            verdicts.append(objections.chance(BUSY, beside))
+    return verdicts
+
+
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_strikes_anywhere_is_chance(share: float, seed: int) -> None:
+    chance = Random(seed)
+    verdicts = heard(Objections(), lambda n: 90 + n % 10, lambda n, beside: chance.random() < share, 6000)
+    assert len(verdicts) >= 15
+    assert sum(verdicts[5:]) >= 0.9 * len(verdicts[5:])
+
+
+@pytest.mark.parametrize("limit", [5, 25, 100])
+def test_what_comes_only_to_the_last_is_a_limit(limit: int) -> None:
+    verdicts = heard(Objections(), lambda n: limit - 1 - n % 3 if n % 50 else limit, lambda n, beside: beside >= limit, 6000)
+    assert len(verdicts) >= 20
+    assert not any(verdicts)
+
+
+def test_where_most_is_refused_it_is_no_chance_however_it_looked_before() -> None:
+    objections, chance = Objections(), Random(1)
+    assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
+    assert not any(heard(objections, lambda n: 95, lambda n, beside: True, JUST)[TOO_MANY - 1 :])
+    for n in range(JUST):
+        objections.sent(90 + n % 10)
+    assert not objections.chance(BUSY, 99), "and what was thought of it before is forgotten"
+
+
+def test_each_kind_is_judged_by_itself() -> None:
+    objections, chance = Objections(), Random(1)
+    assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
+    assert not objections.chance(GONE, 99)
+
+
+def test_a_429_is_believed_wherever_it_stands() -> None:
+    objections, chance = Objections(), Random(1)
+    assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
+    assert not objections.chance(Kind.RATE_LIMITED, 90)
