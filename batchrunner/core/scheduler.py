@@ -247,6 +247,13 @@ class Scheduler:
             row.looked, row.leaving = now, self._spread.leaving(among, rest, partial(self._spans, request))
         return row.leaving & among
 
+    def _far_slower(self, among: int, lane: Endpoint, request: Request) -> int:
+        """Those where a request that has hung at this one would usually have to be waited for much longer."""
+        usual = self.experience.usual(lane.name, request).expects(request)
+        others = (each.name for each in self._endpoints.values() if self._spread.bit(each.name) & among)
+        slow = (name for name in others if self.experience.usual(name, request).expects(request) > SLOWER * usual)
+        return sum(map(self._spread.bit, slow))
+
     def _spans(self, request: Request, lane: Endpoint) -> tuple[float, float]:
         """Seconds that a request usually takes at an endpoint, and for which it may have to be waited for."""
         patience = self.experience.usual(lane.name, request)
@@ -347,7 +354,8 @@ class Scheduler:
             entry.partial = outcome.partial or entry.partial
         here = self._spread.bit(lane.name)
         elsewhere = entry.where & ~here
-        entry.avoid = here if elsewhere and treatment.health in FLED else 0
+        slow = self._far_slower(elsewhere, lane, entry.request) if outcome.kind in KILLS else 0
+        entry.avoid = slow | (here if elsewhere & ~slow and treatment.health in FLED else 0)
         delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
         if elsewhere & self._spread.serving(now):
             delay = min(delay, u * LONGEST_DETOUR)
@@ -412,6 +420,7 @@ class Scheduler:
 
 NOTHING = Wait()
 GLANCE = 0.01  # seconds until an endpoint that let another go first looks again, or whether it leaves work to others
+SLOWER = 3.0  # times as long as where a request has hung: it is not sent there instead
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
 FLED = frozenset({"down", "stop"})
 """What an endpoint's health hears when its failed requests are better sent elsewhere."""

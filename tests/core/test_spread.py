@@ -233,6 +233,18 @@ def test_who_is_avoided_is_asked_all_the_same_when_the_other_leaves_the_work_to_
     assert sent(room, "b", now + 5.0).endpoint == "b"
 
 
+@pytest.mark.parametrize(("slow", "goes_to"), [(1.0, "a"), (30.0, "b")])
+def test_what_hung_at_a_quick_endpoint_is_not_sent_to_a_slow_one_instead(slow: float, goes_to: str) -> None:
+    room, now = at_the_end(2000, {"a": slow, "b": 0.5})
+    flying = all_sent(room, "ab", now)
+    hung = next(attempt for attempt in flying if attempt.endpoint == "b")
+    for attempt in flying:
+        outcome = Outcome(Kind.TIMEOUT_TOTAL) if attempt is hung else Outcome(Kind.OK, 200, timing=Timing(total=0.5))
+        room.settle(attempt, outcome, now, 0.0)
+    places = {attempt.request.line: attempt.endpoint for attempt in all_sent(room, "ab", now + 5.0)}
+    assert places[hung.request.line] == goes_to
+
+
 @pytest.mark.parametrize("seconds", [{"a": 1.0, "b": 1.0}, {"a": 0.5, "b": 30.0}])
 def test_the_quickest_never_leaves_anything(seconds: dict[str, float]) -> None:
     room, now = at_the_end(1, seconds)
