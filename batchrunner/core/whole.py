@@ -35,14 +35,12 @@ def whole(chunk: bytes) -> Whole | None:
         return None
     fields = [field.partition(":") for field in head[1].decode("ascii").split("\r\n")]
     headers = {name.lower(): value.strip(" \t") for name, colon, value in fields if colon}
-    body = _framed(headers, chunk[head.end() :])
-    if body is None or not _ODD.isdisjoint(headers):
+    if headers.get("content-type", "")[: len(_STREAM)].lower() == _STREAM or not _ODD.isdisjoint(headers):
         return None
     if len(headers) != len(fields) - 1 or len(fields) > _MOST or headers.get("connection", "keep-alive").lower() != "keep-alive":
         return None
-    if headers.get("content-type", "")[: len(_STREAM)].lower() == _STREAM:
-        return None
-    return Whole(200, headers, body)
+    body = _framed(headers, chunk[head.end() :])  # last: undoing the chunks of a stream would be in vain
+    return None if body is None else Whole(200, headers, body)
 
 
 def _framed(headers: Mapping[str, str], rest: bytes) -> bytes | None:
