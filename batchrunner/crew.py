@@ -15,18 +15,13 @@ Rules:
 """
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
 
 from msgspec import Struct
 
+from batchrunner.beside import Process, started
 from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
 from batchrunner.core.model import Attempt, Kind, Outcome, Phase, Timing
 from batchrunner.core.policy import option
@@ -77,7 +72,7 @@ class Place:
         self._environ = environ
         self._changed = changed
         self._channel: Channel | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._number = 0
         self._loop = asyncio.get_running_loop()
         self._answers: Mapping[type, Callable[[Any], None]] = {
@@ -101,7 +96,7 @@ class Place:
         if self._process:
             await _farewell(self._process)
         try:
-            end, self._process = _started(self._environ)
+            end, self._process = started("batchrunner.worker", environ=self._environ)
         except OSError as error:
             raise FileError("E407", f"no worker process can be started: {error.strerror}", "ask for fewer: --workers N") from None
         self._silent = 0
@@ -235,27 +230,7 @@ def _crashed(seconds: float) -> Outcome:
     return Outcome(Kind.CRASHED, message=message, timing=Timing(total=seconds), billed=True)
 
 
-def _started(environ: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
-    """A new worker and our end of the pair. It imports what we have imported, from where we have, and nothing from its folder."""
-    ours, theirs = socket.socketpair()
-    descriptor = theirs.fileno()
-    silent = None if environ.get("BATCHRUNNER_DEBUG") else subprocess.DEVNULL
-    with theirs, ExitStack() as undo:
-        undo.callback(ours.close)
-        process = subprocess.Popen(  # noqa: S603 - this very Python, and a number
-            [sys.executable, "-P", "-m", "batchrunner.worker", str(descriptor)],
-            pass_fds=[descriptor],
-            env={**environ, "PYTHONPATH": os.pathsep.join(str(path or Path.cwd()) for path in sys.path)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=silent,
-            process_group=0,  # Ctrl-C is for the run
-        )
-        undo.pop_all()
-    return ours, process
-
-
-async def _farewell(process: "subprocess.Popen[bytes]") -> None:
+async def _farewell(process: Process) -> None:
     """End a process that holds nothing worth keeping."""
     process.kill()
     await asyncio.to_thread(process.wait)

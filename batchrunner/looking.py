@@ -8,21 +8,21 @@ Rules:
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from msgspec import structs
 
+from batchrunner import ahead
 from batchrunner.core.model import Kind
 from batchrunner.core.selection import piece
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
-from batchrunner.formats import digests
-from batchrunner.landmarks import Landmark, note
-from batchrunner.lines import Line, read_blocks, read_lines
+from batchrunner.landmarks import Landmark
+from batchrunner.lines import Line, read_lines
 from batchrunner.paths import Paths
+from batchrunner.reader import Asked, Names, Reading, read
 from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey
 from batchrunner.selecting import names_of_shard
@@ -32,7 +32,6 @@ from batchrunner.standing import Standing
 
 KINDS = frozenset(Kind)
 Look = Callable[[int, Sequence[Line]], Sequence[str] | None]
-Names = Callable[[Sequence[Line], int], Sequence[str]]
 
 
 def paths_of(settings: Settings) -> Paths:
@@ -90,10 +89,7 @@ def standing_of(settings: Settings, paths: Paths, look: Look | None = None) -> S
     """
     check_input(paths.input)
     with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
-        evidence = evidence_of(Untouched(paths, Path(folder)), settings)
-        if look:
-            evidence = structs.replace(evidence, names=_looked_at(look, evidence.names))
-        return survey(evidence, None, settings.changed == "keep")
+        return survey(evidence_of(Untouched(paths, Path(folder)), settings, look), None, settings.changed == "keep")
 
 
 def _looked_at(look: Look, names: Names) -> Names:
@@ -126,12 +122,16 @@ class Untouched:
         raise NotImplementedError
 
 
-def evidence_of(output: Output, settings: Settings) -> Evidence[Line]:
-    """What a survey of this output reads."""
-    intake = settings.intake
-    marks = list[Landmark]()
-    blocks = partial(read_blocks, output.paths.input, intake.max_line, note=partial(note, marks))
-    return Evidence(blocks, names_of_shard(intake.shard), digests, read_successes, read_record, output, marks)
+def evidence_of(output: Output, settings: Settings, look: Look | None = None) -> Evidence:
+    """What a survey of this output reads. Whoever is to `look` at the lines has them read here."""
+    intake, marks = settings.intake, list[Landmark]()
+    names = _looked_at(look, names_of_shard(intake.shard)) if look else None
+
+    def blocks(compared: bool) -> Generator[Asked, None, None]:
+        reading = Reading(output.paths.input, intake.max_line, intake.shard, compared)
+        return read(reading, marks, names) if names else ahead.blocks(reading, marks)
+
+    return Evidence(blocks, read_successes, read_record, output, marks)
 
 
 def check_input(path: Path) -> None:

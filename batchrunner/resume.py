@@ -7,17 +7,19 @@ Rules:
 3. A success that stands where it says, with its id and digest, is paired off at once. Only what is left over is joined by id
    (`joining`).
 4. What the hashes suspect is looked at again by its real id before anybody is refused.
-5. A damaged line of the output is set aside and its line asked again; many damaged lines stop the run.
-6. What is appended to the input after the survey waits for the next run.
+5. Input and output are read side by side: of the input as much as the records at hand speak of (`ahead`).
+6. A damaged line of the output is set aside and its line asked again; many damaged lines stop the run.
+7. What is appended to the input after the survey waits for the next run.
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import compress, count
 from operator import itemgetter
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from sys import maxsize
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -26,10 +28,9 @@ from batchrunner.errors import FileError
 from batchrunner.joining import BLANK, FEW, KINDS, SPAN, Join, Notes, tag_of
 from batchrunner.landmarks import Landmark
 from batchrunner.paths import Paths
+from batchrunner.reader import Asked
 from batchrunner.rows import number_of
 from batchrunner.standing import BIT, Standing, Twin
-
-Line = TypeVar("Line")
 
 
 class Known(Protocol):
@@ -70,19 +71,17 @@ class Told(Protocol):
     def digests(self) -> "array[int]": ...  # noqa: D102
 
 
-class Evidence(Struct, Generic[Line], frozen=True):
-    """What a survey reads: the lines of the input from its start as often as asked, and the output."""
+class Evidence(Struct, frozen=True):
+    """What a survey reads: the input from its start as often as asked, and the output."""
 
-    blocks: Callable[[], Iterator[tuple[int, Sequence[Line]]]]  # number of the first line and raw lines, as `lines` reads them
-    names: Callable[[Sequence[Line], int], Sequence[str]]  # the ids of a block; "" for a line that is none of the job's
-    digests: Callable[[Sequence[Line]], "array[int]"]
+    blocks: Callable[[bool], Generator[Asked, None, None]]  # with digests, or without
     read_successes: Callable[[Sequence[bytes]], Told | None]  # None: they are to be read one by one
     read_record: Callable[[bytes], Known]  # ValueError: it is none
     output: Output
-    marks: list[Landmark] = []  # what reading the blocks notes
+    marks: list[Landmark] = []  # what reading all the blocks leaves
 
 
-def survey(evidence: Evidence[Line], reopen: Callable[[str], bool] | None = None, keep_changed: bool = False) -> Standing:
+def survey(evidence: Evidence, reopen: Callable[[str], bool] | None = None, keep_changed: bool = False) -> Standing:
     """Compare the input with the output.
 
     `reopen` says which kinds of failure are asked again; `keep_changed` takes the answer to an older text of a line for
@@ -97,7 +96,7 @@ def survey(evidence: Evidence[Line], reopen: Callable[[str], bool] | None = None
         raise FileError("E404", message, "Mend that, then run the same command again.") from error
 
 
-def tidy(evidence: Evidence[Line], keep_changed: bool = False) -> Standing:
+def tidy(evidence: Evidence, keep_changed: bool = False) -> Standing:
     """Leave one record in the errors file for each line that still fails, and those of strangers; the standing after that.
 
     For the end of a run whose standing has `reopened` or `superseded` records.
@@ -120,43 +119,49 @@ def still_failing(standing: Standing) -> Callable[[bytes], bool]:
     return keep
 
 
-class _Survey(Generic[Line]):
-    """One survey under way: read the input, read the output, pair them off, join what is left over pile by pile."""
+class _Survey:
+    """One survey under way: read input and output, pair them off, join what is left over pile by pile."""
 
-    def __init__(self, evidence: Evidence[Line], until: ExitStack, reopen: Callable[[str], bool], keep_changed: bool) -> None:
+    def __init__(self, evidence: Evidence, until: ExitStack, reopen: Callable[[str], bool], keep_changed: bool) -> None:
         self._evidence = evidence
         self._reopen = reopen
         self._keep_changed = keep_changed
         self._notes = Notes.beside(evidence.output.paths.folder, until)
         self._kinds: dict[str, int] = {}
-        self._standing = Standing(0, 0, bytearray(), bytearray(), marks=evidence.marks)
+        self._standing = Standing(0, 0, bytearray(1), bytearray(1), marks=evidence.marks)
+        compared = any(self._path(ok).stat().st_size for ok in (True, False))  # digests are only for that
+        self._blocks = until.enter_context(closing(evidence.blocks(compared)))
 
     def run(self) -> Standing:
         standing = self._standing
-        self._read_input()
-        size = (standing.last >> 3) + 1
-        standing.answered, standing.refused = bytearray(size), bytearray(size)
         self._read_output(True)
+        self._read_input(maxsize)
         standing.current = bytearray((self._read_output(False) >> 3) + 1)
         join = Join(standing, list(self._kinds), self._reopen, self._keep_changed)
         join.run(self._notes)
         self._second_look(join)
         return standing
 
-    def _read_input(self) -> None:
-        """Key and digest of each line; the digest only where there is something to compare it with."""
-        evidence, standing = self._evidence, self._standing
-        compared = any(self._path(ok).stat().st_size for ok in (True, False))
-        for first, lines in evidence.blocks():
-            names = evidence.names(lines, first)
-            keys = list(map(hash, names))
-            self._notes.keys.extend(array("q", keys))
-            if compared:
-                self._notes.digests.extend(evidence.digests(lines))
-            blank = names.count("")
-            self._notes.names.deal([key for key in keys if key != BLANK] if blank else keys)
-            standing.total += len(names) - blank
-            standing.last = first + len(names) - 1
+    # -- the input
+
+    def _read_input(self, line: int) -> None:
+        """As far as this line, if there are so many."""
+        while self._standing.last < line and (asked := next(self._blocks, None)):
+            self._take(asked)
+
+    def _take(self, asked: Asked) -> None:
+        """Key and digest of each line."""
+        notes, standing = self._notes, self._standing
+        keys = list(map(hash, asked.names))
+        notes.keys.extend(array("q", keys))
+        notes.digests.extend(array("q", asked.digests))
+        blank = asked.names.count("")
+        notes.names.deal([key for key in keys if key != BLANK] if blank else keys)
+        standing.total += len(keys) - blank
+        standing.last = asked.last
+        more = bytes((standing.last >> 3) + 1 - len(standing.answered))
+        standing.answered += more
+        standing.refused += more
 
     # -- the output
 
@@ -175,6 +180,7 @@ class _Survey(Generic[Line]):
     def _pair(self, told: Told, number: int) -> None:
         """Successes whose line is where they say, and the same, settle it; the others are dealt."""
         low, high = min(told.lines), max(told.lines)
+        self._read_input(high)
         near = high <= self._standing.last and high - low < SPAN
         keys, digests = (column.window(low - 1, high if near else 0) for column in (self._notes.keys, self._notes.digests))
         said, places = list(map(hash, told.ids)), [line - low for line in told.lines]
@@ -233,14 +239,13 @@ class _Survey(Generic[Line]):
 
     def _names_of(self, wanted: Sequence[int]) -> Iterator[str]:
         """The ids of these lines, in ascending order."""
-        evidence, rest = self._evidence, iter(wanted)
+        rest = iter(wanted)
         line = next(rest, 0)
-        for first, lines in evidence.blocks() if line else ():
-            while first <= line < first + len(lines):
-                yield evidence.names([lines[line - first]], line)[0]
-                line = next(rest, 0)
-            if not line:
-                return
+        with closing(self._evidence.blocks(False)) as blocks:
+            while line and (asked := next(blocks, None)):
+                while asked.first <= line <= asked.last:
+                    yield asked.names[line - asked.first]
+                    line = next(rest, 0)
 
 
 def _at(places: Sequence[int], numbers: "array[int]") -> list[int]:

@@ -188,12 +188,12 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list["asyncio.Task[None]"]:
     """Workers as tasks of this loop, over real pairs."""
     made: list[asyncio.Task[None]] = []
 
-    def started(_environ: object) -> tuple[socket.socket, Any]:
+    def started(*_: object, **__: object) -> tuple[socket.socket, Any]:
         ours, theirs = socket.socketpair()
         made.append(asyncio.get_running_loop().create_task(Worker().run(theirs)))
         return ours, NoProcess()
 
-    monkeypatch.setattr(crew_room, "_started", started)
+    monkeypatch.setattr(crew_room, "started", started)
     monkeypatch.setattr(worker_room, "Ways", Spoken)
     monkeypatch.setattr(worker_room, "_gone", lambda: [task.cancel() for task in made])
     return made
@@ -402,7 +402,7 @@ class Mortal:
 def mortal(seed: int, mortality: float) -> Iterator[type[Mortal]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crew_room, "Channel", Mortal)
-        patch.setattr(crew_room, "_started", lambda _environ: (None, None))
+        patch.setattr(crew_room, "started", lambda *_, **__: (None, None))
         Mortal.chance, Mortal.mortality, Mortal.asked = Random(seed), mortality, []
         yield Mortal
 
@@ -466,7 +466,7 @@ def test_a_worker_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -
     channels: list[Mute] = []
     Mortal.chance, Mortal.mortality, Mortal.asked = Random(1), 0.0, []
     monkeypatch.setattr(crew_room, "Channel", Mute)
-    monkeypatch.setattr(crew_room, "_started", lambda _environ: (None, Stopped()))
+    monkeypatch.setattr(crew_room, "started", lambda *_, **__: (None, Stopped()))
     monkeypatch.setattr(crew_room, "_farewell", lambda _process: asyncio.sleep(0))
     sink, failure = run_virtual(lambda: run_over(1, 8))
     assert failure is None
@@ -477,14 +477,14 @@ def test_a_worker_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("room", [0, 1])
 async def test_no_room_for_a_process(tasks: list[Any], monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """None at all, or not for all that were asked for: those that were started are let go."""
-    start = crew_room._started
+    start = crew_room.started
 
-    def full(environ: Any) -> Any:
+    def full(*words: str, **more: Any) -> Any:
         if len(tasks) == room:
             raise BlockingIOError(11, "Resource temporarily unavailable")
-        return start(environ)
+        return start(*words, **more)
 
-    monkeypatch.setattr(crew_room, "_started", full)
+    monkeypatch.setattr(crew_room, "started", full)
     with pytest.raises(FileError, match=r"temporarily unavailable.*E407") as refused:
         async with Crew(2, OPENING, {}):
             pass
@@ -496,13 +496,13 @@ def test_no_room_for_the_next_one_ends_the_run_in_order() -> None:
     with mortal(1, 1.0), pytest.MonkeyPatch.context() as patch:
         started: list[int] = []
 
-        def start(_environ: object) -> tuple[None, None]:
+        def start(*_: object, **__: object) -> tuple[None, None]:
             started.append(1)
             if len(started) > 1:
                 raise BlockingIOError(11, "Resource temporarily unavailable")
             return None, None
 
-        patch.setattr(crew_room, "_started", start)
+        patch.setattr(crew_room, "started", start)
         sink, failure = run_virtual(lambda: run_over(1, 20))
     assert failure
     assert (failure.code, sink.results) == ("E407", [])

@@ -53,7 +53,7 @@ class History(RuleBasedStateMachine):
     def survey(self) -> Standing:
         return survey(self.evidence())
 
-    def evidence(self) -> Evidence[bytes]:
+    def evidence(self) -> Evidence:
         return evidence([text.encode() for text in self.texts], self.journal)
 
     def record(self, text: str, line: int, kind: str) -> bytes:

@@ -5,21 +5,22 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrunner import foreign, formats, joining, resume, rows
+from batchrunner import disk, foreign, formats, joining, resume, rows
+from batchrunner import lines as input_lines
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError
 from batchrunner.journal import Durability, Journal, Paths
 from batchrunner.lines import Line, blank, read_blocks
+from batchrunner.reader import Asked, Reading, read
 from batchrunner.records import Successes, read_successes, record
 from batchrunner.resume import Evidence, Output, survey, tidy
 from batchrunner.rows import number_of
@@ -47,14 +48,14 @@ def read_record(raw: bytes) -> Record:
         raise ValueError("no record") from error
 
 
-def evidence(texts: Sequence[bytes], output: Output) -> Evidence[bytes]:
+def evidence(texts: Sequence[bytes], output: Output) -> Evidence:
     """Three lines to a block."""
 
-    def names(lines: Sequence[bytes], first: int) -> list[str]:
-        return [identify(line, number)[0] if line.strip() else "" for number, line in enumerate(lines, first)]
-
-    def digests(lines: Sequence[bytes]) -> "array[int]":
-        return array("q", [number_of(identify(line, 0)[1]) for line in lines])
+    def blocks(compared: bool) -> Generator[Asked, None, None]:
+        for at in range(0, len(texts), 3):
+            lines = [(number, text) for number, text in enumerate(texts[at : at + 3], at + 1)]
+            digests = array("q", [number_of(identify(text, number)[1]) for number, text in lines if compared])
+            yield Asked(at + 1, [identify(text, number)[0] if text.strip() else "" for number, text in lines], digests.tobytes())
 
     def read_successes(lines: Sequence[bytes]) -> Successes | None:
         try:
@@ -67,8 +68,7 @@ def evidence(texts: Sequence[bytes], output: Output) -> Evidence[bytes]:
             [each.id for each in told], [each.line for each in told], array("q", [number_of(each.digest) for each in told])
         )
 
-    blocks = [(at + 1, texts[at : at + 3]) for at in range(0, len(texts), 3)]
-    return Evidence(lambda: iter(blocks), names, digests, read_successes, read_record, output)
+    return Evidence(blocks, read_successes, read_record, output)
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Job:
             standing.mark(line, kind == "ok", kind)
 
     @property
-    def evidence(self) -> Evidence[bytes]:
+    def evidence(self) -> Evidence:
         return evidence([text.encode() for text in self.texts], self.journal)
 
     def survey(self, reopen: Callable[[str], bool] | None = None, keep_changed: bool = False) -> Standing:
@@ -310,7 +310,7 @@ NAMES = st.sampled_from(["a", "b", "c", "\u00fc", "", None, 7])
 WORDS = st.sampled_from(["ok", "ok", "ok", "policy", "strict", "far", "wrong line", "wrong digest", "garbage", "blank"])
 
 
-def real(paths: Paths, exactly: bool) -> Evidence[Line]:
+def real(paths: Paths, exactly: bool) -> Evidence:
     """The rooms themselves; `exactly` line by line."""
 
     class Exact:
@@ -323,16 +323,19 @@ def real(paths: Paths, exactly: bool) -> Evidence[Line]:
         def compact(self, keep: Callable[[bytes], bool]) -> int:
             raise NotImplementedError
 
-    def names_of(lines: Sequence[Line], first: int) -> list[str]:
-        return ["" if blank(raw) else formats.identify(raw, number)[0] for number, raw in enumerate(lines, first)]
+    def blocks(compared: bool) -> Generator[Asked, None, None]:
+        reading = Reading(paths.input, 200, "", compared)
+        return one_by_one(reading) if exactly else read(reading, [])
 
-    def digests_of(lines: Sequence[Line]) -> "array[int]":
-        return array("q", [number_of(formats.identify(raw, 0)[1]) for raw in lines])
+    return Evidence(blocks, (lambda lines: None) if exactly else read_successes, foreign.read_record, Exact())
 
-    blocks = partial(read_blocks, paths.input, 200)
-    if exactly:
-        return Evidence(blocks, names_of, digests_of, lambda lines: None, foreign.read_record, Exact())
-    return Evidence(blocks, formats.names, formats.digests, read_successes, foreign.read_record, Exact())
+
+def one_by_one(reading: Reading) -> Generator[Asked, None, None]:
+    """What `read` gives, line by line, without its short cuts."""
+    for first, lines in read_blocks(reading.path, reading.max_line):
+        for line, raw in enumerate(lines, first):
+            name, digest = formats.identify(raw, line)
+            yield Asked(line, ["" if blank(raw) else name], array("q", [number_of(digest)]).tobytes())
 
 
 def said(word: str, raw: Line, line: int) -> bytes:
@@ -364,7 +367,10 @@ def test_pairing_off_gives_the_standing_of_a_join(
     records = [said(word, read[at % len(read)], at % len(read) + 1) for word, at in told if read]
     paths.results.write_bytes(b"".join(records))
     paths.errors.write_bytes(b"".join(records[::2]))
-    assert survey(real(paths, False)) == survey(real(paths, True))
+    with pytest.MonkeyPatch.context() as patch:  # a few lines to a block: then the input is read bit by bit
+        patch.setattr(input_lines, "_BLOCK", 150)
+        patch.setattr(disk, "BLOCK", 100)
+        assert survey(real(paths, False)) == survey(real(paths, True))
 
 
 def test_successes_in_their_places_are_paired_off_without_a_join(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

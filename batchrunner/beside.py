@@ -1,0 +1,42 @@
+"""Processes of ours beside this one: a room of this package, in an interpreter of its own.
+
+Rules:
+
+1. Such a process imports what we have imported, from where we have, and nothing from the folder it stands in.
+2. All that ties it to us is a pair of sockets. Ctrl-C is for us; when we have gone, it sees the end of its pair and ends too.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+Process = subprocess.Popen[bytes]
+
+
+def started(room: str, *words: str, environ: Mapping[str, str] = os.environ) -> tuple[socket.socket, Process]:
+    """Our end of a pair, and the process at the other: `python -m ROOM DESCRIPTOR WORDS`. OSError: none can be started."""
+    ours, theirs = socket.socketpair()
+    descriptor = theirs.fileno()
+    silent = None if environ.get("BATCHRUNNER_DEBUG") else subprocess.DEVNULL
+    with theirs, ExitStack() as undo:
+        undo.callback(ours.close)
+        process = subprocess.Popen(  # noqa: S603 - this very Python, and words of ours
+            [sys.executable, "-P", "-m", room, str(descriptor), *words],
+            pass_fds=[descriptor],
+            env={**environ, "PYTHONPATH": os.pathsep.join(str(path or Path.cwd()) for path in sys.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=silent,
+            process_group=0,  # Ctrl-C is for us
+        )
+        undo.pop_all()
+    return ours, process
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
