@@ -5,7 +5,8 @@
 Rules:
 
 1. The command is the real one, against a flaky endpoint in another process; nothing is stubbed. So that kills also hit
-   checkpoints, some rounds save them every 20 ms in place of every 10 s; that is the only thing they change.
+   checkpoints and those who read for a resume, some rounds save them every 20 ms in place of every 10 s, and take every input
+   for one that is worth a process of its own; that is the only thing they change.
 2. Between two rounds the files are looked at as a user would find them, and then ill-treated: the checkpoint is deleted,
    spoiled or an old one put back, half a line is added to an output.
 3. What was seen whole in a file once must be there at the end, in its place. At the end each line has exactly one record.
@@ -28,10 +29,10 @@ from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from threading import Thread
-from time import sleep
 from typing import Any, TypeVar
 
 from batchrunner.simulator import Profile, Simulator
+from tests.processes import children_of, outlives
 
 ROOT = Path(__file__).parent.parent
 S = TypeVar("S")
@@ -54,7 +55,7 @@ COMMAND = (sys.executable, "-m", "batchrunner")
 EAGER = (
     sys.executable,
     "-c",
-    "from batchrunner import cli, filing; filing.CHECKPOINT_EVERY = 0.02; raise SystemExit(cli.main())",
+    "from batchrunner import ahead, cli, filing; filing.CHECKPOINT_EVERY, ahead.WORTH = 0.02, 0; raise SystemExit(cli.main())",
 )
 ODD = 20  # every so manieth line is no request, has no id, or is refused
 GARBAGE = b'{"id":"batch_req_half","custom_id":"r-%d","response":{"status_code":200,"body":{"choi'
@@ -89,24 +90,6 @@ def environment(**more: str) -> dict[str, str]:
     """What the command needs of ours, and nothing that could steer it."""
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "VIRTUAL_ENV"}}
     return {**kept, "PYTHONPATH": str(ROOT), "TERM": "dumb", **more}
-
-
-def workers_of(pid: int) -> list[int]:
-    """The worker processes of a run."""
-    with suppress(FileNotFoundError):
-        return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    return []
-
-
-def outlives(pid: int) -> bool:
-    """Whether it still runs, after it has had the time to end."""
-    for _ in range(200):
-        with suppress(FileNotFoundError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                sleep(0.05)
-                continue
-        return False
-    return True
 
 
 def chat(number: int, **changes: Any) -> dict[str, Any]:
@@ -156,7 +139,7 @@ class Round:
         return self.finish()
 
     def _kill_a_worker(self) -> None:
-        if workers := workers_of(self._process.pid):
+        if workers := children_of(self._process.pid):
             with suppress(ProcessLookupError):
                 os.kill(self._chance.choice(workers), signal.SIGKILL)
 
@@ -164,7 +147,7 @@ class Round:
         if self._chance.random() < 0.2:
             self._process.send_signal(signal.SIGTERM)
             self._wait(self._chance.choice([0.0, 0.05, 0.5]))
-        self._orphans = workers_of(self._process.pid)
+        self._orphans = children_of(self._process.pid)
         self._process.kill()
 
     def finish(self) -> bool:
@@ -172,7 +155,7 @@ class Round:
         self.out, self.err = self._process.communicate(timeout=100)
         self.code = self._process.returncode
         promise(b"Traceback" not in self.err, self.err.decode())
-        promise(not any(map(outlives, self._orphans)), f"workers outlive their run: {self._orphans}")
+        promise(not any(map(outlives, self._orphans)), f"processes outlive their run: {self._orphans}")
         return b"[E407]" in self.err or self.code in {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
 
     def _wait(self, seconds: float) -> None:

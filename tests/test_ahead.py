@@ -24,7 +24,8 @@ from batchrunner.looking import paths_of, standing_of
 from batchrunner.reader import Asked, Reading, read, tell
 from batchrunner.records import record
 from batchrunner.settings import Settings
-from tests.crash import environment, outlives
+from tests.crash import environment
+from tests.processes import outlives
 
 MOST = 5000
 

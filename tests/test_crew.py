@@ -41,7 +41,8 @@ from batchrunner.crew import DEATHS, SILENT, TEND_EVERY, Crew
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError
 from batchrunner.worker import Worker
-from tests.crash import COMMAND, environment, served, workers_of
+from tests.crash import COMMAND, environment, served
+from tests.processes import children_of
 from tests.server import FaultServer, Peer, json_reply
 from tests.server import chat as answer
 from tests.virtual import MemorySink, chat, engine_for, good, run_virtual
@@ -599,7 +600,7 @@ def test_two_workers_share_the_work_and_are_gone_at_the_end() -> None:
     with served(FaultServer(gate)) as server:
         process = start(server, OPENAI_API_KEY="sk-canary-0123456789")
         until(lambda: gate.asked >= 12)
-        pids = workers_of(process.pid)
+        pids = children_of(process.pid)
         assert len(pids) == 2
         for pid in pids:  # P7
             assert b"canary" not in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -623,7 +624,7 @@ def test_workers_are_killed_and_what_they_had_is_sent_again() -> None:
     with served(FaultServer(gate)) as server:
         process = start(server)
         until(lambda: gate.asked >= 12)
-        for pid in workers_of(process.pid):
+        for pid in children_of(process.pid):
             os.kill(pid, signal.SIGKILL)
         until(lambda: gate.asked >= 20)
         gate.open()
@@ -641,7 +642,7 @@ def test_the_run_is_killed_and_its_workers_end_and_it_continues() -> None:
     with served(FaultServer(gate)) as server:
         process = start(server)
         until(lambda: gate.asked >= 12)
-        pids = workers_of(process.pid)
+        pids = children_of(process.pid)
         process.kill()
         process.communicate()
         until(lambda: not any(map(alive, pids)))
@@ -657,7 +658,7 @@ def test_ctrl_c_is_for_the_run_and_in_flight_may_finish() -> None:
     with served(FaultServer(gate)) as server:
         process = start(server)
         until(lambda: gate.asked >= 12)
-        for pid in workers_of(process.pid):  # a job scheduler tells every process
+        for pid in children_of(process.pid):  # a job scheduler tells every process
             os.kill(pid, signal.SIGTERM)
         os.killpg(process.pid, signal.SIGINT)
         assert process.stderr

@@ -30,6 +30,7 @@ from yarl import URL
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Kind, Request, Route
 from batchrunner.transport import Connection, Transport
+from tests.processes import Children
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +45,7 @@ class Row(Struct):
 class Weight(Struct):
     """What one run took. `seconds` is the contender's own count, `wall` and `cpu` those of its process; `peak` in MB.
 
-    `cpu` holds that of its own processes; `theirs` is their part of it, to 10 ms.
+    `cpu` holds that of its own processes; `theirs` is their part of it, to 10 ms. `peak` holds them too, each at its own.
     """
 
     seconds: float
@@ -175,8 +176,9 @@ def weigh_words(name: str, words: list[str], core: int | None) -> tuple[dict[str
     start = time.perf_counter()
     child = start_pinned(words, core)
     assert child.stdout
-    said = child.stdout.read()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    with Children(child.pid) as children:
+        said = child.stdout.read()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     theirs = cpu_of(child.pid)[1]
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -184,8 +186,8 @@ def weigh_words(name: str, words: list[str], core: int | None) -> tuple[dict[str
     if child.returncode != 0:
         raise RuntimeError(f"{name} ended with {child.returncode}: {said.decode()[-500:]}")
     summary = json.loads(said.splitlines()[-1])
-    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-    return summary, Weight(summary["seconds"], wall, cpu, peak, summary.get("right", 0), theirs)
+    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024 + children.peak
+    return summary, Weight(summary["seconds"] or 0.0, wall, cpu, peak, summary.get("right", 0), theirs)
 
 
 def cpu_of(pid: int) -> tuple[float, float]:
