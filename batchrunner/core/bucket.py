@@ -41,6 +41,10 @@ class Bucket:
         """So much of what has passed was not used after all; a negative amount, that more was."""
         self._drained -= amount / self.rate
 
+    def turn(self, now: float) -> None:
+        """A second begins for which it is counted anew: what did not pass in the last one is not made up for."""
+        self._drained, self._credit = max(self._drained, now + SLACK), 0.0
+
     def hold(self, until: float, credit: float = 0.0) -> None:
         """Nothing passes before, though it is for the endpoint's gate to see to that; then `credit` seconds' worth at once."""
         self._drained = max(self._drained, until + SLACK) - credit

@@ -61,7 +61,7 @@ class Pace:
     @property
     def found(self) -> float:
         """Requests a second that refusals have taught; 0.0: none have, or it is the user's number."""
-        return self.rate.value if self.rate.known and self.rate.most == inf else 0.0
+        return self.rate.found if self.rate.known and self.rate.most == inf else 0.0
 
     def warm(self, value: float) -> None:
         """Begin with what an earlier run found."""
@@ -82,7 +82,8 @@ class Pace:
 
     def take(self, request: Request, now: float) -> float:
         """A request goes out. The tokens booked for it, for `settle`."""
-        self.rate.sent(now)
+        if self.rate.sent(now):
+            self._requests.turn(now)
         if self._unpaced:
             return 0.0
         self._follow()
@@ -106,7 +107,7 @@ class Pace:
         self.rate.refused(attempt.started, attempt.beside, wait, now)
         self._follow()
         if wait and self.rate.known:
-            self._requests.hold(now + wait, self.rate.credit)
+            self._requests.hold(self.rate.resume, self.rate.credit)
         return not self._unpaced
 
     def _settle_tokens(self, request: Request, booked: float, usage: Usage | None) -> None:

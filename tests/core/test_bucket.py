@@ -56,6 +56,21 @@ def test_a_pause_leaves_its_credit_and_no_more() -> None:
     assert bucket.wait(3.0) == pytest.approx(1.0)
 
 
+def test_what_did_not_pass_before_a_turn_is_not_made_up_for_after_it() -> None:
+    for turned, passed in ((False, 5), (True, 1)):
+        bucket = Bucket(100.0)
+        bucket.take(1.0, 0.0)
+        bucket.hold(1.0, credit=0.5)
+        if turned:
+            bucket.turn(2.0)
+        count = 0
+        while bucket.wait(2.0) == 0.0:
+            bucket.take(1.0, 2.0)
+            count += 1
+        assert count >= passed
+        assert count == 1 or not turned
+
+
 def test_a_rate_may_change_and_an_infinite_one_never_holds() -> None:
     bucket = Bucket(10.0)
     bucket.take(10.0, 0.0)

@@ -9,6 +9,7 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Attempt, Kind, Outcome, Usage, Wait
 from batchrunner.core.pace import FIRST_ANSWER, Pace, Pacing
+from batchrunner.core.rate import Rate
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from tests.virtual import chat
@@ -146,3 +147,39 @@ def test_the_users_word_on_the_way_counts_until_it_is_taken_back() -> None:
     assert lane.rate == 20.0
     lane.repace(0)
     assert lane.rate == inf
+
+
+class Turning(Rate):
+    """A second of the endpoint's begins when a test says so."""
+
+    turns = False
+
+    def sent(self, now: float) -> bool:
+        return self.turns
+
+
+def test_what_a_second_of_the_endpoints_left_is_not_made_up_for_in_the_next() -> None:
+    """The slack of a timer is owed where no second turns; nothing at all where one does."""
+    for turns, at_once in ((False, 6), (True, 1)):
+        pace, rate = Pace(Pacing(rpm=6000)), Turning(100.0)
+        pace.rate = rate
+        pace.take(chat(1), 0.0)
+        rate.turns = turns
+        pace.take(chat(2), 3.0)
+        rate.turns, count = False, 1
+        while pace.wait(3.0) == 0.0:
+            pace.take(chat(3), 3.0)
+            count += 1
+        assert count == at_once
+
+
+def test_the_next_run_is_told_what_held_and_not_what_was_just_tried() -> None:
+    pace, now = Pace(Pacing()), 0.0
+    pace.warm(100.0)
+    second = pace.rate._second
+    for _ in range(50):
+        now += 0.01
+        pace.take(chat(1), now)
+    second.since, pace.rate.value = now, 200.0
+    assert pace.found == 100.0
+    assert pace.value == 200.0

@@ -12,28 +12,34 @@ from batchrunner.core.rate import HOLD, Rate
 class Clock:
     """Sends at a rate's own speed against a quota of so many in each second; no latency."""
 
-    def __init__(self, rate: Rate, quota: float) -> None:
+    def __init__(self, rate: Rate, quota: float, begin: float = 0.0, *, lazy: bool = False) -> None:
         self.rate = rate
         self.quota = quota
+        self.begin, self.lazy = begin, lazy  # of the seconds; or each begins with the first request after the last one
         self.now = 100.0
         self.refusals = 0
-        self._second, self._used = 0, 0
+        self._second, self._used = -1.0, 0
 
     def run(self, seconds: float, speed: float = inf, wait: float = 1.0) -> "Clock":
         until = self.now + seconds
         while self.now < until:
             self.now += 1.0 / min(self.rate.value, speed)
             self.rate.sent(self.now)
-            if int(self.now) != self._second:
-                self._second, self._used = int(self.now), 0
+            if self.now >= self._second + 1.0:
+                self._second = self.now if self.lazy else (self.now - self.begin) // 1.0 + self.begin
+                self._used = 0
             self._used += 1
             if self._used > self.quota:
                 self.refusals += 1
                 self.rate.refused(self.now, 10, wait, self.now)
-                self.now += wait
+                self.now = max(self.now + wait, self.rate.resume)
             else:
                 self.rate.answered(10)
         return self
+
+    def turn(self) -> "Clock":
+        """To the begin of the next second."""
+        return self.run(self._second + 1.0 - self.now)
 
 
 def test_there_is_no_rate_before_a_refusal_that_says_when_to_come_back() -> None:
@@ -79,6 +85,62 @@ def test_it_settles_just_below_the_limit_and_stays(quota: int) -> None:
     assert clock.refusals <= before + 1
 
 
+@pytest.mark.parametrize("begin", [0.0, 0.2, 0.45, 0.7, 0.95])
+def test_by_the_seconds_of_a_clock_the_limit_is_found_to_the_hundredth(begin: float) -> None:
+    clock = Clock(Rate(), 400, begin).run(20.0, speed=640)
+    assert 0.985 * 400 <= clock.rate.value <= 400
+    assert clock.refusals <= 4
+    assert clock.run(50.0).refusals <= 4, "and never met again"
+
+
+def test_what_there_was_time_for_before_a_refusal_goes_at_once_after_the_pause() -> None:
+    clock = Clock(Rate(), 400, 0.2).run(20.0, speed=640).turn()
+    clock.quota = 200
+    before = clock.refusals
+    while clock.refusals == before:
+        clock.run(0.01)
+    assert 0.45 <= clock.rate.credit <= 0.55, "half of the second was over when half of what it had let in was used up"
+
+
+def test_a_second_that_refuses_tells_how_far_the_limit_fell() -> None:
+    clock = Clock(Rate(), 400, 0.2).run(20.0, speed=640).turn()
+    clock.quota = 150
+    before = clock.refusals
+    clock.run(4.0)
+    assert clock.refusals == before + 1
+    assert 0.94 * 150 <= clock.rate.value <= 150
+
+
+def test_a_single_refusal_while_it_holds_is_no_fall_and_a_second_one_at_once_is() -> None:
+    rate, now = Rate(), 0.0
+    rate.warm(400.0)
+    for refused in (8.0, 1.0):
+        for _ in range(int(400 * refused)):
+            now += 1 / 400
+            rate.sent(now)
+        before = rate.value
+        rate.refused(now, 5, 1.0, now)
+        assert rate.value == pytest.approx((0.98 if refused > 1.0 else 0.5) * before)
+        now = rate.resume
+
+
+def test_a_window_that_opens_with_a_request_is_told_from_a_clock_and_held_as_well() -> None:
+    clock = Clock(Rate(), 400, lazy=True).run(25.0, speed=640)
+    assert 0.93 * 400 <= clock.rate.value <= 400
+    before = clock.refusals
+    assert clock.run(30.0).refusals == before
+
+
+def test_the_next_run_begins_with_what_was_found_and_not_with_what_was_just_tried() -> None:
+    clock = Clock(Rate(), 400, 0.2).run(20.0, speed=640)
+    found = clock.rate.value
+    clock.run(HOLD - 25.0)
+    while clock.rate.value == found:
+        clock.run(0.1)
+    assert clock.rate.value > 1.3 * found
+    assert clock.rate.found == found
+
+
 def test_it_follows_a_limit_that_falls_and_comes_back() -> None:
     clock = Clock(Rate(), 400).run(25.0, speed=600)
     clock.quota = 200
@@ -98,6 +160,34 @@ def test_wherever_it_falls_to_it_is_back_within_half_a_minute_of_the_limit(low: 
     clock.quota = 400
     clock.run(30.0)
     assert 0.9 * 400 <= clock.rate.value <= 1.05 * 400
+
+
+def test_a_climb_within_what_the_last_one_met_is_no_return() -> None:
+    """Where no seconds can be counted: the limit may be as high as the climb was when it was refused."""
+    rate, now = Rate(), 0.0
+    rate.warm(400.0)
+
+    def send(seconds: float) -> float:
+        until = now + seconds
+        at = now
+        while at < until:
+            at += 1.0 / rate.value
+            rate.sent(at)
+        return at
+
+    rate._second.deny()
+    for seconds in (8.0, 0.9, 2.0):
+        now = send(seconds)
+        rate.refused(now, 5, 1.0, now)
+        now = rate.resume
+    held, met = rate.value, rate._top
+    assert 1.05 * held < met < 250.0, "it fell by half, climbed quickly, and was refused again"
+    while rate.value < 1.04 * met:
+        assert rate.value < 1.1 * met
+        now = send(0.1)
+    assert rate.value <= 1.1 * met
+    now = send(1.0)
+    assert rate.value >= 0.98 * 400.0
 
 
 def test_once_back_it_is_held_as_long_as_one_that_never_fell() -> None:
