@@ -6,12 +6,14 @@ Rules:
    bounded by the number of kinds, not of lines.
 2. Tokens are guessed from bytes, by the ratio that the last run has counted where there was one. Every guess says how
    good it is.
-3. Only what is still to do is estimated. What nobody knows is None: unknown is never 0.
+3. Only what is still to do is estimated; a line that is answered is not looked at again. What nobody knows is None: unknown is
+   never 0.
 """
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import add
 from typing import cast
@@ -27,7 +29,7 @@ from batchrunner.expectation import check_of
 from batchrunner.formats import parse
 from batchrunner.glance import GLANCED, Plain, glance
 from batchrunner.keyring import doors
-from batchrunner.lines import Line, blank, read_blocks
+from batchrunner.lines import Line, blank, open_blocks, read_blocks
 from batchrunner.listed import context_of, price_of, wanted
 from batchrunner.looking import Look, at_hand, begun, standing_of
 from batchrunner.paths import Paths
@@ -62,11 +64,24 @@ def _checked(settings: Settings, paths: Paths, environ: Mapping[str, str]) -> Ch
     look = _looking(settings, urls, dialect_of(paths.input, settings.intake), found)
     if begun(paths):
         found.standing = standing_of(settings, paths)
-        for first, lines in read_blocks(paths.input, settings.intake.max_line):
+        for first, lines in _unanswered(settings, paths, found):
             look(first, lines)
     else:
         found.standing = standing_of(settings, paths, look)
     return found.report(spread, moments, Prices(price_table(settings.spending.price), price_of))
+
+
+def _unanswered(settings: Settings, paths: Paths, found: "_Found") -> Iterator[tuple[int, Sequence[Line]]]:
+    """The lines without an answer, some at a time. Where not all are meant it takes a look to tell whether a line is."""
+    intake, standing = settings.intake, found.standing
+    if not standing or not intake.every:
+        yield from read_blocks(paths.input, intake.max_line)
+        return
+    found.pass_over(standing.succeeded)
+    for first, lines in open_blocks(paths.input, intake.max_line, partial(standing.begin, refused=False)):
+        answered = standing.done_of(first, len(lines), refused=False)
+        for stretch in re.finditer("0+", f"{answered:0{len(lines)}b}"[::-1]):
+            yield first + stretch.start(), lines[stretch.start() : stretch.end()]
 
 
 def _looking(settings: Settings, urls: Sequence[str], dialect: Dialect, found: "_Found") -> Look:
@@ -74,11 +89,10 @@ def _looking(settings: Settings, urls: Sequence[str], dialect: Dialect, found: "
     origins, intake = tuple(urls), settings.intake
     whole = partial(parse, origins=origins, model=settings.service.model, dialect=dialect)
     glanced = dialect.format in GLANCED and not settings.service.model
-    every = not (intake.shard or intake.where)
 
     def look(first: int, lines: Sequence[Line]) -> Sequence[str] | None:
         seen = glance(lines, origins) if glanced else [None] * len(lines)
-        if every and all(seen):
+        if intake.every and all(seen):
             plain = cast(list[Plain], seen)
             found.take_plain(first, plain)
             return [each.id for each in plain]
@@ -163,6 +177,10 @@ class _Found:
         self._most = settings.intake.limit or sys.maxsize
         self._long = _Numbers()
 
+    def pass_over(self, count: int) -> None:
+        """So many lines are answered, and not looked at again."""
+        self._requests += count
+
     def take(self, items: Iterable[Item]) -> None:
         """Count these lines."""
         for line, item in items:
@@ -176,7 +194,8 @@ class _Found:
     def take_plain(self, first: int, plain: Sequence[Plain]) -> None:
         """Count so many lines from this one on."""
         models = {each.model for each in plain}
-        if self.standing or len(models) > 1 or self._to_go + len(plain) > self._most:
+        done = self.standing.done_of(first, len(plain)) if self.standing else 0
+        if done or len(models) > 1 or self._to_go + len(plain) > self._most:
             self.take(enumerate(plain, first))
             return
         self._requests += len(plain)

@@ -44,6 +44,7 @@ class Oversized(Struct, frozen=True):
 
 Line = bytes | Oversized
 Note = Callable[[int, int], None]
+Begin = Callable[[int], Landmark | None]
 
 
 def read_lines(source: str | os.PathLike[str] | BinaryIO, max_line: int = MAX_LINE) -> Iterator[tuple[int, bytes | Oversized]]:
@@ -72,6 +73,20 @@ def read_blocks(
             yield from _numbered(_from(file, begin), max_line, begin.line, note if plain else None)
         except _broken() as fault:
             raise FileError("E406", f"the input cannot be read any further: {_reason(fault)}", PUT_BACK) from None
+
+
+def open_blocks(path: Path, max_line: int, begin: Begin) -> Iterator[tuple[int, list[Line]]]:
+    """Those of its blocks that `begin` sends us to: where to read for the lines from a number on, or None when that was all."""
+    here = begin(1)
+    while here:
+        for first, lines in read_blocks(path, max_line, here):
+            yield first, lines
+            following = first + len(lines)
+            here = begin(following)
+            if not here or here.line > following:
+                break
+        else:
+            return
 
 
 def blank(line: Line) -> bool:

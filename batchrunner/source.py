@@ -31,7 +31,7 @@ from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
 from batchrunner.glance import GLANCED, request
 from batchrunner.landmarks import START, Landmark
-from batchrunner.lines import MAX_LINE, PUT_BACK, Line, blank, read_blocks, read_lines, without_ending
+from batchrunner.lines import MAX_LINE, PUT_BACK, Begin, Line, blank, open_blocks, read_lines, without_ending
 from batchrunner.selecting import fits, of_shard, where
 
 Block = list[Request | Result]
@@ -84,6 +84,11 @@ class Intake(Struct, frozen=True, kw_only=True):
         int, option("longest input line to accept", group="Input and output", metavar="SIZE", unit="bytes", main=False, ge=1024)
     ] = MAX_LINE
 
+    @property
+    def every(self) -> bool:
+        """Whether all lines are meant, whatever they hold."""
+        return not (self.shard or self.where)
+
 
 _ALL = Intake()
 PEEK = 20  # lines that are looked at for the dialect, until one tells
@@ -98,7 +103,6 @@ def dialect_of(path: str | os.PathLike[str], intake: Intake) -> Dialect:
 
 
 ToDo = Callable[[int, int], Iterable[int]]
-Begin = Callable[[int], Landmark | None]
 
 
 def _all(first: int, count: int) -> Iterable[int]:
@@ -205,18 +209,10 @@ def _reading(dialect: Dialect, origins: tuple[str, ...], model: str) -> Read:
 
 def _asked(path: Path, max_line: int, to_do: ToDo, begin: Begin, closed: Event) -> Iterator[tuple[int, Line]]:
     """The lines to be asked. Passing over a hundred million finished ones ends too, once closed."""
-    here = begin(1)
-    while here:
-        for first, lines in read_blocks(path, max_line, here):
-            if closed.is_set():
-                return
-            yield from ((line, lines[line - first]) for line in to_do(first, len(lines)) if not blank(lines[line - first]))
-            following = first + len(lines)
-            here = begin(following)
-            if not here or here.line > following:
-                break
-        else:
+    for first, lines in open_blocks(path, max_line, begin):
+        if closed.is_set():
             return
+        yield from ((line, lines[line - first]) for line in to_do(first, len(lines)) if not blank(lines[line - first]))
 
 
 def _standing(path: Path) -> os.stat_result | None:

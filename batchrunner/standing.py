@@ -61,17 +61,22 @@ class Standing(Struct):
     def still_open(self, first: int, count: int) -> Sequence[int]:
         """The lines of `count` from `first` on that this run has something to do for; of a finished stretch none, at once."""
         end = min(first + count, self.last + 1)
-        settled = int.from_bytes(self.answered[first >> 3 : (end >> 3) + 1], "little")
-        settled |= int.from_bytes(self.refused[first >> 3 : (end >> 3) + 1], "little")
-        if (~settled >> (first & 7)) & ((1 << max(0, end - first)) - 1):
+        if ~self.done_of(first, end - first) & ((1 << max(0, end - first)) - 1):
             return [line for line in range(first, end) if not self.is_done(line)]
         return ()
 
-    def begin(self, line: int) -> Landmark | None:
-        """Where to read for the lines from this one on that this run has something to do for; None: it has for none."""
+    def done_of(self, first: int, count: int, refused: bool = True) -> int:
+        """One bit for each of `count` lines from `first` on, the lowest first: it is answered or, with `refused`, refused."""
+        end = ((first + count) >> 3) + 1
+        done = int.from_bytes(self.answered[first >> 3 : end], "little")
+        done |= int.from_bytes(self.refused[first >> 3 : end], "little") if refused else 0
+        return (done >> (first & 7)) & ((1 << max(0, count)) - 1)
+
+    def begin(self, line: int, refused: bool = True) -> Landmark | None:
+        """Where to read for the lines from this one on that are not done, as `done_of` has it; None: all are."""
         for here, last in stretches(self.marks, line, self.last):
             first = max(line, here.line)
-            if self.still_open(first, last + 1 - first):
+            if self.done_of(first, last + 1 - first, refused).bit_count() < last + 1 - first:
                 return here
         return None
 

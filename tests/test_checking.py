@@ -9,10 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchrunner import checking, lines, listed
+from batchrunner import checking, landmarks, lines, listed
 from batchrunner.checking import check, learned
+from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.core.trail import VERSION, AttemptLine, Moment, Spend
+from batchrunner.formats import identify
 from batchrunner.origins import resolve
+from batchrunner.paths import Paths
+from batchrunner.records import record
 from batchrunner.report import preview, text
 
 
@@ -198,3 +202,38 @@ def test_one_reading_tells_what_two_do(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a.results.jsonl").write_text('{"custom_id":"z","response":{"status_code":200,"body":{}},"error":null}\n')
     assert checked(tmp_path, texts, limit=limit) == once
     assert (once.requests, once.problems, once.to_go) == (43, 2, limit or 42)
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_what_is_answered_is_counted_and_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """The rest is judged as if it stood alone; refused lines keep their problems, and are not to do."""
+    monkeypatch.setattr(lines, "_BLOCK", 300)
+    monkeypatch.setattr(landmarks, "STRETCH", 700)
+    texts = [row(n, "x" * n, max_tokens=n + 1) for n in range(60)]
+    texts[20:20] = ["", "{broken", " "]
+    texts[40:40] = ["{broken as well"]
+    answered = [*range(1, 17), 19, *range(25, 41), *range(42, 55), 58]
+    refused = [41, 60]
+    paths = Paths.of(tmp_path / "a.jsonl")
+    for path, kind, numbers in ((paths.results, Kind.OK, answered[::-1]), (paths.errors, Kind.REJECTED, refused)):
+        told = (written(texts[number - 1].encode(), number, kind) for number in numbers)
+        path.write_bytes(b"".join(told))
+    seen: list[int] = []
+    look = checking.glance
+    monkeypatch.setattr(checking, "glance", lambda block, origins: seen.extend(map(len, block)) or look(block, origins))
+    found = checked(tmp_path, texts, limit=limit)
+    assert (found.requests, found.problems, found.done) == (62, 2, len(answered) + len(refused))
+    assert len(seen) == len(texts) - len(answered)
+    paths.results.unlink()
+    paths.errors.unlink()
+    left = [text for number, text in enumerate(texts, 1) if number not in {*answered, *refused}]
+    alone = checked(tmp_path, left, limit=limit)
+    assert (found.to_go, found.tokens_in, found.tokens_out_most) == (alone.to_go, alone.tokens_in, alone.tokens_out_most)
+    assert found.to_go == (limit or 62 - len(answered) - 3)  # the refused ones, and the broken one that has no record
+
+
+def written(raw: bytes, line: int, kind: Kind) -> bytes:
+    """A record of this line."""
+    name, digest = identify(raw, line)
+    request = Request(line=line, id=name, digest=digest, route=Route.CHAT, path="/x")
+    return record(Result(request=request, kind=kind, status=200, body=b"{}"))
