@@ -5,8 +5,8 @@ Rules:
 1. Each success while the limit is nearly used up adds a share of a slot: a whole one until the first objection and well beyond
    the last one, else little, and more again the longer it stays calm. Every answer counts: quick endpoints are found out quickly.
 2. An objection cuts the limit below what was in flight when it came. Attempts that started before a cut cannot cut again.
-   Where objections keep coming from as many in flight, the limit is known: then it is held closely. Objections that come by
-   chance (`core.objections`) cut nothing.
+   Where objections keep coming from as many in flight, the limit is known: then it is held closely, but a whole slot below.
+   Objections that come by chance (`core.objections`) cut nothing.
 3. Where more in flight brings no more answers, the limit goes back to where as much was delivered (`core.knee`). Slowness
    alone never cuts.
 4. Lowering the limit never cancels anything. A limit set by the user is a constant, as long as this machine can hold it.
@@ -40,6 +40,7 @@ CALM_ROUNDS = 4.0  # calm rounds after which growth has doubled
 PUSHBACK = 0.9
 NEAR = 0.08  # objections so near one another, with a calm round between them, have found the limit: little more need be tried
 PUSHBACK_KNOWN, GROWTH_KNOWN = 0.97, 0.02
+SMALL = 40.0  # slots; of fewer a single one is so large a share that it is tried more rarely
 GROWTH_TOLD = 0.005  # and less where an objection brings a pause with it, so that each try is dear
 BEYOND = 1.2  # times what was in flight at the last objection: it was chance, or the endpoint has grown
 OVERLOAD = 0.7
@@ -48,17 +49,31 @@ OVERLOAD = 0.7
 class Limit:
     """The limit of one endpoint. `inflight` is always what remains in flight there without the attempt that has just ended."""
 
-    __slots__ = ("_calm", "_float", "_growth", "_knee", "_mark", "_met", "_most", "_objections", "_steep", "size")
+    __slots__ = (
+        "_calm",
+        "_float",
+        "_growth",
+        "_knee",
+        "_least",
+        "_mark",
+        "_met",
+        "_most",
+        "_objections",
+        "_steep",
+        "heeds",
+        "size",
+    )
 
     def __init__(self, policy: Concurrency) -> None:
         fixed = policy.concurrency
         self._most = float(policy.max_concurrency if fixed == "auto" else max(1, fixed))
         self._float = min(float(START), self._most) if fixed == "auto" else self._most
-        self._mark = -inf if fixed == "auto" else inf  # what started up to here speaks of an older limit, or to a deaf one
+        self.heeds = fixed == "auto"  # whether objections move it
+        self._mark = -inf if self.heeds else inf  # what started up to here speaks of an older limit, or to a deaf one
         self._knee = Knee() if fixed == "auto" else None
         self._steep = True
         self._objections = Objections()
-        self._growth = GROWTH
+        self._growth, self._least = GROWTH, LEAST_GROWTH
         self._met = 0.0  # how many were in flight when the endpoint last objected
         self._calm = 0.0  # rounds of answers since the last cut
         self.size = int(self._float)
@@ -71,7 +86,7 @@ class Limit:
     def fix(self, size: int) -> None:
         """The user's word while the run goes on: a constant from now on."""
         self._float = self._most = float(size)
-        self._mark, self._knee = inf, None
+        self._mark, self._knee, self.heeds = inf, None, False
         self.size = size
 
     def warm(self, size: int) -> None:
@@ -81,7 +96,7 @@ class Limit:
             self.size = int(self._float)
 
     def sent(self, beside: int) -> None:
-        """A request goes out, with so many others in flight."""
+        """A request goes out, with so many others in flight. Needs to be told only of a limit that `heeds` objections."""
         self._objections.sent(beside)
 
     def success(self, started: float, inflight: int, now: float, work: float = 1.0) -> None:
@@ -94,7 +109,7 @@ class Limit:
         self._steep = self._steep or self._float > BEYOND * self._met > 0.0
         if not self._steep:
             self._calm += 1.0 / self.size
-            growth = min(1.0, max(self._growth * 2.0 ** (self._calm / CALM_ROUNDS), LEAST_GROWTH / self.size))
+            growth = min(1.0, max(self._growth * 2.0 ** (self._calm / CALM_ROUNDS), self._least / self.size))
         self._float = min(self._most, self._float + growth)
         self.size = int(self._float)
 
@@ -117,7 +132,8 @@ class Limit:
 
     def crowded(self, started: float, inflight: int, now: float) -> bool:
         """Not one more connection could be opened on this machine: even the user's own number yields. True: the limit was cut."""
-        self._mark = -inf if self._mark == inf else self._mark
+        if not self.heeds:
+            self.heeds, self._mark = True, -inf
         return self._objected(PUSHBACK, started, inflight, now)
 
     def _objected(self, factor: float, started: float, inflight: int, now: float, growth: float = GROWTH_KNOWN) -> bool:
@@ -125,10 +141,11 @@ class Limit:
             return False
         level = min(self._float, inflight + 1.0)
         known = factor == PUSHBACK and self._calm >= 1.0 and abs(level - self._met) <= NEAR * level
-        self._met, self._growth = level, growth if known else GROWTH
+        self._met = level
+        self._growth, self._least = (growth * min(1.0, level / SMALL), 0.0) if known else (GROWTH, LEAST_GROWTH)
         if self._knee:
             self._knee.forget()
-        self._move(level * (PUSHBACK_KNOWN if known else factor), now)
+        self._move(min(level * PUSHBACK_KNOWN, level - 1.0) if known else level * factor, now)
         return True
 
     def _beyond_the_knee(self, knee: Knee, work: float, latency: float, inflight: int, now: float) -> bool:

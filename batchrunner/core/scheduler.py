@@ -267,7 +267,8 @@ class Scheduler:
         self._in_flight[request.line] = entry
         self.sent += 1
         beside, lane.inflight = lane.inflight, lane.inflight + 1
-        lane.limit.sent(beside)
+        if lane.limit.heeds:
+            lane.limit.sent(beside)
         lane.breaker.sent(now)
         booked = lane.pace(request.model).take(request, now)
         form = self.experience.form(lane.name, request, entry.whole)

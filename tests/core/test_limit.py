@@ -110,6 +110,31 @@ def test_a_limit_that_is_met_again_at_the_same_place_is_held_closely() -> None:
     assert limit.size <= 1.04 * before, "and little more is tried"
 
 
+def test_a_small_limit_that_is_known_is_met_by_one_in_fifty() -> None:
+    """Three at once: a slot more is a third more, and is refused."""
+    limit, now, answers, met = Limit(Concurrency()), 0.0, 0, 0
+    while answers < 1000:
+        now += 1.0
+        if limit.size > 3:
+            limit.pushback(now, 3, now)
+            met += answers > 100
+        else:
+            limit.success(now - 0.5, limit.size - 1, now)
+            answers += 1
+    assert limit.size == 3
+    assert 900 / 70 <= met <= 900 / 45
+
+
+def test_only_a_limit_that_objections_move_is_told_what_is_sent() -> None:
+    limit = Limit(Concurrency(concurrency=5))
+    assert not limit.heeds
+    limit.crowded(1.0, 4, 2.0)
+    assert limit.heeds
+    limit.fix(7)
+    assert not limit.heeds
+    assert Limit(Concurrency()).heeds
+
+
 def test_where_trying_more_costs_a_pause_it_is_tried_more_rarely() -> None:
     sizes = []
     for wait in (0.0, 1.0):

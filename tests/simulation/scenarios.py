@@ -237,10 +237,11 @@ def change_bucket(rows: int, seed: int) -> Stage:
     return _throttled(rows, seed, CHANGING, Bucket(CHANGING), None)
 
 
-def cap(rows: int, seed: int) -> Stage:
-    """A hosted service that serves 100 at once and answers 429 to the others."""
+def cap(rows: int, seed: int, most: int = 100) -> Stage:
+    """A hosted service that serves so many at once and answers 429 to the others."""
     weather = Weather(rows, seed, median=2.0, sigma=0.5)
-    return Stage(requests(rows), {"a": Nature(weather, slots=steps(100), refusal=429)}, listed(rows, 100, weather.calm), DEFAULTS)
+    nature = Nature(weather, slots=steps(most), refusal=429)
+    return Stage(requests(rows), {"a": nature}, listed(rows, most, weather.calm), DEFAULTS)
 
 
 def cap_change(rows: int, seed: int) -> Stage:
@@ -388,6 +389,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         "the same by a bucket, no Retry-After", 20_000, change_bucket, [at_least(YIELD, attained, 0.9), LOST]
     ),
     "cap": Scenario("100 at once, then 429", 10_000, cap, [at_least(YIELD, attained, 0.9), *THROTTLED]),
+    "cap-small": Scenario("3 at once, then 429", 1_500, partial(cap, most=3), [at_least(YIELD, attained, 0.9), *THROTTLED]),
     "cap-change": Scenario("100, 50, 100 at once, then 503", 10_000, cap_change, [at_least(YIELD, attained, 0.9), LOST]),
     "plateau": Scenario(
         f"throughput saturates at {KNEE} sequences",
