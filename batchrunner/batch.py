@@ -26,7 +26,7 @@ from batchrunner.core.model import Event
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.service import EndpointRow
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
-from batchrunner.crew import TEND_EVERY, Crew
+from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Hooks, Transport
 from batchrunner.expectation import judge_of, seal
 from batchrunner.filing import FileJob
@@ -131,7 +131,7 @@ def _judging(settings: Settings, hooks: Hooks, stack: AsyncExitStack) -> tuple[H
 
 def _fitted(settings: Settings, ways: Sequence[Door]) -> tuple[Settings, str]:
     """No more in flight than this process may have open, and what to say of it."""
-    limits, fit = fitted(settings.concurrency, len(ways), settings.processes.workers)
+    limits, fit = fitted(settings.concurrency, len(ways))
     return structs.replace(settings, concurrency=limits), fit
 
 
@@ -164,14 +164,13 @@ class _Lanes(Struct, frozen=True):
 
 
 async def _lanes(ways: Ways, settings: Settings, environ: Mapping[str, str], stack: AsyncExitStack) -> _Lanes:
-    """All endpoints, and what sends to each, open: a transport of our own or, for all of them, a crew of workers."""
+    """All endpoints, and what sends to each, open: transports of our own, and for all of them a crew of workers."""
     urls = {door.name: await _address(door, stack) for door in ways.doors}
     endpoints = [_endpoint(door, urls[door.name], settings) for door in ways.doors]
-    transports = ways.transports(urls)  # with a crew too: what they refuse is refused before anything is sent
+    ours = {name: await stack.enter_async_context(transport) for name, transport in ways.transports(urls).items()}
     if settings.processes.workers == 1:
-        ours = {name: await stack.enter_async_context(transport) for name, transport in transports.items()}
         return _Lanes(endpoints, ours, None)
-    crew = Crew(settings.processes.workers, Opening(settings.service, settings.connection, urls), environ)
+    crew = Crew(settings.processes.workers - 1, Opening(settings.service, settings.connection, urls), environ, ours)
     await stack.enter_async_context(crew)
     return _Lanes(endpoints, dict.fromkeys(urls, crew), crew)
 
@@ -181,7 +180,7 @@ def _tending(crew: Crew | None, trail: Trail) -> list[Chore]:
     if not crew:
         return []
     trail.vitals.others = crew.vitals
-    return [Chore(TEND_EVERY, crew.tend)]
+    return [Chore(TEND_EVERY, crew.tend), Chore(BALANCE_EVERY, crew.balance)]
 
 
 def _engine(

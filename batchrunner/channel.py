@@ -4,7 +4,8 @@
 
 Rules:
 
-1. What is said in one turn of the loop is one frame: eight bytes of length, then a list of messages as msgpack.
+1. What is said in one turn of the loop is one frame: eight bytes of length, then a list of messages as msgpack. When there is
+   much to say it leaves in pieces, so that the other end has something to do while this one is still at it.
 2. A frame counts when it is whole. One that is cut was said by somebody who has died, and is never heard.
 3. The pair has no name and no address: nobody else can speak into it. A key never travels; a worker finds its own.
 """
@@ -22,6 +23,7 @@ from batchrunner.core.service import Connection, Service
 from batchrunner.core.trail import Ourselves
 from batchrunner.records import encodable
 
+MOST = 16  # messages in a frame; twice as many, and both ends wait for one another (`scripts/bench workers`)
 _LENGTH = 8
 
 
@@ -112,10 +114,12 @@ class Channel(asyncio.Protocol):
         return channel
 
     def say(self, message: ToWorker | FromWorker) -> None:
-        """Send a message at the end of this turn of the loop. To somebody who has gone it is lost in silence."""
+        """Send a message in this turn of the loop. To somebody who has gone it is lost in silence."""
         if not self._said:
             self._loop.call_soon(self._flush)
         self._said.append(message)
+        if len(self._said) == MOST:
+            self._flush()
 
     def close(self) -> None:
         """Say no more."""
@@ -123,7 +127,7 @@ class Channel(asyncio.Protocol):
 
     def _flush(self) -> None:
         said, self._said = self._said, []
-        if self._transport.is_closing():
+        if not said or self._transport.is_closing():
             return
         frame = packed(said)
         self._transport.write(len(frame).to_bytes(_LENGTH, "big") + frame)

@@ -2,6 +2,7 @@
 
     engine ──attempt──► crew ──► the worker with the least in flight (`worker`) ──► endpoint
            ◄──outcome──      ◄──
+                             ──► or the run's own connections, for its share ─────► endpoint
 
 Rules:
 
@@ -12,6 +13,8 @@ Rules:
    be on the bill. It is replaced; one place in the crew where worker after worker dies ends the run, in order (E407).
    One that falls silent is ended, for the deadlines of its attempts stand still with it.
 3. When the run dies, the workers see the end of their pair and end too.
+4. The run is one of the workers: it makes attempts itself until the first of the others is ready, and then such a share of
+   them that its process is as busy as theirs. What it makes itself costs no message.
 """
 
 import asyncio
@@ -23,13 +26,18 @@ from msgspec import Struct
 
 from batchrunner.beside import Process, started
 from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
-from batchrunner.core.model import Attempt, Kind, Outcome, Phase, Timing
+from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.policy import option
 from batchrunner.core.trail import Ourselves
+from batchrunner.engine import Transport
 from batchrunner.errors import FileError
+from batchrunner.vitals import Vitals
 
 TEND_EVERY = 0.25
+BALANCE_EVERY = 1.0
 DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
+SHARE = 8.0  # in flight in each worker for one of the run's own, to begin with: deciding and keeping is half of its work
+SHARES = (1.0, 64.0)
 SILENT = 240  # looks without a word from a worker, which speaks each second: it is stopped or stuck, and so is what it holds
 
 Review = Callable[[Attempt, Phase, float], float]
@@ -41,7 +49,7 @@ class Processes(Struct, frozen=True, kw_only=True):
     workers: Annotated[
         int,
         option(
-            "processes that hold the connections: more than one core for TLS, streams and high rates",
+            "processes that hold connections, this one included: more than one core for TLS, streams and high rates",
             group="Speed",
             metavar="N",
             main=False,
@@ -164,13 +172,18 @@ class Place:
 
 
 class Crew:
-    """The workers of a run. `async with` starts them; `send` makes one attempt, as a transport does, in one of them."""
+    """The workers of a run. `async with` starts them; `send` makes one attempt, as a transport does, in one of them.
 
-    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str]) -> None:
+    `count` of them are processes of their own; `ours` are the open transports of the run, by endpoint.
+    """
+
+    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str], ours: Mapping[str, Transport]) -> None:
         self._places = [Place(opening, environ, self._look) for _ in range(count)]
         self._up: list[Place] = []
-        self._failure: FileError | None = None
-        self._news = asyncio.Event()
+        self._ours = ours
+        self._own = 0  # attempts that the run has under way itself
+        self._share = SHARE
+        self._vitals = Vitals(asyncio.get_running_loop().time, BALANCE_EVERY)
 
     async def __aenter__(self) -> Self:
         try:
@@ -187,17 +200,19 @@ class Crew:
     async def _dismiss(self) -> None:
         await asyncio.gather(*(place.close() for place in self._places))
 
-    def send(self, attempt: Attempt, review: Review) -> Coroutine[Any, Any, Outcome]:
-        """What the attempt amounts to: judged already by the worker that makes it."""
-        return min(self._up, key=_load).send(attempt, review) if self._up else self._send_later(attempt, review)
+    def send(self, attempt: Attempt, review: Review) -> Coroutine[Any, Any, Reply | Fault | Outcome]:
+        """What the attempt amounts to, judged already by the worker that makes it; or the answer, where the run makes it."""
+        least = min(self._up, key=_load) if self._up else None
+        if least is None or (self._own + 1) * self._share <= len(least.errands):
+            return self._send_ourselves(attempt, review)
+        return least.send(attempt, review)
 
-    async def _send_later(self, attempt: Attempt, review: Review) -> Outcome:
-        while not self._up:
-            if self._failure:
-                raise asyncio.CancelledError  # it was never sent: its request stays pending
-            self._news.clear()
-            await self._news.wait()
-        return await self.send(attempt, review)
+    async def _send_ourselves(self, attempt: Attempt, review: Review) -> Reply | Fault | Outcome:
+        self._own += 1
+        try:
+            return await self._ours[attempt.endpoint].send(attempt, review)
+        finally:
+            self._own -= 1
 
     def vitals(self) -> list[Ourselves]:
         """How the workers are doing."""
@@ -205,19 +220,25 @@ class Crew:
 
     async def tend(self) -> None:
         """Replace those who have died. FileError E407 where one after the other dies, or none can be started."""
-        try:
-            for place in self._places:
-                if place.empty:
-                    await place.fill()
-                place.look()
-        except FileError as failure:
-            self._failure = failure
-            self._news.set()  # nobody waits any longer for a worker to come
-            raise
+        for place in self._places:
+            if place.empty:
+                await place.fill()
+            place.look()
+
+    async def balance(self) -> None:
+        """Take more or less of the work on, as this process was less or more busy than the others since the last time."""
+        ours, theirs = self._vitals.taken().cpu, [place.us.cpu for place in self._up if place.us.cpu]
+        if ours and theirs:
+            self._share = shared(self._share, ours, sum(theirs) / len(theirs))
 
     def _look(self) -> None:
         self._up = [place for place in self._places if place.ready]
-        self._news.set()
+
+
+def shared(share: float, ours: float, theirs: float) -> float:
+    """How many attempts in a worker stand against one of the run's own, after these cores' worth of CPU time."""
+    least, most = SHARES
+    return min(most, max(least, share * min(2.0, max(0.5, ours / theirs))))
 
 
 def _load(place: Place) -> int:

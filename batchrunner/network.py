@@ -188,13 +188,14 @@ def raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def fitted(concurrency: Concurrency, endpoints: int, processes: int = 1) -> tuple[Concurrency, str]:
-    """The limits that so many processes can hold with so many endpoints, and a line for the user when they had to be lowered.
+def fitted(concurrency: Concurrency, endpoints: int) -> tuple[Concurrency, str]:
+    """The limits that this process can hold with so many endpoints, and a line for the user when they had to be lowered.
 
+    With workers it is the same: any of the processes may come to hold nearly all.
     UsageError E002: the user's own number needs more open files than there may be.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST if soft == resource.RLIM_INFINITY else max(1, (soft - RESERVED) * processes // max(1, endpoints))
+    most = MOST if soft == resource.RLIM_INFINITY else max(1, (soft - RESERVED) // max(1, endpoints))
     fixed = concurrency.concurrency
     wanted = concurrency.max_concurrency if fixed == "auto" else fixed
     if wanted <= most:

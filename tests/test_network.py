@@ -165,7 +165,6 @@ def test_f8_concurrency_fits_the_open_files() -> None:
     with limited(164):
         assert fitted(Concurrency(concurrency=100), 1) == (Concurrency(concurrency=100), "")
         assert fitted(Concurrency(max_concurrency=50), 2) == (Concurrency(max_concurrency=50), "")
-        assert fitted(Concurrency(concurrency=200), 1, processes=2) == (Concurrency(concurrency=200), ""), "each has its own"
         lowered, note = fitted(Concurrency(), 2)
         assert lowered.max_concurrency == 50
         assert "50 requests" in note

@@ -253,7 +253,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E407": Code(
         "the worker processes cannot be kept alive",
-        "With --workers N, N processes hold the connections; one that dies is replaced and what it had under way is sent again. "
+        "With --workers N, N-1 processes hold connections beside the run; one that dies is replaced and what it had under way is "
+        "sent again. "
         "Here they died one after the other without an answer between them, or could not be started at all. Nothing that was "
         "answered is lost.",
         (

@@ -74,13 +74,12 @@ class Connection(asyncio.Protocol):
             data = self.pending + data
         while data:
             head = data.find(b"\r\n\r\n")
-            at = data.lower().find(b"content-length:") if head >= 0 else -1
-            end = head + 4 + int(data[at + 15 : data.find(b"\r\n", at)]) if at >= 0 else -1
+            end = head + 4 + _length(data, head) if head >= 0 else 0
             if not 0 < end <= len(data):
                 break
             mark = data.find(b'"r-', head) + 1
             name = data[mark : mark + len(ID)]
-            if b'"stream":true' in data[head:end]:
+            if data.find(b'"stream":true', head, end) >= 0:
                 self.stream(name)
             elif self.latency:
                 self.flight.held += 1
@@ -109,6 +108,14 @@ class Connection(asyncio.Protocol):
                 later(self.pause, step)
 
         later(int(name[-3:]) / 1000 * self.pause, step)  # connections do not march in step
+
+
+def _length(data: bytes, head: int) -> int:
+    """What the head says of its body's length. Most clients write it the same way."""
+    at = data.find(b"Content-Length:", 0, head)
+    if at < 0:
+        at = data[:head].lower().index(b"content-length:")
+    return int(data[at + 15 : data.find(b"\r\n", at)])
 
 
 class Flight:
