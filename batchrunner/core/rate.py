@@ -90,12 +90,8 @@ class Rate:
         self.credit = 0.0  # seconds' worth that may go at once then
         self._crowding = Crowding()
         self._recent: deque[bool] = deque(maxlen=OF)
-        self._window = Window()
-        self._second = Second(self._window)
-        self._paused = False  # and nothing has gone out since
         self._was = 0.0  # what is held if a count brings no news
         self._doubted = False  # it was refused while it held, for the first time
-        self._due, self._tick = -inf, 0.0
         self._fell, self._once = -inf, 0.0  # when the limit last fell, and from where
         self._cuts = 0  # in quick succession
         self.fix(most)
@@ -114,7 +110,10 @@ class Rate:
         """The user's number from now on; inf: none."""
         self.most = self.value = self._level = self._top = self._peak = most
         self._mark = self._since = -inf
-        self._second.forget()
+        self._paused = False  # nothing has gone out since the last refusal
+        self._window = Window()
+        self._second = Second(self._window)
+        self._due, self._tick = -inf, 0.0
         self._calm, self._hold, self._climb = 0.0, HOLD if most < inf else 0.0, PROBE
 
     def warm(self, value: float) -> None:
@@ -240,7 +239,7 @@ class Rate:
             self._fell, self._once = now, self._was if fell else self.value
             self.value *= FALL if self.most == inf else FALL_TOLD
             self._settle(now, wait, hold=0.0, climb=RETURN)
-        elif not news and (told or (self._countable(second) and now - self._since >= SHORT)):
+        elif not news and (told or (self._countable(second, wait) and now - self._since >= SHORT)):
             self._told_by_climb(second, wait, now, hold=self._holds(now) if told else 0.0)
         elif self._hold and self.most == inf:
             self._was = self.value
@@ -251,8 +250,9 @@ class Rate:
             self.value *= TRIMS[min(self._cuts, len(TRIMS)) - 1]
             self._settle(now, wait, hold=0.0, climb=SEEK)
 
-    def _countable(self, second: float) -> bool:
-        return self._second.sought and second == 1.0 and self.value >= SURE and self.most == inf
+    def _countable(self, second: float, wait: float) -> bool:
+        """Whether a pause begins at whose end a second of the endpoint's may begin, and of which something can be counted."""
+        return wait > 0.0 and self._second.sought and second == 1.0 and self.value >= SURE and self.most == inf
 
     def _told_by_climb(self, second: float, wait: float, now: float, hold: float) -> None:
         """Within the last second of the climb. Where the next one can be counted, that will tell more."""
@@ -260,7 +260,7 @@ class Rate:
         self.value = min(0.98 * self.value, 0.995 * (last - 0.8 * max(0.0, last - before)))
         self._settle(now, wait, hold, climb=PROBE if hold else SEEK)
         self._top = last
-        if self._countable(second):
+        if self._countable(second, wait):
             self._due = self.resume = self._second.align(before, now, self.resume)
             self.value = COUNT * self._top
             self._was = 0.0

@@ -44,7 +44,7 @@ class Second:
 
     def __init__(self, window: Window) -> None:
         self._window = window
-        self.forget()
+        self._begin_anew()
 
     @property
     def counting(self) -> bool:
@@ -56,8 +56,7 @@ class Second:
         """Whether there may be seconds, and it is not known where they begin."""
         return not (self.known or self._denied)
 
-    def forget(self) -> None:
-        """It is another limit from now on."""
+    def _begin_anew(self) -> None:
         self._denied = self.known = self._stopped = False  # known: where seconds begin
         self._begin = -inf
         self.since = inf  # when the one began that is being counted; inf: none is
@@ -68,7 +67,7 @@ class Second:
 
     def deny(self) -> None:
         """There are none."""
-        self.forget()
+        self._begin_anew()
         self._denied = True
 
     def phase(self, now: float) -> float:

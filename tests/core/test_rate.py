@@ -294,6 +294,19 @@ def test_what_was_sent_before_a_cut_does_not_cut_again() -> None:
     assert rate.value == once < 100.0
 
 
+@pytest.mark.parametrize("most", [inf, 300.0])
+def test_a_number_that_comes_during_a_pause_is_a_new_begin(most: float) -> None:
+    clock = Clock(Rate(), 400, 0.2).run(20.0, speed=640).turn()
+    clock.quota = 200
+    before = clock.refusals
+    while clock.refusals == before:
+        clock.run(0.01)
+    clock.rate.fix(most)
+    assert clock.rate.value == most
+    clock.run(20.0, speed=300)
+    assert 150 <= clock.rate.value <= 220
+
+
 @pytest.mark.parametrize(("most", "begins"), [(inf, 40.0), (10.0, 10.0)])
 def test_the_next_run_begins_with_the_rate_that_was_found(most: float, begins: float) -> None:
     rate = Rate(most)
