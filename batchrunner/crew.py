@@ -20,7 +20,7 @@ Rules:
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from msgspec import Struct
 
@@ -29,9 +29,11 @@ from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, G
 from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.policy import option
 from batchrunner.core.trail import Ourselves
-from batchrunner.engine import Transport
 from batchrunner.errors import FileError
 from batchrunner.vitals import Vitals
+
+if TYPE_CHECKING:
+    from batchrunner.engine import Transport
 
 TEND_EVERY = 0.25
 BALANCE_EVERY = 1.0
@@ -177,7 +179,7 @@ class Crew:
     `count` of them are processes of their own; `ours` are the open transports of the run, by endpoint.
     """
 
-    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str], ours: Mapping[str, Transport]) -> None:
+    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str], ours: "Mapping[str, Transport]") -> None:
         self._places = [Place(opening, environ, self._look) for _ in range(count)]
         self._up: list[Place] = []
         self._ours = ours
