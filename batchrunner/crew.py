@@ -19,6 +19,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from math import sqrt
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from batchrunner.engine import Transport
 
 TEND_EVERY = 0.25
-BALANCE_EVERY = 1.0
+BALANCE_EVERY = 0.25  # as often as the workers say how busy they are
 DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
 SHARE = 8.0  # in flight in each worker for one of the run's own, to begin with: deciding and keeping is half of its work
 SHARES = (1.0, 64.0)
-SILENT = 240  # looks without a word from a worker, which speaks each second: it is stopped or stuck, and so is what it holds
+SILENT = 240  # looks without a word from a worker, which speaks at each of them: it is stopped or stuck, and so is what it holds
 
 Review = Callable[[Attempt, Phase, float], float]
 
@@ -238,9 +239,12 @@ class Crew:
 
 
 def shared(share: float, ours: float, theirs: float) -> float:
-    """How many attempts in a worker stand against one of the run's own, after these cores' worth of CPU time."""
+    """How many attempts in a worker stand against one of the run's own, after these cores' worth of CPU time.
+
+    By the root: what is known of the others may be as old as the last step.
+    """
     least, most = SHARES
-    return min(most, max(least, share * min(2.0, max(0.5, ours / theirs))))
+    return min(most, max(least, share * min(2.0, max(0.5, sqrt(ours / theirs)))))
 
 
 def _load(place: Place) -> int:

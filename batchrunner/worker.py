@@ -35,7 +35,7 @@ from batchrunner.ways import Ways
 DEAF = ("SIGINT", "SIGTERM", "SIGHUP")
 LOOK = 0.02  # seconds until an attempt asks again that has asked for more time
 LEAST = 0.001
-TICK = 1.0  # seconds between two pulses
+TICK = 0.25  # seconds between two pulses
 
 
 class _Question(Struct, gc=False):

@@ -309,14 +309,14 @@ class _Share(Struct):
     rate: float  # rows per second, as measured
 
     def attainable(self, count: int) -> float:
-        """Rows per second that these costs allow where nothing else runs: by the whole machine, by the run, by each worker."""
+        """Rows per second that these costs allow where nothing else runs: by the machine, by the run, by each of the others."""
         cores = len(os.sched_getaffinity(0))
-        return 1e6 / max((self.run + self.workers + self.server) / cores, self.run, self.workers / count, self.server)
+        return 1e6 / max((self.run + self.workers + self.server) / cores, self.run, self.workers / max(1, count - 1), self.server)
 
 
 def workers(plan: Plan) -> Table:
     """No latency, no pinning: what more processes bring on these cores. `attainable` leaves out who else uses them."""
-    rows, counts = plan.rows or 20_000, [1, 2, *([4] if len(os.sched_getaffinity(0)) > 3 else [])]
+    rows, counts = plan.rows or 60_000, [1, 2, *([4] if len(os.sched_getaffinity(0)) > 3 else [])]
     shares: dict[int, list[_Share]] = {count: [] for count in counts}
     with serving(0.0, None) as (url, server):
         idle = {count: _shared(count, url, server, 1, plan, _Share(0, 0, 0, 0)) for count in counts}
@@ -330,7 +330,7 @@ def workers(plan: Plan) -> Table:
     one = middle[1]
     table: list[list[str | float]] = [
         [
-            f"{count} worker{'s' if count > 1 else ', in the run itself'}",
+            f"{count} worker{'s, the run and others' if count > 1 else ', the run itself'}",
             each.rate,
             each.rate / one.rate,
             each.run,
