@@ -5,8 +5,8 @@ Rules:
 1. A reply is looked at first when it begins. One that is whole and plain is handed over as it is (`core.whole`); everything
    else goes to aiohttp's parser, which is not made before it is needed.
 2. A reply belongs to the request that has left last, or to none: what comes at any other time costs the connection.
-3. What goes on with every request is done once a turn of the loop (`Mail`), what goes on with every packet without waking a
-   task (`Flow`).
+3. What goes on with every request is done for a handful of them at once (`Mail`), what goes on with every packet without waking
+   a task (`Flow`).
 4. What is private in aiohttp's protocol and still needed stands here.
 """
 
@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "max_headers": 256,
 }
 NO_TIMER = TimerNoop()
+HANDFUL = 8  # messages that leave together
 Take = Callable[[bytes], bool]
 READING: dict[str, Any] = {
     "timer": NO_TIMER,
@@ -40,10 +41,11 @@ READING: dict[str, Any] = {
 
 
 class Mail:
-    """What is to be sent in this turn of the loop: written at its end, in one go.
+    """What is to be sent in this turn of the loop: written at its end, or a handful at a time, in one go.
 
     A write wakes a server on the same machine, or a proxy there, which costs more than the writing. Between requests that leave
-    one after another it stays awake.
+    one after another it stays awake. But where a thousand answers come in one turn, their successors must not leave together:
+    they would come back together for ever after, and each would wait for all of them every time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -51,10 +53,12 @@ class Mail:
         self._waiting: list[tuple[Line, bytes]] = []
 
     def put(self, line: "Line", message: bytes) -> None:
-        """Send a message with the others of this turn."""
+        """Send a message with the next few of this turn."""
         if not self._waiting:
             self._loop.call_soon(self._send)
         self._waiting.append((line, message))
+        if len(self._waiting) >= HANDFUL:
+            self._send()
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -7,7 +7,7 @@ from unittest.mock import Mock, call
 import aiohttp
 import pytest
 
-from batchrunner.connections import Line, Mail
+from batchrunner.connections import HANDFUL, Line, Mail
 from batchrunner.core.whole import Whole
 from tests.server import LAST_CHUNK, chunk, chunked, chunked_head, ok_chat, reply
 
@@ -38,6 +38,18 @@ async def test_what_one_turn_of_the_loop_asks_is_written_at_its_end() -> None:
     lines[0][0].ask(b"another", False)
     await asyncio.sleep(0)
     assert order.mock_calls[-1] == call.write_0(b"another")
+
+
+async def test_what_is_asked_in_one_turn_leaves_a_handful_at_a_time() -> None:
+    mail = Mail(asyncio.get_running_loop())
+    lines = [opened(mail) for _ in range(2 * HANDFUL + 1)]
+    left = []
+    for line, _ in lines:
+        line.ask(b"message", False)
+        left.append(sum(transport.write.call_count for _, transport in lines))
+    assert left == [len(lines[:number]) // HANDFUL * HANDFUL for number in range(1, len(lines) + 1)]
+    await asyncio.sleep(0)
+    assert [transport.write.call_count for _, transport in lines] == [1] * len(lines)
 
 
 async def asking(line: Line, silent: bool = False) -> "asyncio.Future[Whole | None]":

@@ -87,6 +87,11 @@ class Run(Struct):
         return self.makespan / self.stage.ideal
 
     @property
+    def busy(self) -> float:
+        """Seconds between the first request that the servers saw and their last answer."""
+        return max(sent.ended for sent in self.sent) - min(sent.began for sent in self.sent)
+
+    @property
     def extra(self) -> float:
         """Sendings beyond one a line, as a share."""
         return len(self.sent) / self.rows - 1.0
