@@ -14,7 +14,8 @@ Rules:
    One that falls silent is ended, for the deadlines of its attempts stand still with it.
 3. When the run dies, the workers see the end of their pair and end too.
 4. The run is one of the workers: it makes attempts itself until the first of the others is ready, and then such a share of
-   them that its process is as busy as theirs. What it makes itself costs no message.
+   them that its process is as busy as theirs. What it makes itself costs no message. Where each of them
+   can have a core, none is on the run's.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from msgspec import Struct
 
-from batchrunner.beside import Process, started
+from batchrunner.beside import Process, apart, cores, started
 from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
 from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.policy import option
@@ -134,6 +135,11 @@ class Place:
         if self._silent > SILENT and self._process:
             self._process.kill()
 
+    def settle(self) -> None:
+        """Let the worker run on any core but ours."""
+        if self._process:
+            apart(self._process)
+
     async def close(self) -> None:
         """Let the worker go; whatever it has under way is given up."""
         if self._channel:
@@ -230,6 +236,9 @@ class Crew:
 
     async def balance(self) -> None:
         """Take more or less of the work on, as this process was less or more busy than the others since the last time."""
+        if len(self._places) < cores():
+            for place in self._places:
+                place.settle()
         ours, theirs = self._vitals.taken().cpu, [place.us.cpu for place in self._up if place.us.cpu]
         if ours and theirs:
             self._share = shared(self._share, ours, sum(theirs) / len(theirs))

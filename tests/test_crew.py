@@ -425,6 +425,19 @@ async def test_whoever_is_more_busy_gets_less_from_then_on(monkeypatch: pytest.M
     assert [round(after / before, 3) for before, after in pairwise(shares)] == [1.225, 0.816, 1.0]
 
 
+@pytest.mark.usefixtures("tasks")
+@pytest.mark.parametrize(("usable", "moved"), [(1, 0), (2, 0), (3, 2), (8, 2)])
+async def test_workers_leave_the_run_its_core_where_each_can_have_one(
+    monkeypatch: pytest.MonkeyPatch, usable: int, moved: int
+) -> None:
+    apart = []
+    monkeypatch.setattr(crew_room, "cores", lambda: usable)
+    monkeypatch.setattr(crew_room, "apart", apart.append)
+    async with complete(2) as crew:
+        await crew.balance()
+        assert len({id(process) for process in apart}) == len(apart) == moved
+
+
 def test_the_share_settles_where_both_are_busy_alike() -> None:
     """Also where the others are heard a step late: of long streams the run makes half, of small answers next to none."""
     for costs in ((60.0, 830.0), (33.0, 36.0)):

@@ -316,7 +316,7 @@ class _Share(Struct):
 
 def workers(plan: Plan) -> Table:
     """No latency, no pinning: what more processes bring on these cores. `attainable` leaves out who else uses them."""
-    rows, counts = plan.rows or 60_000, [1, 2, *([4] if len(os.sched_getaffinity(0)) > 3 else [])]
+    rows, counts = plan.rows or 100_000, [1, 2, *([4] if len(os.sched_getaffinity(0)) > 3 else [])]
     shares: dict[int, list[_Share]] = {count: [] for count in counts}
     with serving(0.0, None) as (url, server):
         idle = {count: _shared(count, url, server, 1, plan, _Share(0, 0, 0, 0)) for count in counts}
