@@ -4,13 +4,15 @@ Rules:
 
 1. Nothing of a job is locked or changed here; what has to be made to look at it lies aside and goes away again.
 2. Whoever opens a job for writing reads it by the same `evidence_of`.
+3. Where that takes longer than two seconds, it is shown how far it has come.
 """
 
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from time import monotonic
 
 from msgspec import structs
 
@@ -22,6 +24,7 @@ from batchrunner.foreign import read_record
 from batchrunner.landmarks import Landmark
 from batchrunner.lines import Line, read_lines
 from batchrunner.paths import Paths
+from batchrunner.progress import PERIOD, Progress
 from batchrunner.reader import Asked, Names, Reading, read
 from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey
@@ -31,6 +34,7 @@ from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of
 from batchrunner.standing import Standing
 
 KINDS = frozenset(Kind)
+SOON = 2.0  # seconds that nobody minds to wait
 Look = Callable[[int, Sequence[Line]], Sequence[str] | None]
 
 
@@ -129,9 +133,24 @@ def evidence_of(output: Output, settings: Settings, look: Look | None = None) ->
 
     def blocks(compared: bool) -> Generator[Asked, None, None]:
         reading = Reading(output.paths.input, intake.max_line, intake.shard, compared)
-        return read(reading, marks, names) if names else ahead.blocks(reading, marks)
+        found = read(reading, marks, names) if names else ahead.blocks(reading, marks)
+        return shown(found, Progress(settings.display, settings.input))
 
     return Evidence(blocks, read_successes, read_record, output, marks)
+
+
+def shown(
+    blocks: Generator[Asked, None, None], progress: Progress, clock: Callable[[], float] = monotonic
+) -> Generator[Asked, None, None]:
+    """The same blocks, and where they have come to, as soon as they take long."""
+    began = clock()
+    due = began + SOON
+    with closing(progress), closing(blocks):
+        for block in blocks:
+            yield block
+            if (now := clock()) >= due:
+                due = now + PERIOD
+                progress.count(block.last, now - began)
 
 
 def check_input(path: Path) -> None:

@@ -8,6 +8,7 @@ Rules:
 4. A stream that is no terminal gets key=value or JSON lines: at each tenth, two seconds apart, and every `interval` seconds.
    Never a carriage return. A notebook gets a bar of its own kind, with the figures beside it.
 5. Text from outside is made visible, so that it cannot command the terminal.
+6. What goes before a run and takes long is one line that counts; the bar takes its place.
 """
 
 import os
@@ -120,6 +121,10 @@ class Progress:
         """Draw the figures."""
         self._safely(lambda: self._log(snapshot) if self.mode == "log" else self._draw(snapshot))
 
+    def count(self, read: int, seconds: float) -> None:
+        """So many lines of the input have been read after so many seconds, before the run begins."""
+        self._safely(lambda: self._reading(f"reading {self._name}: {read:,} lines", seconds))
+
     def note(self, line: str) -> None:
         """One or more lines above the bar, if anything is shown at all."""
         if self.mode != "none":
@@ -175,6 +180,14 @@ class Progress:
             line.set_description_str(words, refresh=False)
         for each in self._bars:
             each.refresh()
+
+    def _reading(self, said: str, seconds: float) -> None:
+        if self.mode == "log" and seconds >= self._last + self._interval:
+            self._last = seconds
+            self._write(said)
+        elif self.mode not in ("log", "none"):
+            self._bars = self._bars or [_bar(_kind(self.mode), "", self._stream, 0, None)]
+            self._bars[0].set_description_str(said)
 
     def _begin(self, snapshot: Snapshot) -> None:
         """Put the bar on the screen, and what others log above it."""

@@ -12,7 +12,7 @@ import sys
 import termios
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +20,10 @@ import msgspec
 import pytest
 
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route
+from batchrunner.looking import shown
 from batchrunner.meter import Gauges, Lane, Snapshot
 from batchrunner.progress import Display, Progress
+from batchrunner.reader import Asked
 from batchrunner.report.status import block, figures, key_values, lines, pace
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
@@ -289,6 +291,36 @@ def test_a_hundred_percent_is_said_only_of_all() -> None:
 
 def test_counts_of_nothing_are_left_out() -> None:
     assert lines(Snapshot(gauges=Gauges(in_flight=3, limit=8))) == ("  in flight 3/8  failed 0", "  ")
+
+
+# ---- before the run ----
+
+
+def blocks_of(lines: int) -> Generator[Asked, None, None]:
+    yield from (Asked(line, ["a"], b"") for line in range(1, lines + 1))
+
+
+def test_reading_is_shown_once_it_takes_long_and_leaves_no_trace() -> None:
+    terminal, ticks = Terminal(80), iter([0.0, 0.5, 1.9, 2.0, 2.1, 2.3])
+    progress = Progress(Display(display="full"), "input.jsonl", terminal.stream)
+    read = shown(blocks_of(5), progress, lambda: next(ticks))
+    assert [asked.first for asked in read] == [1, 2, 3, 4, 5]
+    said = terminal.written()
+    assert re.findall(r"reading input.jsonl: (\d+) lines", said) == ["3", "5"]
+    assert re.search(r"\r {10,}\r$", said)
+
+
+def test_reading_is_logged_rarely() -> None:
+    progress, stream = logged(interval=30.0)
+    ticks = iter([0.0, *(float(5 * number) for number in range(1, 11))])
+    list(shown(blocks_of(10), progress, lambda: next(ticks)))
+    assert stream.getvalue() == "reading input.jsonl: 1 lines\nreading input.jsonl: 7 lines\n"
+
+
+def test_whoever_wants_no_display_gets_none_of_reading() -> None:
+    stream, ticks = io.StringIO(), iter([0.0, 5.0, 10.0])
+    list(shown(blocks_of(2), Progress(Display(display="none"), "a", stream), lambda: next(ticks)))
+    assert stream.getvalue() == ""
 
 
 def test_block_is_for_who_asks() -> None:
