@@ -237,7 +237,7 @@ class Crew:
     async def balance(self) -> None:
         """Take more or less of the work on, as this process was less or more busy than the others since the last time."""
         if len(self._places) < cores():
-            for place in self._places:
+            for place in self._up:  # of one that has ended the number may be another's
                 place.settle()
         ours, theirs = self._vitals.taken().cpu, [place.us.cpu for place in self._up if place.us.cpu]
         if ours and theirs:
