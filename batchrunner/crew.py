@@ -37,6 +37,7 @@ from batchrunner.vitals import Vitals
 if TYPE_CHECKING:
     from batchrunner.engine import Transport
 
+WORKER = "batchrunner.worker"  # the room of a worker
 TEND_EVERY = 0.25
 BALANCE_EVERY = 0.25  # as often as the workers say how busy they are
 DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
@@ -108,7 +109,7 @@ class Place:
         if self._process:
             await _farewell(self._process)
         try:
-            end, self._process = started("batchrunner.worker", environ=self._environ)
+            end, self._process = started(WORKER, environ=self._environ)
         except OSError as error:
             raise FileError("E407", f"no worker process can be started: {error.strerror}", "ask for fewer: --workers N") from None
         self._silent = 0

@@ -23,7 +23,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from batchrunner.core.classify import classify
+from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.hedging import BEATEN
 from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
 from batchrunner.core.scheduler import Scheduler
@@ -350,11 +350,6 @@ class Engine:
                 await chore.work()
 
         return repeat
-
-
-def broken_off(bug: Exception) -> Outcome:
-    """The outcome of an attempt that a mistake of ours has ended."""
-    return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
 
 
 def unserved(request: Request) -> Result:

@@ -18,8 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner import origins
+from batchrunner.beside import early
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import HOPELESS, visible
+from batchrunner.crew import WORKER
 from batchrunner.errors import UsageError, nearest
 from batchrunner.report import text
 from batchrunner.settings import OPTIONS, Settings, masked, rows_shown, schema, values
@@ -98,11 +100,12 @@ def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
 def _executed(call: Call, kinds: Callable[[str], bool] | None, done: Sequence[Path] = ()) -> int:
     resolved = _resolved(call)
     settings = resolved.settings
-    from batchrunner import foreground
-    from batchrunner.job import Reopen
+    with early(WORKER, settings.processes.workers - 1):
+        from batchrunner import foreground
+        from batchrunner.job import Reopen
 
-    reopen = Reopen(kinds, done) if kinds else None
-    ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
+        reopen = Reopen(kinds, done) if kinds else None
+        ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
     show = settings.display
     said = ending.summary.to_json().decode() if show.json else text.final(ending, call.job(), show.quiet, width())
     say(said, sys.stderr if settings.output == "-" else sys.stdout)

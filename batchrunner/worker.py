@@ -24,9 +24,8 @@ from typing import Any, NoReturn, cast
 from msgspec import Struct
 
 from batchrunner.channel import TO_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
-from batchrunner.core.classify import classify
+from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.model import Attempt, Phase
-from batchrunner.engine import broken_off
 from batchrunner.loop import run_loop, tune
 from batchrunner.transport import Transport
 from batchrunner.vitals import Vitals

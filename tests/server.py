@@ -49,6 +49,11 @@ class Peer:
         self._reader = reader
         self._writer = writer
 
+    @property
+    def port(self) -> int:
+        """The client's."""
+        return int(self._writer.get_extra_info("peername")[1])
+
     async def request(self) -> Seen:
         """Read one request, with its body. ConnectionError, which ends the script quietly, when the client has left."""
         seen = await self.opening()

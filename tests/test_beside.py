@@ -1,14 +1,15 @@
-"""Processes beside us: where they may run."""
+"""Processes beside us: when they start, and where they may run."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import pytest
 
 from batchrunner import beside
-from batchrunner.beside import Process, apart
+from batchrunner.beside import Process, apart, early, started
 
 USABLE = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
 needs_cores = pytest.mark.skipif(len(USABLE) < 2, reason="there is one core, or the system does not tell")
@@ -61,3 +62,76 @@ class _Told:
 
     def read_text(self) -> str:
         return self._text
+
+
+class _Started:
+    """What stands for processes that are started: which, and what became of them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.made: list[int] = []
+        self.over: list[object] = []
+
+    def __call__(self, *_: object) -> tuple[object, object]:
+        if len(self.made) == self.most:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        self.made.append(len(self.made))
+        return _End(self, self.made[-1]), _Child(self, self.made[-1])
+
+    def take(self, room: str = "a.room", *words: str, environ: Mapping[str, str] = os.environ) -> int:
+        end, _ = started(room, *words, environ=environ)
+        return cast(_End, end).number
+
+
+class _End:
+    def __init__(self, told: _Started, number: int) -> None:
+        self.told, self.number = told, number
+
+    def close(self) -> None:
+        self.told.over.append(("closed", self.number))
+
+
+class _Child(_End):
+    def kill(self) -> None:
+        self.told.over.append(("killed", self.number))
+
+    def wait(self) -> None:
+        self.told.over.append(("reaped", self.number))
+
+
+def few(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> _Started:
+    told = _Started(most)
+    monkeypatch.setattr(beside, "_start", told)
+    return told
+
+
+def test_what_was_started_early_is_what_is_wanted_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = few(monkeypatch)
+    with early("a.room", 2):
+        assert told.made == [0, 1]
+        assert {told.take(), told.take()} == {0, 1}
+        assert told.take() == 2, "there are no more of them"
+    assert told.over == [], "whoever took them ends them"
+
+
+def test_only_what_is_quite_the_same_was_started_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = few(monkeypatch)
+    with early("a.room", 1):
+        assert [told.take("another.room"), told.take("a.room", "word"), told.take(environ=dict(os.environ))] == [1, 2, 3]
+        assert told.take() == 0
+
+
+def test_what_nobody_wanted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = few(monkeypatch)
+    with early("a.room", 2):
+        told.take()
+    assert told.over == [("closed", 0), ("killed", 0), ("reaped", 0)]
+    assert told.take() == 2
+
+
+def test_that_none_can_be_started_is_told_to_whoever_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = few(monkeypatch, most=1)
+    with early("a.room", 3):
+        assert told.take() == 0
+        with pytest.raises(BlockingIOError):
+            told.take()

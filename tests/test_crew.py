@@ -9,7 +9,8 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -636,11 +637,11 @@ FLIGHT = 8
 
 
 class Gate:
-    """A server that holds every answer until it is opened, and knows who has asked: by the beginning of our id of a sending."""
+    """A server that holds every answer but the first until it is opened."""
 
     def __init__(self) -> None:
         self.asked = 0
-        self.held: dict[str, list[asyncio.Event]] = {}  # by who asked; the run is the first
+        self.held: dict[int, asyncio.Event] = {}  # by the port that asked
         self._opened = False
 
     async def __call__(self, peer: Peer) -> None:
@@ -648,18 +649,18 @@ class Gate:
             seen = await peer.request()
             self.asked += 1
             self._loop = asyncio.get_running_loop()
-            if not self._opened:
-                held = asyncio.Event()
-                self.held.setdefault(seen.headers["X-Client-Request-Id"][:13], []).append(held)
+            if self.asked > 1 and not self._opened:
+                self.held[peer.port] = held = asyncio.Event()
                 await held.wait()
             await peer.send(json_reply(200, answer(text=seen.json()["messages"][0]["content"])))
 
-    def shared(self) -> bool:
-        """Whether all that is in flight is in the workers by now; until then the run gets one answer."""
-        ours, *theirs = list(self.held.values()) or [[]]
+    def shared(self, run: int) -> bool:
+        """Whether all that is in flight is in the workers of this run by now; until then it gets an answer itself."""
+        theirs = set(chain.from_iterable(map(ports_of, children_of(run))))
+        ours = [port for port in list(self.held) if port not in theirs]
         if ours:
-            self._loop.call_soon_threadsafe(ours.pop(0).set)
-        return sum(map(len, theirs)) == FLIGHT
+            self._loop.call_soon_threadsafe(self.held.pop(ours[0]).set)
+        return not ours and len(self.held) == FLIGHT
 
     def open(self) -> None:
         self._loop.call_soon_threadsafe(self._let_go)
@@ -667,8 +668,7 @@ class Gate:
     def _let_go(self) -> None:
         self._opened = True
         for held in self.held.values():
-            for each in held:
-                each.set()
+            held.set()
 
 
 def write(count: int = LINES) -> None:
@@ -715,12 +715,20 @@ def alive(pid: int) -> bool:
 
 
 def open_files(pid: int) -> list[str]:
-    """What the descriptors of a process lead to; one may be closed while we look."""
+    """What the descriptors of a process lead to; one may be closed while we look, or the process be gone."""
     found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found.append(str(entry.readlink()))
+    with suppress(FileNotFoundError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found.append(str(entry.readlink()))
     return found
+
+
+def ports_of(pid: int) -> list[int]:
+    """Those that the process's connections come from."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    held = open_files(pid)
+    return [int(row[1].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in held]
 
 
 def test_workers_share_the_work_and_are_gone_at_the_end() -> None:
@@ -728,7 +736,7 @@ def test_workers_share_the_work_and_are_gone_at_the_end() -> None:
     gate = Gate()
     with served(FaultServer(gate)) as server:
         process = start(server, OPENAI_API_KEY="sk-canary-0123456789")
-        until(gate.shared)
+        until(partial(gate.shared, process.pid))
         pids = children_of(process.pid)
         assert len(pids) == 2
         for pid in pids:  # P7
@@ -752,7 +760,7 @@ def test_workers_are_killed_and_what_they_had_is_sent_again() -> None:
     gate = Gate()
     with served(FaultServer(gate)) as server:
         process = start(server)
-        until(gate.shared)
+        until(partial(gate.shared, process.pid))
         asked = gate.asked
         for pid in children_of(process.pid):
             os.kill(pid, signal.SIGKILL)
@@ -771,7 +779,7 @@ def test_the_run_is_killed_and_its_workers_end_and_it_continues() -> None:
     gate = Gate()
     with served(FaultServer(gate)) as server:
         process = start(server)
-        until(gate.shared)
+        until(partial(gate.shared, process.pid))
         pids = children_of(process.pid)
         process.kill()
         process.communicate()
@@ -787,7 +795,7 @@ def test_ctrl_c_is_for_the_run_and_in_flight_may_finish() -> None:
     gate = Gate()
     with served(FaultServer(gate)) as server:
         process = start(server)
-        until(gate.shared)
+        until(partial(gate.shared, process.pid))
         for pid in children_of(process.pid):  # a job scheduler tells every process
             os.kill(pid, signal.SIGTERM)
         os.killpg(process.pid, signal.SIGINT)

@@ -81,6 +81,11 @@ def classify(attempt: Attempt, answer: Reply | Fault) -> Outcome:
     return _refused(attempt, answer)
 
 
+def broken_off(bug: Exception) -> Outcome:
+    """The outcome of an attempt that a mistake of ours has ended."""
+    return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
+
+
 def _answered(attempt: Attempt, reply: Reply) -> Outcome:
     """A 2xx: the answer, if it is a whole one."""
     request = attempt.request
