@@ -6,8 +6,9 @@ Rules:
 2. A process that cannot be started, dies, falls silent or finds a fault is no fault: we read on ourselves from where it came to.
 """
 
+import socket
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import msgspec
 
 from batchrunner.beside import cores, started
 from batchrunner.landmarks import Landmark
-from batchrunner.reader import BUFFER, FRAME, Asked, Ended, Reading, read
+from batchrunner.reader import BUFFER, FRAME, Asked, Compared, Ended, Reading, read
 
 WORTH = 128 * 2**20  # bytes of input: a quarter of a second, while a process takes a tenth to come
 PATIENCE = 60.0  # seconds without a word
@@ -23,16 +24,16 @@ PATIENCE = 60.0  # seconds without a word
 _said = msgspec.msgpack.Decoder(Asked | Ended).decode
 
 
-def blocks(reading: Reading, marks: list[Landmark]) -> Generator[Asked, None, None]:
-    """The blocks of the input; `marks` gets its landmarks. UsageError, FileError: as `lines.read_blocks` has them."""
+def blocks(reading: Reading, marks: list[Landmark], compared: Compared) -> Generator[Asked, None, None]:
+    """The blocks of the input, as `reader.read` has them."""
     last = 0
-    for said in _elsewhere(reading) if _worth(reading.path) else ():
+    for said in _elsewhere(reading, compared) if _worth(reading.path) else ():
         if isinstance(said, Ended):
             marks[:] = said.marks
             return
         yield said
         last = said.last
-    for asked in read(reading, marks):
+    for asked in read(reading, marks, compared):
         if asked.last > last:
             yield asked.behind(last)
 
@@ -42,15 +43,22 @@ def _worth(path: Path) -> bool:
     return path.stat().st_size >= WORTH and cores() > 1 and Path(sys.executable or "").name.startswith("python")
 
 
-def _elsewhere(reading: Reading) -> Iterator[Asked | Ended]:
+def _elsewhere(reading: Reading, compared: Compared) -> Iterator[Asked | Ended]:
     """What a process says that reads, as long as it says anything."""
     with suppress(OSError, ValueError):  # half a message is a ValueError of msgspec's
         end, process = started("batchrunner.reader", *reading.words())
         try:
             end.settimeout(PATIENCE)
             with end, end.makefile("rb", BUFFER) as heard:
-                while frame := heard.read(int.from_bytes(heard.read(FRAME), "big")):
+                while frame := _frame(end, heard.read, compared):
                     yield _said(frame)
         finally:
             process.kill()
             process.wait()
+
+
+def _frame(end: socket.socket, hear: Callable[[int], bytes], compared: Compared) -> bytes:
+    """The next message, of one who knows whether digests are still wanted; empty: there is no other."""
+    if not compared():
+        end.shutdown(socket.SHUT_WR)
+    return hear(int.from_bytes(hear(FRAME), "big"))

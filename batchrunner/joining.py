@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Self
 
@@ -76,9 +77,10 @@ class Join:
             return
         for start in range(0, self._standing.last, SPAN):
             keys, digests = (column.window(start, start + SPAN) for column in (notes.keys, notes.digests))
-            for at, key in enumerate(keys):
+            told = chain(digests, repeat(_ANY))  # of the last lines none, where there was nothing to compare them with
+            for line, (key, digest) in enumerate(zip(keys, told, strict=False), start + 1):
                 if key in wanted if wanted is not None else key != BLANK:
-                    notes.asked.add(key, digests[at] if digests else _ANY, start + at + 1)
+                    notes.asked.add(key, digest, line)
 
     def _join(self, asked: "array[int]", told: "array[int]") -> None:
         """Find for each record of a pile the line it speaks of, then settle the lines."""

@@ -25,7 +25,7 @@ from batchrunner.landmarks import Landmark
 from batchrunner.lines import Line, read_lines
 from batchrunner.paths import Paths
 from batchrunner.progress import PERIOD, Progress
-from batchrunner.reader import Asked, Names, Reading, read
+from batchrunner.reader import Asked, Compared, Names, Reading, read
 from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey
 from batchrunner.selecting import names_of_shard
@@ -131,9 +131,9 @@ def evidence_of(output: Output, settings: Settings, look: Look | None = None) ->
     intake, marks = settings.intake, list[Landmark]()
     names = _looked_at(look, names_of_shard(intake.shard)) if look else None
 
-    def blocks(compared: bool) -> Generator[Asked, None, None]:
-        reading = Reading(output.paths.input, intake.max_line, intake.shard, compared)
-        found = read(reading, marks, names) if names else ahead.blocks(reading, marks)
+    def blocks(compared: Compared) -> Generator[Asked, None, None]:
+        reading = Reading(output.paths.input, intake.max_line, intake.shard)
+        found = read(reading, marks, compared, names) if names else ahead.blocks(reading, marks, compared)
         return shown(found, Progress(settings.display, settings.input))
 
     return Evidence(blocks, read_successes, read_record, output, marks)

@@ -1,15 +1,17 @@
 """The input as a survey wants it: ids and digests of its lines, block by block.
 
-    python -m batchrunner.reader DESCRIPTOR PATH MAX_LINE SHARD [compared]      the inherited end of a pair, and a `Reading`
+    python -m batchrunner.reader DESCRIPTOR PATH MAX_LINE SHARD      the inherited end of a pair, and a `Reading`
 
 Rules:
 
 1. `read` is the only way to read. A process that does it for another (`ahead`) says the same blocks in the same order.
 2. It says `Ended` when it has read all. Whatever else ends it, it says nothing of it: the other reads on and finds out.
-3. When nobody listens any more, the process ends.
+3. Digests are told as long as they are compared with anything. That they no longer are, the other says by closing its half
+   of the pair; when nobody listens any more, the process ends.
 """
 
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -32,24 +34,24 @@ FRAME = 4  # bytes of the length before each message
 BUFFER = 1 << 16
 
 Names = Callable[[Sequence[Line], int], Sequence[str]]
+Compared = Callable[[], bool]
 
 
 class Reading(Struct, frozen=True):
-    """What is to be read, and whether it will be compared with anything: without that nobody needs digests."""
+    """What is to be read."""
 
     path: Path
     max_line: int
     shard: str
-    compared: bool
 
     def words(self) -> list[str]:
         """As a command line has it."""
-        return [os.fspath(self.path), str(self.max_line), self.shard, *(["compared"] if self.compared else [])]
+        return [os.fspath(self.path), str(self.max_line), self.shard]
 
     @classmethod
-    def told(cls, path: str, max_line: str, shard: str, *compared: str) -> Self:
+    def told(cls, path: str, max_line: str, shard: str) -> Self:
         """The same, back from there."""
-        return cls(Path(path), int(max_line), shard, bool(compared))
+        return cls(Path(path), int(max_line), shard)
 
 
 class Asked(Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -76,14 +78,14 @@ class Ended(Struct, frozen=True, array_like=True, tag=True, gc=False):
     marks: list[Landmark]
 
 
-def read(reading: Reading, marks: list[Landmark], names: Names | None = None) -> Generator[Asked, None, None]:
+def read(reading: Reading, marks: list[Landmark], compared: Compared, names: Names | None = None) -> Generator[Asked, None, None]:
     """The blocks of the input; `marks` gets its landmarks. `names` gives the ids in place of those who know how to.
 
-    UsageError, FileError: as `lines.read_blocks` has them.
+    `compared` is asked for each block whether anybody still wants digests. UsageError, FileError: as `lines.read_blocks` has.
     """
     named = names or names_of_shard(reading.shard)
     for first, lines in read_blocks(reading.path, reading.max_line, note=partial(note, marks)):
-        yield Asked(first, named(lines, first), digests(lines).tobytes() if reading.compared else b"")
+        yield Asked(first, named(lines, first), digests(lines).tobytes() if compared() else b"")
 
 
 def tell(reading: Reading, end: socket.socket) -> None:
@@ -95,7 +97,7 @@ def tell(reading: Reading, end: socket.socket) -> None:
             frame = pack(message)
             out.write(len(frame).to_bytes(FRAME, "big") + frame)
 
-        for asked in read(reading, marks):
+        for asked in read(reading, marks, lambda: not select.select([end], [], [], 0)[0]):
             say(asked)
         say(Ended(marks))
 

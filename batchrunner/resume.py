@@ -28,7 +28,7 @@ from batchrunner.errors import FileError
 from batchrunner.joining import BLANK, FEW, KINDS, SPAN, Join, Notes, tag_of
 from batchrunner.landmarks import Landmark
 from batchrunner.paths import Paths
-from batchrunner.reader import Asked
+from batchrunner.reader import Asked, Compared
 from batchrunner.rows import number_of
 from batchrunner.standing import BIT, Standing, Twin
 
@@ -74,7 +74,7 @@ class Told(Protocol):
 class Evidence(Struct, frozen=True):
     """What a survey reads: the input from its start as often as asked, and the output."""
 
-    blocks: Callable[[bool], Generator[Asked, None, None]]  # with digests, or without
+    blocks: Callable[[Compared], Generator[Asked, None, None]]  # with digests as long as they are compared with anything
     read_successes: Callable[[Sequence[bytes]], Told | None]  # None: they are to be read one by one
     read_record: Callable[[bytes], Known]  # ValueError: it is none
     output: Output
@@ -129,12 +129,13 @@ class _Survey:
         self._notes = Notes.beside(evidence.output.paths.folder, until)
         self._kinds: dict[str, int] = {}
         self._standing = Standing(0, 0, bytearray(1), bytearray(1), marks=evidence.marks)
-        compared = any(self._path(ok).stat().st_size for ok in (True, False))  # digests are only for that
-        self._blocks = until.enter_context(closing(evidence.blocks(compared)))
+        self._compared = any(map(self._size, (True, False)))
+        self._blocks = until.enter_context(closing(evidence.blocks(lambda: self._compared)))
 
     def run(self) -> Standing:
         standing = self._standing
         self._read_output(True)
+        self._compared = bool(self._size(False) or self._notes.told.used)
         self._read_input(maxsize)
         standing.current = bytearray((self._read_output(False) >> 3) + 1)
         join = Join(standing, list(self._kinds), self._reopen, self._keep_changed)
@@ -209,6 +210,9 @@ class _Survey:
                 self._notes.told.add(hash(record.id), number_of(record.digest), tag_of(place, ok, kind, record.ok))
             offset += len(raw)
 
+    def _size(self, ok: bool) -> int:
+        return self._path(ok).stat().st_size
+
     def _path(self, ok: bool) -> Path:
         paths = self._evidence.output.paths
         return paths.results if ok else paths.errors
@@ -241,7 +245,7 @@ class _Survey:
         """The ids of these lines, in ascending order."""
         rest = iter(wanted)
         line = next(rest, 0)
-        with closing(self._evidence.blocks(False)) as blocks:
+        with closing(self._evidence.blocks(lambda: False)) as blocks:
             while line and (asked := next(blocks, None)):
                 while asked.first <= line <= asked.last:
                     yield asked.names[line - asked.first]

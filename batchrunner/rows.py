@@ -84,6 +84,11 @@ class Piles:
         self._spare = Spare(folder, until)
         self._held = 0
 
+    @property
+    def used(self) -> bool:
+        """Whether there is a row."""
+        return bool(self._held or self._spare.size)
+
     def deal(self, keys: Collection[int]) -> None:
         """Rows that are nothing but keys."""
         append = [pile.append for pile in self._piles]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from tests.crash import environment
 from tests.processes import outlives
 
 MOST = 5000
+QUIET = socket.socketpair()
 
 
 class Tape:
@@ -48,6 +50,13 @@ class Tape:
 
     def settimeout(self, seconds: float) -> None:
         pass
+
+    def shutdown(self, _how: int) -> None:
+        """Too late: all is said already."""
+
+    def fileno(self) -> int:
+        """There is nothing to hear yet."""
+        return QUIET[0].fileno()
 
 
 class Pen(BytesIO):
@@ -147,6 +156,11 @@ def laid(folder: Path, job: tuple[bytes, bytes, bytes]) -> Settings:
     return given
 
 
+def always() -> bool:
+    """Digests are compared."""
+    return True
+
+
 def found(given: Settings) -> Any:
     """How the job stands, or why nobody can say."""
     try:
@@ -172,19 +186,19 @@ def test_a_job_stands_the_same_with_a_process_without_and_with_one_that_dies(
         assert {room for room, *_ in begun} == {"batchrunner.reader"}
 
 
-@given(LINES, ENDINGS, st.booleans(), st.sampled_from(["", "2/3"]), st.floats(0.0, 1.0))
+@given(LINES, ENDINGS, st.sampled_from(["", "2/3"]), st.floats(0.0, 1.0))
 @settings(deadline=None, max_examples=100, suppress_health_check=FIXTURES)
 def test_the_lines_are_the_same_and_so_are_the_landmarks(
-    tmp_path: Path, rows: list[bytes], ending: bytes, compared: bool, shard: str, share: float
+    tmp_path: Path, rows: list[bytes], ending: bytes, shard: str, share: float
 ) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(ending.join(rows))
-    reading, marks = Reading(path, MOST, shard, compared), list[Any]()
-    alone = each(read(reading, marks))
+    reading, marks = Reading(path, MOST, shard), list[Any]()
+    alone = each(read(reading, marks, always))
     for part in (1.0, share):
         noted = list[Any]()
         with beside(part):
-            assert each(ahead.blocks(reading, noted)) == alone
+            assert each(ahead.blocks(reading, noted, always)) == alone
         assert noted == marks
 
 
@@ -202,7 +216,7 @@ def test_a_fault_of_the_input_is_told_as_ever(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl.gz"
     path.write_bytes(gzip.compress(b"".join(b'{"custom_id": "%d"}\n' % number for number in range(3000)))[:-9])
     with beside() as begun, pytest.raises(FileError, match="E406"):
-        list(ahead.blocks(Reading(path, MOST, "", True), []))
+        list(ahead.blocks(Reading(path, MOST, ""), [], always))
     assert len(begun) == 1
 
 
@@ -228,7 +242,7 @@ def test_only_a_large_input_and_a_core_to_spare_are_worth_a_process(
         monkeypatch.setattr(ahead.sys, "executable", "/usr/bin/python3.12")
         for name, value in changes.items():
             monkeypatch.setattr(f"batchrunner.ahead.{name}", value)
-        assert [asked.names for asked in ahead.blocks(Reading(tmp_path / "in.jsonl", MOST, "", True), [])] == [["abc"]]
+        assert [asked.names for asked in ahead.blocks(Reading(tmp_path / "in.jsonl", MOST, ""), [], always)] == [["abc"]]
     assert bool(begun) is worth
 
 
@@ -240,7 +254,7 @@ def test_without_room_for_a_process_we_read_ourselves(tmp_path: Path) -> None:
 
     with beside(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahead, "started", full)
-        assert [asked.names for asked in ahead.blocks(Reading(tmp_path / "in.jsonl", MOST, "", True), [])] == [["abc"]]
+        assert [asked.names for asked in ahead.blocks(Reading(tmp_path / "in.jsonl", MOST, ""), [], always)] == [["abc"]]
 
 
 # -- real processes
@@ -254,7 +268,7 @@ def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reading:
     monkeypatch.setattr(ahead, "cores", lambda: 2)
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join(b'{"custom_id": "%d%s"}\n' % (number, b"x" * 1000) for number in range(2000)))
-    return Reading(path, 1 << 20, "", True)
+    return Reading(path, 1 << 20, "")
 
 
 @pytest.fixture
@@ -274,9 +288,26 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[bytes]"
 
 def test_a_process_reads_it_all_and_is_gone(long: Reading, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     marks, noted = list[Any](), list[Any]()
-    assert each(ahead.blocks(long, noted)) == each(read(long, marks))
+    assert each(ahead.blocks(long, noted, always)) == each(read(long, marks, always))
     assert noted == marks != []
     assert [process.poll() is not None for process in processes] == [True]
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_digests_come_as_long_as_they_are_wanted(
+    long: Reading, processes: Sequence["subprocess.Popen[bytes]"], wanted: int
+) -> None:
+    """From a process soon after that, from ourselves at once. The ids are the same."""
+    seen = list[Asked]()
+    for asked in ahead.blocks(long, [], lambda: len(seen) < wanted):
+        seen.append(asked)
+    assert len(processes) == 1
+    told = [bool(asked.digests) for asked in seen]
+    assert told == sorted(told, reverse=True), "those of the last lines are left out"
+    assert (told[0], told[-1]) == (bool(wanted), False)
+    alone = list(read(long, [], iter([True] * wanted + [False] * len(seen)).__next__))
+    assert [bool(asked.digests) for asked in alone] == [True] * wanted + [False] * (len(seen) - wanted)
+    assert [asked.names for asked in alone] == [asked.names for asked in seen]
 
 
 @pytest.mark.parametrize("word", [signal.SIGKILL, signal.SIGSTOP])
@@ -284,15 +315,15 @@ def test_one_that_is_killed_or_stopped_is_replaced_by_ourselves(
     long: Reading, processes: Sequence["subprocess.Popen[bytes]"], monkeypatch: pytest.MonkeyPatch, word: signal.Signals
 ) -> None:
     monkeypatch.setattr(ahead, "PATIENCE", 5.0 if word is signal.SIGKILL else 0.1)
-    with closing(ahead.blocks(long, [])) as blocks:
+    with closing(ahead.blocks(long, [], always)) as blocks:
         first = next(blocks)
         processes[0].send_signal(word)
-        assert each(iter([first, *blocks])) == each(read(long, []))
+        assert each(iter([first, *blocks])) == each(read(long, [], always))
     assert processes[0].poll() is not None
 
 
 def test_whoever_stops_listening_leaves_no_process(long: Reading, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    with closing(ahead.blocks(long, [])) as blocks:
+    with closing(ahead.blocks(long, [], always)) as blocks:
         next(blocks)
         assert processes[0].poll() is None
     assert processes[0].poll() is not None
@@ -310,7 +341,7 @@ def started(*words):
     sys.stdout.write(f"{process.pid}\\n")
     return end, process
 ahead.started = started
-blocks = ahead.blocks(Reading(Path(sys.argv[1]), 1 << 20, "", True), [])
+blocks = ahead.blocks(Reading(Path(sys.argv[1]), 1 << 20, ""), [], lambda: True)
 next(blocks)
 sys.stdout.flush()
 signal.pause()

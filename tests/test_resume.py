@@ -20,7 +20,7 @@ from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError
 from batchrunner.journal import Durability, Journal, Paths
 from batchrunner.lines import Line, blank, read_blocks
-from batchrunner.reader import Asked, Reading, read
+from batchrunner.reader import Asked, Compared, Reading, read
 from batchrunner.records import Successes, read_successes, record
 from batchrunner.resume import Evidence, Output, survey, tidy
 from batchrunner.rows import number_of
@@ -51,10 +51,10 @@ def read_record(raw: bytes) -> Record:
 def evidence(texts: Sequence[bytes], output: Output) -> Evidence:
     """Three lines to a block."""
 
-    def blocks(compared: bool) -> Generator[Asked, None, None]:
+    def blocks(compared: Compared) -> Generator[Asked, None, None]:
         for at in range(0, len(texts), 3):
             lines = [(number, text) for number, text in enumerate(texts[at : at + 3], at + 1)]
-            digests = array("q", [number_of(identify(text, number)[1]) for number, text in lines if compared])
+            digests = array("q", [number_of(identify(text, number)[1]) for number, text in lines if compared()])
             yield Asked(at + 1, [identify(text, number)[0] if text.strip() else "" for number, text in lines], digests.tobytes())
 
     def read_successes(lines: Sequence[bytes]) -> Successes | None:
@@ -323,9 +323,9 @@ def real(paths: Paths, exactly: bool) -> Evidence:
         def compact(self, keep: Callable[[bytes], bool]) -> int:
             raise NotImplementedError
 
-    def blocks(compared: bool) -> Generator[Asked, None, None]:
-        reading = Reading(paths.input, 200, "", compared)
-        return one_by_one(reading) if exactly else read(reading, [])
+    def blocks(compared: Compared) -> Generator[Asked, None, None]:
+        reading = Reading(paths.input, 200, "")
+        return one_by_one(reading) if exactly else read(reading, [], compared)
 
     return Evidence(blocks, (lambda lines: None) if exactly else read_successes, foreign.read_record, Exact())
 
