@@ -125,6 +125,7 @@ class Run:
             state=_state(endpoint),
             stopped=endpoint.stopped,
             rate=round(endpoint.rate, 3) if endpoint.rate < inf else 0.0,
+            own=endpoint.told,
             deadline=round(whole, 3),
             first_byte_deadline=round(first_byte, 3),
             why=why,

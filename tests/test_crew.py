@@ -37,7 +37,7 @@ from batchrunner.channel import (
     packed,
 )
 from batchrunner.core.classify import classify
-from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request, Usage
+from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Left, Outcome, Phase, Reply, Request, Usage
 from batchrunner.core.service import Connection, Service
 from batchrunner.core.trail import Ourselves, together
 from batchrunner.crew import DEATHS, SHARE, SHARES, SILENT, TEND_EVERY, Crew, shared
@@ -120,6 +120,7 @@ async def test_half_a_frame_is_never_heard() -> None:
     [
         ({"message": "no \udcff", "body": b'{"a":"\\ud800"}'}, {"message": "no ?", "body": b'{"a":"\\ud800"}'}),
         ({"usage": Usage(10**30, 5, 0.5)}, {"usage": Usage(2**63 - 1, 5, 0.5)}),
+        ({"left": (Left("requests", 5.0, 0.1),)}, {"left": (Left("requests", 5.0, 0.1),)}),
         ({"flags": ("a", "\udc80"), "wait": float("inf")}, {"flags": ("a", "?"), "wait": float("inf")}),
     ],
 )

@@ -275,6 +275,13 @@ def test_endpoints_are_summed_by_name() -> None:
     assert (lane.p50, lane.connect) == ("3.0 s", "10 ms")
 
 
+@pytest.mark.parametrize(("own", "said"), [(False, "at most 400 req/s"), (True, "at most 400 req/s, by its own headers")])
+def test_a_pace_is_told_with_whose_word_it_is(own: bool, said: str) -> None:
+    paced = LaneMoment(name="A", rate=400.0, own=own)
+    (lane,) = told([start(), moment(1, 5.0, ok=9, lanes=[paced])]).endpoints
+    assert lane.state == said
+
+
 def test_a_spike_of_deaths_is_marked() -> None:
     dead = LaneMoment(name="A", deaths={bucket(60.0): 40, bucket(2.0): 3}, kills={bucket(26.0): 5})
     story = told([start(), moment(1, 5.0, ok=9, lanes=[dead])])

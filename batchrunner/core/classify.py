@@ -19,6 +19,7 @@ from msgspec import structs
 
 from batchrunner.core import verdicts, waits
 from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
+from batchrunner.core.budget import told
 from batchrunner.core.complaint import Complaint, complaint
 from batchrunner.core.complete import COMPLETE, DECODERS, MISSING_FINISH, UNFINISHED, Answer, call_flags, unmarked
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
@@ -108,6 +109,7 @@ def _answered(attempt: Attempt, reply: Reply) -> Outcome:
         usage=answer.tokens(),
         flags=flags,
         timing=reply.timing,
+        left=told(reply.headers),
     )
 
 
@@ -122,7 +124,15 @@ def _fetched(reply: Reply) -> Outcome:
             return _part(reply, Verdict(Kind.TRUNCATED, verdict.code, verdict.message), line)
     if reply.status == 206:
         return _part(reply, _UNEXPECTED[206], line)
-    return Outcome(Kind.OK, reply.status, body=line, request_id=request_id(reply.headers), flags=flags, timing=reply.timing)
+    return Outcome(
+        Kind.OK,
+        reply.status,
+        body=line,
+        request_id=request_id(reply.headers),
+        flags=flags,
+        timing=reply.timing,
+        left=told(reply.headers),
+    )
 
 
 def _torn(reply: Reply) -> bool:

@@ -119,6 +119,11 @@ class Endpoint:
         rates = [pace.value for pace in self._paces.values() if pace.value < inf]
         return sum(rates) if rates else inf
 
+    @property
+    def told(self) -> bool:
+        """Whether a pace here is what the headers of its own answers say."""
+        return any(pace.value == pace.told < inf for pace in self._paces.values())
+
     def repace(self, rpm: int) -> None:
         """The user's word while the run goes on: so many requests a minute for each model; 0 takes it back."""
         self._paces.pacing = replace(self._paces.pacing, rpm=rpm)

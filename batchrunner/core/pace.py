@@ -6,7 +6,8 @@ Rules:
 2. Tokens are booked by a guess when a request goes out and settled when its answer tells: bytes / 4, corrected by what answers
    have shown, and for the answer the mean of late, at most `max_tokens`.
 3. Where there is a pace, refusals for their rate are its business and not the concurrency limit's: one rule for one signal.
-4. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
+4. What the endpoint's own headers say of its budgets holds requests back as well (`core.budget`), where the user gives no number.
+5. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
 
 Buckets of our own and not aiolimiter's: one such limiter cannot change its rate, which here follows refusals four times a second,
 cannot take back what was not used, and tells nobody how long to wait, which endpoints that share work have to know.
@@ -18,6 +19,7 @@ from typing import Annotated
 from msgspec import Struct
 
 from batchrunner.core.bucket import Bucket, Day
+from batchrunner.core.budget import Budget
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Usage
 from batchrunner.core.policy import option
 from batchrunner.core.rate import Rate
@@ -36,13 +38,14 @@ class Pacing(Struct, frozen=True, kw_only=True):
 
 
 FIRST_ANSWER = 500.0  # tokens, until answers have told
+REQUESTS = "requests"  # the budget of them; all others are of tokens
 LEARN = 0.05  # weight of an answer in the means
 
 
 class Pace:
     """The pace of one model at one endpoint."""
 
-    __slots__ = ("_answer", "_day", "_prompt", "_requests", "_tokens", "_unpaced", "rate")
+    __slots__ = ("_answer", "_budgets", "_day", "_prompt", "_requests", "_tokens", "_unpaced", "rate")
 
     def __init__(self, pacing: Pacing) -> None:
         self.rate = Rate(_rate(pacing.rpm))
@@ -52,11 +55,17 @@ class Pace:
         self._unpaced = not (pacing.rpm or pacing.tpm or pacing.rpd)
         self._prompt = 1.0  # tokens of a prompt, as a multiple of the guess
         self._answer = FIRST_ANSWER
+        self._budgets: dict[str, Budget] = {}  # the endpoint's own, as it tells them
 
     @property
     def value(self) -> float:
         """Requests a second in force; inf: no pace."""
-        return self.rate.value
+        return min(self.rate.value, self.told)
+
+    @property
+    def told(self) -> float:
+        """Requests a second by the endpoint's own headers, while these hold requests back; inf: they do not."""
+        return min((budget.rate for budget in self._budgets.values()), default=inf)
 
     @property
     def found(self) -> float:
@@ -71,19 +80,25 @@ class Pace:
     def fix(self, rpm: int) -> None:
         """The user's word while the run goes on; 0: none, so that a limit is found when it refuses."""
         self.rate.fix(_rate(rpm))
+        if rpm:
+            self._budgets.pop(REQUESTS, None)
         self._follow()
 
     def wait(self, now: float) -> float:
         """Seconds until a request may go out."""
-        if self._unpaced:
+        if self._unpaced and not self._budgets:
             return 0.0
         wait = max(self._requests.wait(now), self._tokens.wait(now))
+        for budget in self._budgets.values():
+            wait = max(wait, budget.wait(now))
         return max(wait, self._day.wait(now)) if self._day else wait
 
     def take(self, request: Request, now: float) -> float:
         """A request goes out. The tokens booked for it, for `settle`."""
         if self.rate.sent(now):
             self._requests.turn(now)
+        for name, budget in self._budgets.items():
+            budget.take(1.0 if name == REQUESTS else _tokens(request), request.line, now)
         if self._unpaced:
             return 0.0
         self._follow()
@@ -100,6 +115,8 @@ class Pace:
         """An attempt ended. True: it was refused for its rate, and that is the business of this pace."""
         if attempt.booked:
             self._settle_tokens(attempt.request, attempt.booked, outcome.usage)
+        if outcome.left or self._budgets:
+            self._settle_budgets(attempt, outcome)
         if outcome.kind is not Kind.RATE_LIMITED:
             self.rate.answered(attempt.beside)
             return False
@@ -108,13 +125,29 @@ class Pace:
         self._follow()
         if wait and self.rate.known:
             self._requests.hold(self.rate.resume, self.rate.credit)
-        return not self._unpaced
+        return not self._unpaced or self.told < inf
 
     def _settle_tokens(self, request: Request, booked: float, usage: Usage | None) -> None:
         self._tokens.pour_back(booked - (usage.input + usage.output if usage else 0))
         if usage:
             self._prompt += LEARN * (usage.input / max(1.0, request.prompt_tokens) - self._prompt)
             self._answer += LEARN * (usage.output / max(1, request.choices) - self._answer)
+
+    def _settle_budgets(self, attempt: Attempt, outcome: Outcome) -> None:
+        line = attempt.request.line
+        for left in outcome.left:
+            if budget := self._budgets.get(left.budget) or self._heed(left.budget):
+                budget.hear(line, attempt.started, left)
+        if len(outcome.left) < len(self._budgets):
+            for budget in self._budgets.values():
+                budget.drop(line, refused=outcome.kind is Kind.RATE_LIMITED)
+
+    def _heed(self, name: str) -> Budget | None:
+        """A budget that an answer is the first to speak of; None where the user has given a number."""
+        if (self.rate.most if name == REQUESTS else self._tokens.rate) < inf:
+            return None
+        budget = self._budgets[name] = Budget(counted=name == REQUESTS)
+        return budget
 
     def _follow(self) -> None:
         self._requests.rate = self.rate.value
@@ -123,3 +156,8 @@ class Pace:
 
 def _rate(per_minute: int) -> float:
     return per_minute / 60.0 if per_minute else inf
+
+
+def _tokens(request: Request) -> float:
+    """What a provider may book for it before it is answered, as far as its line tells."""
+    return request.prompt_tokens + (request.max_tokens or FIRST_ANSWER) * max(1, request.choices)

@@ -149,6 +149,7 @@ class LaneMoment(Struct, frozen=True, kw_only=True):
     state: str = "up"  # up, paused (it asked for a pause), resting (after failures in a row), stopped
     stopped: str = ""  # why it is out of use
     rate: float = 0.0  # requests a second that may go there, told or found out; 0: any number
+    own: bool = False  # that rate comes from the headers of the endpoint's own answers
     deadline: float = 0.0  # for a whole first attempt like the last one settled, seconds; 0: none yet
     first_byte_deadline: float = 0.0
     why: str = ""  # where these came from

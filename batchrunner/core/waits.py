@@ -47,18 +47,20 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def reset(headers: Mapping[str, str]) -> float | None:
     """Seconds until the last of the used-up budgets is full again, by the rate-limit headers; None: they do not say."""
-    now = _date(headers.get("date", ""))
     waits = []
     for name, value in headers.items():
         name = name.lower()
         if "ratelimit" in name and "reset" in name and _used_up(headers, name):
-            waits += [_moment(item, now) for item in _items(value)]
+            waits += [moment(item, headers.get("date", "")) for item in _items(value)]
     return _largest(waits)
 
 
 def duration(text: str) -> float | None:
     """Seconds of a duration as Go and protobuf write it: 12ms, 34.07s, 6m0s; None: it is none."""
     text = text.strip()
+    unit = text[-2:] if text[-2:] in _SECONDS else text[-1:]
+    if unit in _SECONDS and (number := text[: -len(unit)]).replace(".", "", 1).isdecimal() and number.isascii():
+        return _sensible(float(number) * _SECONDS[unit])  # as nearly all of them are
     if not _DURATION.fullmatch(text):
         return None
     return _sensible(sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text)))
@@ -89,15 +91,17 @@ def _number(text: str, unit: float = 1.0) -> float | None:
         return duration(text)
 
 
-def _moment(text: str, now: datetime | None) -> float | None:
-    """A reset: a number of seconds, a duration, or a point in time in one of three forms."""
+def moment(text: str, said: str) -> float | None:
+    """Seconds until a reset: a number, a duration, or a point in time in one of three forms; `said` is the reply's Date."""
+    if (wait := duration(text)) is not None:
+        return wait
     try:
         number = float(text)
     except ValueError:
-        wait = duration(text)
-        return _until(_timestamp(text), now) if wait is None else wait
+        return _until(_timestamp(text), _date(said))
     if not number >= _EPOCH:  # NaN included
         return _sensible(number)
+    now = _date(said)
     return None if now is None else _sensible(max(0.0, number / (1e3 if number >= 1e3 * _EPOCH else 1.0) - now.timestamp()))
 
 

@@ -11,7 +11,7 @@ from heapq import nlargest
 
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, Buckets, Moment, Spend, Start, merged, middle, quantile
+from batchrunner.core.trail import AttemptLine, Buckets, LaneMoment, Moment, Spend, Start, merged, middle, quantile
 from batchrunner.core.trail import Finding as Found
 from batchrunner.core.treatment import TREATMENT
 from batchrunner.core.wording import WORDS, money, number, plural, rate, seconds
@@ -52,8 +52,14 @@ def _endpoint(name: str, told: Sequence[Chapter]) -> page.Endpoint:
         connect=_quantile(connect, 0.95),
         timeout=seconds(last.deadline) if last.deadline else "–",
         in_flight=f"{last.in_flight}/{last.limit}",
-        state=STATES.get(last.state, last.state) or (f"at most {rate(last.rate)}" if last.rate else ""),
+        state=STATES.get(last.state, last.state) or _pace(last),
     )
+
+
+def _pace(lane: LaneMoment) -> str:
+    """How fast requests may go there, and by whose word."""
+    said = f"at most {rate(lane.rate)}" if lane.rate else ""
+    return f"{said}, by its own headers" if lane.own else said
 
 
 def _quantile(table: Buckets, share: float) -> str:

@@ -3,7 +3,7 @@
 Rules:
 
 1. A bucket that holds one second's worth (at least one call) and fills at the rate: GCRA, with one number of state.
-2. The headers are true: `remaining` calls would pass now, and at `reset` the bucket is full again.
+2. The headers are true: of `limit` calls that the bucket holds `remaining` would pass now, and at `reset` it is full again.
 """
 
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ class Limits:
         if not self._rate and route is not Route.MESSAGES:
             return _FREE
         until = max(0.0, self._full - now)
-        limit = round(self._rate * 60) or _UNLIMITED
+        limit = round(self._window * self._rate) or _UNLIMITED
         remaining = int(round((self._window - until) * self._rate, 3)) if self._rate else limit - 1
         if route is Route.MESSAGES:
             reset = datetime.fromtimestamp(wall + until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,7 +7,7 @@ import pytest
 from batchrunner.core.deadlines import Deadlines, Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Attempt, Kind, Outcome, Usage, Wait
+from batchrunner.core.model import Attempt, Kind, Left, Outcome, Usage, Wait
 from batchrunner.core.pace import FIRST_ANSWER, Pace, Pacing
 from batchrunner.core.rate import Rate
 from batchrunner.core.retry import Retries
@@ -17,8 +17,8 @@ from tests.virtual import chat
 OK = Outcome(Kind.OK, 200)
 
 
-def attempt(line: int = 1, booked: float = 0.0, **changes: object) -> Attempt:
-    return Attempt(chat(line, **changes), "a", 1, 0.0, Deadlines(1, 1, 1, 1), booked=booked)
+def attempt(line: int = 1, booked: float = 0.0, started: float = 0.0, **changes: object) -> Attempt:
+    return Attempt(chat(line, **changes), "a", 1, started, Deadlines(1, 1, 1, 1), booked=booked)
 
 
 def room(*names: str, slots: int = 100, **numbers: int) -> Scheduler:
@@ -137,6 +137,56 @@ def test_refusals_without_one_are_the_limits() -> None:
     lane = refusals(scheduler, wait=None)
     assert lane.rate == inf
     assert lane.limit.size < 16
+
+
+def heard(pace: Pace, budget: str = "requests", lines: int = 100) -> None:
+    """Answers of a bucket of 400 that fills with 400 a second; half of it is gone."""
+    for line in range(lines):
+        gone = 200.0 + line % 32
+        pace.take(chat(line), line / 400)
+        outcome = Outcome(Kind.OK, 200, left=(Left(budget, 400.0 - gone, gone / 400.0),))
+        assert not pace.settle(attempt(line), outcome, line / 400)
+
+
+def test_what_the_headers_tell_holds_requests_back_as_soon_as_little_remains() -> None:
+    pace = Pace(Pacing())
+    heard(pace)
+    assert pace.value == inf
+    sent = 0
+    while not pace.wait(0.25):
+        pace.take(chat(1000 + sent), 0.25)
+        sent += 1
+    assert 160 < sent < 200, "of 197, but for a margin"
+    assert pace.value == pace.told == pytest.approx(400.0, rel=0.1)
+    assert 0.0 < pace.wait(0.25) < 1 / 300
+    assert pace.found == 0.0, "nothing for the next run, which will be told as well"
+
+
+@pytest.mark.parametrize(("budget", "numbers"), [("requests", {"rpm": 600_000}), ("tokens", {"tpm": 600_000_000})])
+def test_a_number_of_the_users_goes_before_what_headers_tell(budget: str, numbers: dict[str, int]) -> None:
+    pace = Pace(Pacing(**numbers))
+    heard(pace, budget)
+    for line in range(1000):
+        pace.take(chat(1000 + line), 0.25 + line / 1000)
+    assert pace.told == inf
+    assert pace.wait(1.3) == 0.0
+
+
+def test_the_users_number_on_the_way_ends_what_headers_tell() -> None:
+    pace = Pace(Pacing())
+    heard(pace)
+    pace.fix(60)
+    heard(pace)
+    assert (pace.value, pace.told) == (1.0, inf)
+
+
+def test_a_refusal_has_the_last_word_over_what_headers_tell() -> None:
+    pace = Pace(Pacing())
+    heard(pace)
+    assert pace.wait(1.0) == 0.0
+    pace.settle(attempt(7, started=0.9), Outcome(Kind.RATE_LIMITED, 429, wait=2.0), 1.0)
+    assert pace.rate.known
+    assert pace.wait(1.0) > 0.9, "a part of the pause is made up for"
 
 
 def test_the_users_word_on_the_way_counts_until_it_is_taken_back() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from batchrunner.core.model import Request
-from tests.simulation import trouble
+from tests.simulation import told, trouble
 from tests.simulation.servers import Bucket, Nature, Quota, Steps, Weather, Window, listed, plateau, steps
 from tests.simulation.world import Run, Stage
 from tests.virtual import chat
@@ -347,6 +347,9 @@ CONTENDERS: Mapping[str, Mapping[str, int | str]] = {
     "--timeout 60 -c 512": {"timeout": 60, "concurrency": 512},
 }
 
+TOLD = [at_least(YIELD, attained, 0.95), at_most("429s", told.refused, 0.001), LOST]
+TOLD_TOKENS = [at_least(YIELD, attained, 0.95), at_most("429s", told.refused, 0.005), LOST]  # their sizes are not told
+
 SCENARIOS: Mapping[str, Scenario] = {
     "hangs": Scenario(
         "1 % hangs, lognormal latency (median 0.3 s, sigma 0.8)",
@@ -393,6 +396,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "change-bucket": Scenario(
         "the same by a bucket, no Retry-After", 20_000, change_bucket, [at_least(YIELD, attained, 0.9), LOST]
     ),
+    "told": Scenario("a bucket of 400 a second, told by headers", 8_000, told.bucket, TOLD),
+    "told-burst": Scenario("the same, which holds five seconds' worth", 8_000, partial(told.bucket, seconds=5.0), TOLD),
+    "told-shared": Scenario("the same, of which others take 150 for ten seconds", 8_000, told.shared, TOLD),
+    "told-tokens": Scenario("a bucket of tokens, told by headers", 2_500, told.tokens, TOLD_TOKENS),
     "cap": Scenario("100 at once, then 429", 10_000, cap, [at_least(YIELD, attained, 0.9), *THROTTLED]),
     "cap-small": Scenario("3 at once, then 429", 1_500, partial(cap, most=3), [at_least(YIELD, attained, 0.9), *THROTTLED]),
     "cap-change": Scenario("100, 50, 100 at once, then 503", 10_000, cap_change, [at_least(YIELD, attained, 0.9), LOST]),

@@ -9,7 +9,7 @@ Rules:
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from math import exp, inf
 from random import Random
@@ -73,6 +73,12 @@ class Bucket:
         self._tokens -= 1.0
         return 0.0
 
+    def says(self, now: float) -> Mapping[str, str]:
+        """The headers of what is let in now, as OpenAI writes them: what remains, and the time until all of it is there again."""
+        rate = self._rate(now)
+        full = (rate * self._seconds - self._tokens) / rate
+        return {"x-ratelimit-remaining-requests": f"{self._tokens:.0f}", "x-ratelimit-reset-requests": f"{full * 1e3:.0f}ms"}
+
 
 class Nature(Struct):
     """What a server is like."""
@@ -81,6 +87,7 @@ class Nature(Struct):
     slots: Steps = steps(inf)  # calls served at once; the others are refused
     refusal: int = 503  # the status of that; 429 for hosted services
     quota: Quota | None = None  # beyond it: 429
+    says: Callable[[float], Mapping[str, str]] = lambda _: {}  # the headers of what is let in now
     told: Callable[[float], str] | None = None  # the retry-after of a refusal, from the seconds until one would pass
     fails: Callable[[int, int, float], int] = lambda *_: 0  # (line, sending, now) → the status of an error at once; 0: none
     speed: Callable[[int], float] = lambda _: 1.0
@@ -98,6 +105,7 @@ class Call(Struct, eq=False):
     seconds: float  # of work alone
     due: float  # on the server's clock of work
     silent: float = inf  # seconds until a stream falls silent
+    headers: Mapping[str, str] = {}  # of its answer
     gone: bool = False  # its client has left
     over: bool = False  # it has ended here
 
@@ -141,7 +149,7 @@ class Server:
         silent = nature.stalls(line, sending)
         never = silent < inf or nature.hole[0] <= now < nature.hole[1]
         seconds = inf if never else nature.work(line, sending, self.answered)
-        call = Call(line, now, seconds, self._clock + seconds, silent)
+        call = Call(line, now, seconds, self._clock + seconds, silent, nature.says(now))
         self._sequence += 1
         heappush(self._queue, (call.due, self._sequence, call))
         self.serving += 1

@@ -159,7 +159,8 @@ class _Wire:
         first = clock.begun or (spent if end == "answered" else 0.0)
         timing = Timing(0.0, first, spent, PAUSE if clock.begun else 0.0, True)
         if end == "answered":
-            return Reply(200, {}, _BODY % max(1, int(call.seconds / PER_TOKEN)), timing, ("streamed",) if clock.begun else ())
+            flags = ("streamed",) if clock.begun else ()
+            return Reply(200, call.headers, _BODY % max(1, int(call.seconds / PER_TOKEN)), timing, flags)
         cause = Cause.DISCONNECTED if end == "cut" else Cause.TIMEOUT
         return Fault(cause, clock.phase, end, timing, 200 if clock.begun else 0)
 
