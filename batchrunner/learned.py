@@ -5,7 +5,8 @@ Rules:
 1. A cache: older than a week, of another version, about another address or model, or broken in any way, and it is passed over.
    What cannot be written is not missed.
 2. It holds figures and the names of models, never a request, an answer, a query or a key.
-3. Lessons belong to an endpoint's name and address together; one that a run does not know starts cold.
+3. What goes out may be counted by the day: then it is written each second, and after a kill rather more is known than was sent.
+4. Lessons belong to an endpoint's name and address together; one that a run does not know starts cold.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from batchrunner.disk import replace
 from batchrunner.engine import Chore
 
 KEPT = 7 * 86400.0  # seconds after which an endpoint is a stranger again
-SAVE_EVERY = 10.0
+SAVE_EVERY, SAVE_DAILY = 10.0, 1.0  # seconds; the second where what goes out is counted by the day
 LARGEST = 16 * 2**20  # bytes; ours are far smaller
 
 
@@ -38,35 +39,45 @@ class _Kept(Struct, frozen=True):
 class Memory:
     """What was learned at these endpoints, by name and base URL; `folder` is None where nothing is kept."""
 
-    def __init__(self, folder: Path | None, model: str, urls: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        model: str,
+        urls: Mapping[str, str],
+        clock: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,  # which is the loop's
+    ) -> None:
         self._path = folder / "learned.json" if folder else None
         self._model = model
         self._names = {name: f"{name} {url.partition('?')[0]}" for name, url in urls.items()}
         self._clock = clock
+        self._now = now
 
     def recall(self, scheduler: Scheduler) -> None:
         """Let every endpoint that is known begin with what it taught."""
-        known = self._read()
+        kept = self._read()
         for name, full_name in self._names.items():
-            if lessons := known.get(full_name):
-                scheduler.experience.recall(name, lessons)
+            if kept and (lessons := kept.endpoints.get(full_name)):
+                scheduler.experience.recall(name, lessons, self._now(), self._clock() - kept.at)
 
     def chores(self, scheduler: Scheduler) -> list[Chore]:
         """Keeping it at intervals: a run may be killed."""
 
         async def save() -> None:
-            raw = self._frozen(scheduler)
+            raw = self._frozen(scheduler, last=False)
             await asyncio.to_thread(self._write, raw)
 
-        return [Chore(SAVE_EVERY, save)] if self._path else []
+        every = SAVE_DAILY if any(endpoint.daily for endpoint in scheduler.endpoints) else SAVE_EVERY
+        return [Chore(every, save)] if self._path else []
 
     def keep(self, scheduler: Scheduler) -> None:
         """Write down what has been learned; at the end of a run."""
         if scheduler.sent:
-            self._write(self._frozen(scheduler))
+            self._write(self._frozen(scheduler, last=True))
 
-    def _frozen(self, scheduler: Scheduler) -> bytes:
-        lessons = {full_name: scheduler.experience.learned(name) for name, full_name in self._names.items()}
+    def _frozen(self, scheduler: Scheduler, *, last: bool) -> bytes:
+        learned, now = scheduler.experience.learned, self._now()
+        lessons = {full_name: learned(name, now, last) for name, full_name in self._names.items()}
         return msgspec.json.encode(_Kept(__version__, self._clock(), self._model, lessons)) + b"\n"
 
     def _write(self, raw: bytes) -> None:
@@ -74,13 +85,13 @@ class Memory:
             with suppress(OSError):
                 replace(self._path, raw)
 
-    def _read(self) -> Mapping[str, Lessons]:
+    def _read(self) -> _Kept | None:
         if not self._path:
-            return {}
+            return None
         try:
             with self._path.open("rb") as file:
                 kept = msgspec.json.decode(file.read(LARGEST), type=_Kept)
         except (OSError, ValueError):  # msgspec's errors are ValueErrors
-            return {}
+            return None
         fresh = 0.0 <= self._clock() - kept.at <= KEPT
-        return kept.endpoints if fresh and (kept.version, kept.model) == (__version__, self._model) else {}
+        return kept if fresh and (kept.version, kept.model) == (__version__, self._model) else None

@@ -143,7 +143,49 @@ def test_a_rate_that_was_found_is_known_and_the_users_is_his_own(tmp_path: Path)
     told = Scheduler([Endpoint("h", "http://h/v1", Limit(Concurrency()), pacing=Pacing(rpm=60))], Retries(), Timeouts(), 1000)
     memory(tmp_path).recall(told)
     assert told.endpoints[0].rate == 1.0
-    assert told.experience.learned("h").rates == {}
+    assert told.experience.learned("h", 0.0, last=True).rates == {}
+
+
+def by_the_day(rpd: int) -> Scheduler:
+    return Scheduler([Endpoint("h", "http://h/v1", Limit(Concurrency()), pacing=Pacing(rpd=rpd))], Retries(), Timeouts(), 1000)
+
+
+def sent(room: Scheduler, most: int, now: float) -> int:
+    """As many as may go out now, but no more than that."""
+    for count in range(most):
+        room.offer(chat(1000 + count))
+        step = room.next("h", now)
+        if not isinstance(step, Attempt):
+            return count
+        room.settle(step, Outcome(Kind.OK, 200, body=b"{}", timing=Timing(0.0, 0.1, 0.1)), now + 0.1, 0.5)
+    return most
+
+
+def test_a_day_is_counted_over_all_runs(tmp_path: Path) -> None:
+    first = by_the_day(10)
+    assert sent(first, 6, 500.0) == 6
+    Memory(tmp_path, "", URLS, lambda: NOW, lambda: 500.0).keep(first)
+    second = by_the_day(10)
+    Memory(tmp_path, "", URLS, lambda: NOW + 3600.0, lambda: 7.0).recall(second)
+    assert sent(second, 9, 7.0) == 4
+    Memory(tmp_path, "", URLS, lambda: NOW + 3600.0, lambda: 7.0).keep(second)
+    third = by_the_day(10)
+    Memory(tmp_path, "", URLS, lambda: NOW + 91_000.0, lambda: 7.0).recall(third)
+    assert sent(third, 9, 7.0) == 6, "those of the first run, and no others, are more than a day old"
+
+
+def test_a_run_that_is_killed_leaves_no_fewer_than_it_has_sent(tmp_path: Path) -> None:
+    first = by_the_day(100)
+    memory = Memory(tmp_path, "", URLS, lambda: NOW, lambda: 500.0)
+    [chore] = memory.chores(first)
+    assert chore.every == 1.0
+    for _ in range(3):
+        assert sent(first, 20, 500.0) == 20
+        asyncio.run(chore.work())  # type: ignore[arg-type]
+    assert sent(first, 20, 500.0) == 20  # and then it is killed
+    second = by_the_day(100)
+    memory.recall(second)
+    assert sent(second, 90, 500.0) == 20
 
 
 def test_it_holds_no_query_and_is_for_its_owner_alone(folder: Path) -> None:

@@ -10,6 +10,7 @@ Rules:
 """
 
 from collections import deque
+from collections.abc import Iterable
 from math import inf
 
 SLACK = 0.05  # seconds' worth that may go at once, so that a timer that is late costs nothing
@@ -54,11 +55,12 @@ class Bucket:
 class Day:
     """At most so many in any 24 hours, to the slot; all of them at once, if they come at once."""
 
-    __slots__ = ("_most", "_slots", "_used")
+    __slots__ = ("_most", "_passed", "_slots", "_told", "_used")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._used = 0
+        self._passed = self._told = 0  # since the start, and when that was last told
         self._slots: deque[tuple[float, int]] = deque()  # begin, count
 
     def wait(self, now: float) -> float:
@@ -70,8 +72,23 @@ class Day:
     def take(self, now: float) -> None:
         """One passes."""
         self._used += 1
+        self._passed += 1
         begin, count = self._slots[-1] if self._slots else (-inf, 0)
         if now < begin + SLOT:
             self._slots[-1] = (begin, count + 1)
         else:
             self._slots.append((now, 1))
+
+    def learned(self, now: float, last: bool) -> tuple[tuple[float, int], ...]:
+        """How many seconds ago its slots began, and how many passed in each.
+
+        Unless it is told for the last time as many are added as have passed since it was told before: so many more may pass
+        until it is told again, and nobody may live to tell.
+        """
+        more, self._told = 0 if last else self._passed - self._told, self._passed
+        return tuple((now - begin, count + more * (begin == self._slots[-1][0])) for begin, count in self._slots)
+
+    def recall(self, slots: Iterable[tuple[float, int]], now: float) -> None:
+        """Go on with what passed in an earlier run; before the first passes."""
+        self._slots.extend((now - age, count) for age, count in slots)
+        self._used = sum(count for _, count in self._slots)

@@ -114,6 +114,15 @@ class Endpoint:
         return {model: pace.found for model, pace in self._paces.items() if pace.found}
 
     @property
+    def daily(self) -> bool:
+        """Whether what goes out is counted by the day."""
+        return self._paces.pacing.rpd > 0
+
+    def days(self, now: float, last: bool) -> Mapping[str, tuple[tuple[float, int], ...]]:
+        """What has gone out in the last day, by model, where that is counted (`Day.learned`)."""
+        return {model: pace.day.learned(now, last) for model, pace in self._paces.items() if pace.day}
+
+    @property
     def rate(self) -> float:
         """Requests a second that may go here in all, as far as there is a pace; inf: there is none."""
         rates = [pace.value for pace in self._paces.values() if pace.value < inf]

@@ -70,22 +70,25 @@ class Experience:
         for patience in self._patience.values() if attempt.number > 1 else ():
             patience.forget(attempt.request, now - attempt.started if kind is Kind.OK else inf)
 
-    def learned(self, endpoint: str) -> Lessons:
-        """What this endpoint has taught so far."""
+    def learned(self, endpoint: str, now: float, last: bool) -> Lessons:
+        """What this endpoint has taught so far; `last`: the run is over, and what it sends will not be more."""
         known = [(key, patience) for key, patience in self._patience.items() if key[0] == endpoint]
         known.sort(key=lambda each: -len(each[1]))
         answers = tuple(Answers(*key[1:], patience.learned()) for key, patience in known[:MOST_LESSONS])
         lane = self._endpoints[endpoint]
         rates = dict(list(lane.found.items())[:MOST_LESSONS])
-        return Lessons(self._manners[endpoint].learned(), lane.limit.size, rates, answers)
+        return Lessons(self._manners[endpoint].learned(), lane.limit.size, rates, lane.days(now, last), answers)
 
-    def recall(self, endpoint: str, lessons: Lessons) -> None:
-        """Begin with what this endpoint taught an earlier run; before the first request."""
+    def recall(self, endpoint: str, lessons: Lessons, now: float, ago: float) -> None:
+        """Begin with what this endpoint taught an earlier run, so many seconds ago; before the first request."""
         self._manners[endpoint].recall(lessons.facts)
         lane = self._endpoints[endpoint]
         lane.limit.warm(lessons.limit)
         for model, rate in lessons.rates.items():
             lane.pace(model).warm(rate)
+        for model, slots in lessons.days.items():
+            if day := lane.pace(model).day:
+                day.recall([(age + ago, count) for age, count in slots], now)
         for known in lessons.answers:
             patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
             patience.recall(known.latencies)

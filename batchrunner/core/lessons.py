@@ -15,6 +15,9 @@ from msgspec import Meta, Struct
 from batchrunner.core.deadlines import Latencies
 from batchrunner.core.streaming import Facts
 
+Passed = tuple[Annotated[float, Meta(ge=0.0, le=1e6)], Annotated[int, Meta(ge=0, le=10**12)]]
+"""Seconds ago, and how many requests passed from then on (`bucket.Day`)."""
+
 
 class Answers(Struct, frozen=True, omit_defaults=True):
     """How long one model took in one form of answer."""
@@ -31,4 +34,5 @@ class Lessons(Struct, frozen=True, omit_defaults=True):
     facts: Facts = Facts()
     limit: Annotated[int, Meta(ge=0, le=10**6)] = 0  # requests in flight that it sustained
     rates: Mapping[str, Annotated[float, Meta(gt=0.0, le=1e9)]] = {}  # requests a second that it let in, by model
+    days: Mapping[str, tuple[Passed, ...]] = {}  # what went out of late, by model
     answers: tuple[Answers, ...] = ()

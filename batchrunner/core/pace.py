@@ -45,13 +45,13 @@ LEARN = 0.05  # weight of an answer in the means
 class Pace:
     """The pace of one model at one endpoint."""
 
-    __slots__ = ("_answer", "_budgets", "_day", "_prompt", "_requests", "_tokens", "_unpaced", "rate")
+    __slots__ = ("_answer", "_budgets", "_prompt", "_requests", "_tokens", "_unpaced", "day", "rate")
 
     def __init__(self, pacing: Pacing) -> None:
         self.rate = Rate(_rate(pacing.rpm))
         self._requests = Bucket(self.rate.value)
         self._tokens = Bucket(_rate(pacing.tpm))
-        self._day = Day(pacing.rpd) if pacing.rpd else None
+        self.day = Day(pacing.rpd) if pacing.rpd else None
         self._unpaced = not (pacing.rpm or pacing.tpm or pacing.rpd)
         self._prompt = 1.0  # tokens of a prompt, as a multiple of the guess
         self._answer = FIRST_ANSWER
@@ -91,7 +91,7 @@ class Pace:
         wait = max(self._requests.wait(now), self._tokens.wait(now))
         for budget in self._budgets.values():
             wait = max(wait, budget.wait(now))
-        return max(wait, self._day.wait(now)) if self._day else wait
+        return max(wait, self.day.wait(now)) if self.day else wait
 
     def take(self, request: Request, now: float) -> float:
         """A request goes out. The tokens booked for it, for `settle`."""
@@ -103,8 +103,8 @@ class Pace:
             return 0.0
         self._follow()
         self._requests.take(1.0, now)
-        if self._day:
-            self._day.take(now)
+        if self.day:
+            self.day.take(now)
         if self._tokens.rate == inf:
             return 0.0
         booked = self._prompt * request.prompt_tokens + min(self._answer, request.max_tokens or inf) * max(1, request.choices)
@@ -151,7 +151,7 @@ class Pace:
 
     def _follow(self) -> None:
         self._requests.rate = self.rate.value
-        self._unpaced = self.rate.value == inf and self._tokens.rate == inf and not self._day
+        self._unpaced = self.rate.value == inf and self._tokens.rate == inf and not self.day
 
 
 def _rate(per_minute: int) -> float:
