@@ -9,7 +9,7 @@ Rules:
 5. A fault after the reply head of an error is that error: what was to be known had already come.
 6. The first word of a timeout's `Fault.detail` says which clock ran out in the body: "idle" or "total". The transport sets it.
 
-A wait in an outcome pauses the endpoint as well as the request, whatever the kind.
+A wait in an outcome pauses the endpoint as well as the request, whatever the kind; but for a refusal by chance (`core.luck`).
 """
 
 import re

@@ -153,10 +153,12 @@ class Endpoint:
         """Whether requests should wait for this endpoint rather than go to the next: it is up, if perhaps full."""
         return not (self.stopped or self.breaker.open or self.gate.until > now)
 
-    def learn(self, health: str, started: float, outcome: Outcome, now: float, u: float, spared: bool = False) -> None:
+    def learn(
+        self, health: str, started: float, outcome: Outcome, now: float, u: float, spared: bool = False, chance: bool = False
+    ) -> None:
         """Take in what an attempt says about the endpoint: `up`, `down`, `stop`; every other word says nothing of its health.
 
-        `spared`: another endpoint serves meanwhile.
+        `spared`: another endpoint serves meanwhile. `chance`: it was refused by chance, so that it alone waits as it was told.
         """
         if health == "up" or outcome.kind is Kind.RATE_LIMITED:  # one that throttles is alive
             self.breaker.ok(started, spared)
@@ -169,7 +171,7 @@ class Endpoint:
             self._doubted = inf if started > self._doubted else self._doubted
         elif health == "stop":
             self._refused(started, outcome, now)
-        if outcome.wait and not self.gate.throttled(outcome.wait, now):
+        if outcome.wait and not chance and not self.gate.throttled(outcome.wait, now):
             self.stopped = self.stopped or f"{self.name} asks for a pause of {outcome.wait:.0f} s [E305]"
 
     def _refused(self, started: float, outcome: Outcome, now: float) -> None:

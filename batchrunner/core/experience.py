@@ -49,15 +49,19 @@ class Experience:
     def inform(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> str:
         """Tell each rule what it learns from; a refused rate is the pace's affair, if there is one. A line for people, or ""."""
         lane, treatment = self._endpoints[attempt.endpoint], TREATMENT[outcome.kind]
-        paced = lane.pace(attempt.request.model).settle(attempt, outcome, now)
+        pace = lane.pace(attempt.request.model)
+        paced, chance = pace.settle(attempt, outcome, now), False
         if treatment.limit == "success":
             lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
-        elif treatment.limit == "pushback" and not (paced or lane.limit.chance(outcome.kind, attempt.beside)):
-            lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
+        elif treatment.limit == "pushback" and not paced:
+            judged = outcome.kind is not Kind.RATE_LIMITED or pace.rate.disputed
+            chance = judged and lane.limit.chance(outcome.kind, attempt.beside)
+            if not chance:
+                lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
         elif treatment.limit == "crowded":
             lane.limit.crowded(attempt.started, lane.inflight, now)
         spared = lane.breaker.open and any(other.serves(now) for other in self._endpoints.values() if other is not lane)
-        lane.learn(treatment.health, attempt.started, outcome, now, u, spared)
+        lane.learn(treatment.health, attempt.started, outcome, now, u, spared, chance)
         patience = self.patience(attempt.endpoint, attempt.request, attempt.stream)
         if treatment.sample:
             patience.success(attempt, outcome.timing, now)

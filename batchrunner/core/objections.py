@@ -5,8 +5,8 @@ Rules:
 1. Who has had enough objects to the last that came: with more in flight than beside anything that was let in. Chance strikes
    beside any number. So it is chance where objections of a kind, on the mean of late, stand in the midst of what was let in.
 2. Where much of what has just been sent was refused it is never chance: then less must be sent, whatever the reason.
-3. Objections of a kind are judged together, and apart from those of another. A 429 is never chance: it says what it means,
-   and a limit on the rate refuses whoever comes, just as chance does.
+3. Objections of a kind are judged together, and apart from those of another. A 429 comes here only where it is known not to
+   speak of a rate (`core.luck`), for a limit on the rate refuses beside any number, just as chance does.
 
 Services shed a percent of their load at any hour (503, 529). Taken for a limit that would hold hundreds of slots down to a dozen.
 """
@@ -40,8 +40,6 @@ class Objections:
 
     def chance(self, kind: Kind, beside: int) -> bool:
         """An attempt was refused that had gone out with so many others in flight: whether refusals of this kind are chance."""
-        if kind is Kind.RATE_LIMITED:
-            return False
         let_in = self._beside
         if beside in let_in:
             let_in.remove(beside)

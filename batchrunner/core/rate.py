@@ -8,14 +8,13 @@ Rules:
 3. It also tells when a second of the endpoint's clock begins, if it has one (`core.second`). Such a second is sent so fast that
    it must refuse: what it has let in is the limit. Then the rate holds closely below that. The pause ends within a second of
    which nothing was used; what there was time for before the refusal goes at once. Into the next one nothing is carried over.
-4. A refusal while it holds trims it a little; another at once means that the limit fell: deep down, and up again. Where
-   seconds are known a single one tells how far it fell.
+4. A refusal while it holds trims it a little; another at once means that the limit fell, and so do many: deep down, and up
+   again. Where seconds are known a single one tells how far it fell.
 5. After the hold it is tried whether more is let in, by such a second or by a climb; soon, where the limit has been seen to
    fall, and back where it came from as soon as it is. The longer nothing changes, the more rarely: a refusal costs a pause.
 6. Refusals may speak of a cap on what is in flight, whatever the endpoint says (`core.crowding`): then there is no rate any
    more, and the concurrency limit (`core.limit`) hears of them.
-7. Refusals that go on though the rate has come down to a small part of what was let in are chance, or speak of something else:
-   then, too, there is no rate.
+7. Refusals may come by chance (`core.luck`): then, too, there is no rate, until they no longer do.
 8. A second is as long as it takes to count: where few requests go out it is as long as ten of them take.
 9. A rate that is not used up is not raised, and one attempt's refusal counts once: not if it was sent before the last cut.
 """
@@ -24,6 +23,7 @@ from collections import deque
 from math import exp, inf, sqrt
 
 from batchrunner.core.crowding import Crowding
+from batchrunner.core.luck import Luck
 from batchrunner.core.second import EARLY, EDGE, NEWS, Second
 from batchrunner.core.window import Window
 
@@ -50,7 +50,6 @@ SURE = 20  # sendings without which no second counts as one
 REFUSED, OF = 3, 100  # refusals without a wait that count, and of how many outcomes
 ENOUGH = 10.0  # sendings of which the last second has at least so many: at a crawl it is longer
 CREDIT = 0.5  # of the first pause, to be sent at once after it: nothing was sent meanwhile
-CHANCE = 1.0 / 16.0  # of the highest rate found, below which refusals are not of its making
 
 
 class Rate:
@@ -66,6 +65,7 @@ class Rate:
         "_fell",
         "_hold",
         "_level",
+        "_luck",
         "_mark",
         "_once",
         "_paused",
@@ -85,21 +85,26 @@ class Rate:
     )
 
     def __init__(self, most: float = inf) -> None:
-        self.capped = False  # refusals here speak of a cap on what is in flight, or of nothing that a rate could mend
+        self.capped = False  # refusals here speak of a cap on what is in flight
         self.resume = 0.0  # when the pause is over that the last refusal began
         self.credit = 0.0  # seconds' worth that may go at once then
-        self._crowding = Crowding()
+        self._crowding, self._luck = Crowding(), Luck()
         self._recent: deque[bool] = deque(maxlen=OF)
         self._was = 0.0  # what is held if a count brings no news
         self._doubted = False  # it was refused while it held, for the first time
         self._fell, self._once = -inf, 0.0  # when the limit last fell, and from where
-        self._cuts = 0  # in quick succession
+        self._cuts = 0  # since a climb told the limit
         self.fix(most)
 
     @property
     def known(self) -> bool:
         """Whether refusals are the business of this rate."""
         return self.value < inf
+
+    @property
+    def disputed(self) -> bool:
+        """Whether refusals here are known not to speak of a rate, though they say so."""
+        return self.capped or self._luck.chance
 
     @property
     def found(self) -> float:
@@ -141,17 +146,18 @@ class Rate:
             return
         self._recent.append(True)
         if not self.known:
+            self._luck.unpaced(self._window, now)
             count = self._window.count
-            if wait and not self.capped and (count >= SURE or len(self._recent) >= SURE <= 5 * count):
+            if wait and not self.disputed and (count >= SURE or len(self._recent) >= SURE <= 5 * count):
                 self._start(wait, now)
-            return
-        if self.most == inf and self._crowding.refused(beside):
+        elif self.most == inf and self._crowding.refused(beside):
             self.capped = True
             self.fix(inf)
         elif wait or sum(self._recent) >= REFUSED:
+            second = _second(self.value)
+            count = self._window.last(second, now) / second
             self._cut(wait, now)
-            if self.most == inf and self.value < CHANCE * self._peak:
-                self.capped = True
+            if self.most == inf and self._luck.paced(count, self.value / self._peak):
                 self.fix(inf)
 
     # ── up ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -232,16 +238,16 @@ class Rate:
             self._told_by_count(wait, now)
             return
         second, holding = _second(self.value), bool(self._hold) and self._calm < self._hold
-        news, told = holding and self._calm > SETTLED, now - self._since >= CLEAN * second
+        news, told = holding and self._calm > SETTLED, not holding and now - self._since >= CLEAN * second
         fell = self._doubted and self._calm < CLEAN
-        self._cuts = 0 if news or told else self._cuts + 1
+        self._cuts = 0 if told else self._cuts + 1
         if fell or (news and self.most < inf):
             self._fell, self._once = now, self._was if fell else self.value
             self.value *= FALL if self.most == inf else FALL_TOLD
             self._settle(now, wait, hold=0.0, climb=RETURN)
         elif not news and (told or (self._countable(second, wait) and now - self._since >= SHORT)):
             self._told_by_climb(second, wait, now, hold=self._holds(now) if told else 0.0)
-        elif self._hold and self.most == inf:
+        elif self._hold and self.most == inf and self._cuts <= len(TRIMS):
             self._was = self.value
             self.value *= AGAIN if second == 1.0 else AGAIN_CRAWLING
             self._settle(now, wait, hold=self._hold, climb=PROBE)

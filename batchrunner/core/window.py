@@ -20,7 +20,7 @@ class Window:
     __slots__ = ("_notes", "count")
 
     def __init__(self) -> None:
-        self._notes: deque[tuple[float, int]] = deque(maxlen=16)  # moments, and how many had been let in by then
+        self._notes: deque[tuple[float, int]] = deque(maxlen=32)  # moments, and how many had been let in by then
         self.count = 0
 
     @property
@@ -42,13 +42,22 @@ class Window:
 
     def last(self, seconds: float, now: float) -> float:
         """How many were let in during the last seconds."""
-        moment, later = now - seconds, (now, self.count)
+        return self.count - self._by(now - seconds, (now, self.count))
+
+    def rank(self, seconds: float, now: float) -> float:
+        """How the last seconds stand to those before: 0.0 if in none as many were let in, 1.0 if in all of them more were."""
+        last, notes = self.last(seconds, now), self._notes
+        others = [note[1] - self._by(note[0] - seconds, note) for note in notes if note[0] - seconds >= notes[0][0]]
+        return sum((other > last) + (other >= last) for other in others) / max(1, 2 * len(others))
+
+    def _by(self, moment: float, later: tuple[float, int]) -> float:
+        """How many had been let in by a moment; `later` is any note after it."""
         for earlier in reversed(self._notes):
             if earlier[0] <= moment:
                 share = (moment - earlier[0]) / max(1e-9, later[0] - earlier[0])
-                return self.count - earlier[1] - share * (later[1] - earlier[1])
+                return earlier[1] + share * (later[1] - earlier[1])
             later = earlier
-        return float(self.count)
+        return 0.0
 
     def limits(self, second: float, since: float, until: float, now: float) -> tuple[float, float]:
         """The least and the most requests a second that a limit may be which refuses now, and asks for a pause `until` then."""

@@ -53,9 +53,3 @@ def test_each_kind_is_judged_by_itself() -> None:
     objections, chance = Objections(), Random(1)
     assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
     assert not objections.chance(GONE, 99)
-
-
-def test_a_429_is_believed_wherever_it_stands() -> None:
-    objections, chance = Objections(), Random(1)
-    assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
-    assert not objections.chance(Kind.RATE_LIMITED, 90)

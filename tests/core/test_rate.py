@@ -1,6 +1,8 @@
 """A rate that is learned from refusals: how it starts, seeks, settles, falls, returns, and when it is none at all."""
 
+from heapq import heappop, heappush
 from math import ceil, inf
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ class Clock:
             if self._used > self.quota:
                 self.refusals += 1
                 self.rate.refused(self.now, 10, wait, self.now)
-                self.now = max(self.now + wait, self.rate.resume)
+                self.now = max(self.now + wait * (not self.rate.disputed), self.rate.resume)
             else:
                 self.rate.answered(10)
         return self
@@ -236,38 +238,59 @@ def test_rare_refusals_without_a_wait_are_noise_and_frequent_ones_are_not() -> N
         assert (rate.value < 99.0) is trimmed
 
 
-def test_refusals_that_come_only_where_most_is_in_flight_speak_of_a_cap() -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_refusals_that_come_only_where_most_is_in_flight_speak_of_no_rate(seed: int) -> None:
     rate = Clock(Rate(), 400).run(6.0, speed=600).rate
-    now = 200.0
-    for n in range(400):
-        now += 0.01
+    chance, now, busy = Random(seed), 200.0, list[tuple[float, int]]()
+    while now < 260.0 and rate.known:
+        now += 1.0 / rate.value
+        while busy and busy[0][0] <= now:
+            rate.answered(heappop(busy)[1])
         rate.sent(now)
-        if n % 10 == 9:
-            rate.refused(now, 100, 1.0, now)
+        if len(busy) < 100:
+            heappush(busy, (now + chance.uniform(1.0, 3.0), len(busy)))
         else:
-            rate.answered(90 + n % 10)
-    assert rate.capped
+            rate.refused(now, len(busy), 1.0, now)
+            now = max(now + 1.0, rate.resume)
+    assert rate.disputed
     assert rate.value == inf
 
 
-def refused_by_chance(sendings: int) -> Rate:
-    """One refusal in eleven, however many are in flight and however slowly they go."""
-    rate = Clock(Rate(), 400).run(6.0, speed=600).rate
-    now = 200.0
-    for n in range(sendings):
-        now += max(0.01, 1.0 / rate.value)
+def struck(rate: Rate, seconds: float, share: float, speed: float = 200.0) -> list[float]:
+    """A share of all requests is refused and told to come back in a second, however slowly they go. When that came to an end."""
+    chance, now, free = Random(1), 200.0, list[float]()
+    while now < 200.0 + seconds:
+        now += 1.0 / min(speed, rate.value)
         rate.sent(now)
-        if n % 11 == 9:
-            rate.refused(now, 80 + n % 20, 1.0, now)
-        else:
-            rate.answered(80 + n % 20)
-    return rate
+        paced = rate.known
+        if chance.random() >= share:
+            rate.answered(5)
+            continue
+        rate.refused(now, 5, 1.0, now)
+        now = max(now + 1.0, rate.resume) if rate.known else now
+        if paced and not rate.known:
+            free.append(now)
+    return free
 
 
-def test_refusals_that_no_slowness_prevents_are_not_met_with_ever_more_of_it() -> None:
-    rate = refused_by_chance(400)
-    assert rate.value == inf
-    assert rate.capped, "and the concurrency limit hears of them"
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.1])
+def test_refusals_that_no_slowness_prevents_are_not_met_with_ever_more_of_it(share: float) -> None:
+    rate = Rate()
+    free = struck(rate, 120.0, share)
+    assert free
+    assert free[0] < 250.0
+    assert rate.disputed, "and the concurrency limit hears of them"
+    assert not rate.capped
+
+
+def test_a_limit_that_is_met_after_chance_was_is_believed() -> None:
+    rate = Rate()
+    struck(rate, 120.0, 0.03)
+    clock = Clock(rate, 40)
+    clock.now = 400.0
+    clock.run(30.0, speed=400)
+    assert 0.9 * 40 <= rate.found <= 40
+    assert not rate.disputed
 
 
 @settings(deadline=None, max_examples=60)

@@ -57,3 +57,20 @@ def test_soon_after_a_pause_one_of_two_seconds_has_let_in_half_of_both() -> None
     late.count += 600
     assert late.climbed(1.0, 380, 15.75) == (pytest.approx(300), pytest.approx(400))
     assert late.climbed(1.0, 290, 15.75) == (pytest.approx(290), pytest.approx(400))
+
+
+def test_a_second_is_ranked_among_those_before() -> None:
+    climbing = Window()
+    for quarter in range(17):
+        climbing.note(10.0 + quarter / 4)
+        climbing.count += 50 + 5 * quarter
+    assert climbing.rank(1.0, 14.25) == 0.0
+    falling = window(400, 3.0)
+    falling.rest(13.25, 14.0)
+    assert falling.rank(1.0, 14.0) == pytest.approx(1.0, abs=0.1)
+    steady = window(400, 3.0)
+    assert steady.rank(1.0, 13.25) == pytest.approx(0.5)
+
+
+def test_without_seconds_before_it_a_second_is_the_fullest() -> None:
+    assert Window().rank(1.0, 5.0) == 0.0

@@ -505,6 +505,18 @@ SCENARIOS: Mapping[str, Scenario] = {
         [at_least(YIELD, attained, 0.6), LOST],  # 0.12 where each refusal is believed; the ideal has 256 slots from the start
     ),
     "sheds-much": Scenario("one in seven", 10_000, partial(trouble.lottery, share=0.15), [at_least(YIELD, attained, 0.6), LOST]),
+    "luck": Scenario(
+        "one request in 33 is refused (429), whatever is in flight",
+        10_000,
+        partial(trouble.lottery, share=0.03, status=429, middle=0.3),
+        [at_least(YIELD, attained, 0.4), LOST],  # 0.09 where each refusal is believed
+    ),
+    "luck-told": Scenario(
+        "the same, and Retry-After says a second",
+        10_000,
+        partial(trouble.lottery, share=0.03, status=429, middle=0.3, told=True),
+        [at_least(YIELD, attained, 0.2), LOST],  # 0.03
+    ),
     "crawl": Scenario(
         "one request in two seconds",
         200,

@@ -142,7 +142,7 @@ class Server:
         if nature.quota and (early := nature.quota.early(now)):
             return Refusal(429, nature.told(early) if nature.told else "")
         if status := nature.fails(line, sending, now):
-            return Refusal(status)
+            return Refusal(status, nature.told(SOON) if nature.told and status == 429 else "")
         if self.serving >= nature.slots(now):
             return Refusal(nature.refusal, nature.told(SOON) if nature.told else "")
         self._run(now)

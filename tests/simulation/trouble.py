@@ -24,15 +24,16 @@ def _ahead(seconds: float) -> str:
     return str(max(1, round(seconds)))
 
 
-def lottery(rows: int, seed: int, share: float, status: int = 503) -> Stage:
+def lottery(rows: int, seed: int, share: float, status: int = 503, middle: float = 2.0, told: bool = False) -> Stage:
     """Some share of all sendings is turned away at once, however many are in flight. The ideal knows nothing of that."""
-    weather, chance = Weather(rows, seed, median=2.0, sigma=0.5), Random(seed)
+    weather, chance = Weather(rows, seed, median=middle, sigma=0.5), Random(seed)
     drawn = [chance.random() < share for _ in range(100_003)]
 
     def fails(line: int, sending: int, now: float) -> int:
         return status if drawn[(line * 31 + sending * 7919) % len(drawn)] else 0
 
-    return Stage(_requests(rows), {"a": Nature(weather, fails=fails)}, listed(rows, 256, weather.calm), MOST)
+    nature = Nature(weather, fails=fails, told=_ahead if told else None)
+    return Stage(_requests(rows), {"a": nature}, listed(rows, 256, weather.calm), MOST)
 
 
 # --- services that come and go ----------------------------------------------------------------------------------------
