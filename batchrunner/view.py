@@ -120,6 +120,7 @@ class Run:
         first_byte, whole, why = self.engine.scheduler.in_force(last) if last else (0.0, 0.0, "")
         return LaneMoment(
             name=endpoint.name,
+            by_chance=endpoint.by_chance,
             in_flight=endpoint.inflight,
             limit=endpoint.limit.size,
             state=_state(endpoint),

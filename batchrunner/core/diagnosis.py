@@ -178,6 +178,9 @@ def _server(evidence: Evidence) -> Answer:
     if busy + refused >= FEW // 2 and evidence.share(busy + refused) >= PUSHBACK_SHARE:
         flight = max(1, round(0.8 * mean([moment.in_flight for moment in evidence.moments])))
         said = f"{part(busy + refused, evidence.attempts)} turned away ({refused:,} by a rate limit, {busy:,} overloaded)"
+        if 2 * sum(lane.by_chance for lane in evidence.last.lanes) > busy + refused:
+            remedy = "by chance, however little is sent: ask whoever runs it; a second --base-url takes over"
+            return Answer("yes", said, remedy)
         return Answer("yes", said, f"ask for less at once: --max-concurrency {flight}; or for a higher limit")
     worst = max(evidence.saturated, key=crowding, default=None)
     if worst:

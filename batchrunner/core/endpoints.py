@@ -49,6 +49,7 @@ class Endpoint:
         "_served",
         "base_url",
         "breaker",
+        "by_chance",
         "debut",
         "gate",
         "inflight",
@@ -84,6 +85,7 @@ class Endpoint:
         self._paces = _Paces(pacing)
         self.pace: Callable[[str], Pace] = self._paces.__getitem__  # how fast requests for a model may go here
         self.inflight = 0
+        self.by_chance = 0  # attempts that were refused here whatever was sent (`core.luck`, `core.objections`)
         self.stopped = ""
         self._served = False
         self._doubted = inf  # when it first refused us after having served
@@ -171,6 +173,7 @@ class Endpoint:
             self._doubted = inf if started > self._doubted else self._doubted
         elif health == "stop":
             self._refused(started, outcome, now)
+        self.by_chance += chance
         if outcome.wait and not chance and not self.gate.throttled(outcome.wait, now):
             self.stopped = self.stopped or f"{self.name} asks for a pause of {outcome.wait:.0f} s [E305]"
 

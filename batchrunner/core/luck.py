@@ -8,9 +8,9 @@ Rules:
 1. A limit on the rate refuses whoever comes when as much has been let in as it lets in. Chance strikes after any number.
 2. Where nothing is paced the last second is ranked among those before it. Of a limit the mean is low: it refuses in the
    fullest seconds. One refusal a second is enough, for those of one second are of one cause.
-3. Where the pace goes down with each refusal there are no seconds to compare. Then it is chance if most of the last refusals came
-   after clearly fewer requests than one of the few before; a limit that falls has such refusals too, but only as many as those few.
-   It is also chance, or else no matter of a rate, if they go on though the pace has come down to a small part of what it was.
+3. Where the pace goes down with each refusal there are no seconds to compare. Then it is chance if most of the last refusals
+   came after clearly fewer requests than one of the few before; a limit that falls has such refusals too, but only as many as
+   those few. It is no matter of a rate either if they go on though the pace has come down to a small part of what it was.
 4. Where much of what was sent has been refused it is never chance. What was thought is forgotten.
 """
 

@@ -144,6 +144,7 @@ class LaneMoment(Struct, frozen=True, kw_only=True):
     attempts: int = 0
     succeeded: int = 0
     pushed_back: int = 0  # attempts answered by rate limited or overloaded
+    by_chance: int = 0  # of them, as far as it is known that they would have been whatever was sent
     in_flight: int = 0
     limit: int = 0  # how many may be in flight, as found so far
     state: str = "up"  # up, paused (it asked for a pause), resting (after failures in a row), stopped

@@ -58,6 +58,15 @@ def test_what_hangs_in_an_outage_makes_room_for_a_probe() -> None:
     assert (lane.inflight, lane.breaker.caught) == (16, 12)
 
 
+def test_who_is_refused_by_chance_waits_alone() -> None:
+    lane = endpoint()
+    lane.learn("pause", 0.0, Outcome(Kind.RATE_LIMITED, wait=5.0), 1.0, 0.5, chance=True)
+    assert lane.ready(1.0) == 0.0
+    assert lane.by_chance == 1
+    lane.learn("pause", 0.0, Outcome(Kind.RATE_LIMITED, wait=5.0), 1.0, 0.5)
+    assert lane.ready(1.0) == 5.0
+
+
 def test_a_wait_closes_the_gate_and_an_absurd_one_the_endpoint() -> None:
     lane = endpoint()
     lane.learn("pause", 0.0, Outcome(Kind.RATE_LIMITED, 429, wait=20.0), 1.0, 0.5)

@@ -517,6 +517,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         partial(trouble.lottery, share=0.03, status=429, middle=0.3, told=True),
         [at_least(YIELD, attained, 0.2), LOST],  # 0.03
     ),
+    "luck-rare": Scenario(
+        "one in a hundred, likewise, of requests that take two seconds",
+        6_000,
+        partial(trouble.lottery, share=0.01, status=429, told=True),
+        [at_least(YIELD, attained, 0.15), LOST],  # 0.06
+    ),
     "crawl": Scenario(
         "one request in two seconds",
         200,

@@ -188,6 +188,11 @@ def test_the_proxys_age_is_told_as_people_set_it() -> None:
     assert "10 s after the start" in planted("proxy", 1).of("proxy").said
 
 
+def test_who_is_refused_by_chance_is_not_advised_to_send_less() -> None:
+    assert "--max-concurrency" not in planted("rate limit", 1).of("server").remedy
+    assert "--max-concurrency" in planted("full", 1).of("server").remedy
+
+
 def test_little_evidence_is_no_verdict() -> None:
     assert {finding.verdict for finding in diagnose([])} == {"unknown"}
     seen = examined(well, 1, rows(5))
