@@ -306,12 +306,13 @@ class Engine:
             self._wake_lanes()
             if not self.stopping and scheduler.stopped:
                 self.drain(scheduler.stopped)
-        if scheduler.decided:
+        if scheduler.withheld.decided:
             self._post_decided()
 
     def _post_decided(self) -> None:
         """What has been decided about requests that were held back."""
-        decided, self.scheduler.decided = self.scheduler.decided, []
+        withheld = self.scheduler.withheld
+        decided, withheld.decided = withheld.decided, []
         for attempt, outcome, result in decided:
             self.outbox.post(Event(self._clock(), attempt, outcome, result))
         if self.scheduler.roomy:

@@ -16,9 +16,11 @@ from heapq import heappop, heappush
 from math import inf
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from batchrunner.core.model import Attempt, Kind, Request
+from batchrunner.core.model import Attempt, Error, Kind, Outcome, Request, Result
 from batchrunner.core.retry import Spent
+from batchrunner.core.treatment import TREATMENT
 
 
 class Open(Struct, eq=False, gc=False):
@@ -50,6 +52,32 @@ class Open(Struct, eq=False, gc=False):
     def repeats_of(self, kind: Kind) -> int:
         """How often this kind has happened to this request so far."""
         return self.repeats.get(kind, 0) if self.repeats else 0
+
+    def result(self, attempt: Attempt, outcome: Outcome, now: float, why: str, keep_partial: bool) -> Result:
+        """Its end with this attempt. `why` it was given up, if it might have been sent again."""
+        request, good = self.request, outcome.kind is Kind.OK
+        if attempt.request.slimmed is not request.slimmed:
+            request = replace(request, slimmed=attempt.request.slimmed)
+        return Result(
+            request=request,
+            kind=outcome.kind,
+            status=outcome.status,
+            body=outcome.body,
+            request_id=outcome.request_id,
+            error=None if good else _error(outcome, why),
+            attempts=self.spent.sendings,
+            seconds=now - self.began,
+            endpoint=attempt.endpoint,
+            usage=outcome.usage,
+            flags=outcome.flags,
+            maybe_billed=self.billed,
+            partial=b"" if good or not keep_partial else outcome.partial or self.partial,
+        )
+
+
+def _error(outcome: Outcome, why: str) -> Error:
+    message = f"{outcome.message} (gave up after {why})" if why else outcome.message
+    return Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint)
 
 
 class Row:

@@ -11,30 +11,31 @@ Rules:
 3. Waiting is never an attempt, and a waiting request holds no slot: it lies in the queue.
 4. Fresh work goes in the order it came; once all of it is here, the long goes before the short (`core.queue`). A due retry goes
    before both, except at an endpoint on probation: a poison request must not decide its fate.
-5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`, who is given up in
-   `core.chances`, what an attempt teaches in `core.experience`; this room only obeys them.
+5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`, what it may take in
+   `core.claims`, who is given up in `core.chances`, what an attempt teaches in `core.experience`; this room only obeys them.
 6. Every verb is O(log n) in the number of open requests.
-7. What fails during an endpoint's debut is held back (`core.debut`): it stays open until `decided` tells what became of it.
+7. What fails during an endpoint's debut is kept back (`core.withheld`): it stays open until that tells what became of it.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
-from math import inf, log2
+from math import inf
 
 from msgspec.structs import replace
 
 from batchrunner.core.chances import Chances
+from batchrunner.core.claims import Claims
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.experience import Experience
 from batchrunner.core.health import REST
 from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
-from batchrunner.core.model import Again, Attempt, Error, Kind, Outcome, Phase, Request, Result, Wait
-from batchrunner.core.queue import Open, Queue, Row
+from batchrunner.core.model import Again, Attempt, Kind, Outcome, Phase, Request, Result, Wait
+from batchrunner.core.queue import Open, Queue
 from batchrunner.core.retry import Retries, backoff
 from batchrunner.core.spread import Spread
 from batchrunner.core.streaming import Streaming
 from batchrunner.core.treatment import KILLS, TREATMENT
+from batchrunner.core.withheld import Withheld
 
 
 class Scheduler:
@@ -62,7 +63,8 @@ class Scheduler:
         self._queue = Queue()
         self._in_flight: dict[int, Open] = {}
         self.twins = Twins(hedging)
-        self._held: list[tuple[Open, Attempt, Outcome, Result]] = []
+        self._claims = Claims(self._endpoints, self._spread, self._queue, self.experience)
+        self.withheld = Withheld(self._endpoints, self._queue)
         self._offered = 0
         self._coming = coming
         self.open = 0  # requests offered and not yet ended
@@ -71,7 +73,6 @@ class Scheduler:
         self.last = False  # nothing more will be offered
         self.paused = False  # nothing new is sent; what is in flight ends as usual
         self.notice = ""  # what the last settling taught about an endpoint, for people
-        self.decided: list[tuple[Attempt, Outcome, Result | None]] = []  # of what was held back; None: open again
 
     def __repr__(self) -> str:
         return f"<Scheduler open={self.open} retrying={self.retrying} in_flight={self.in_flight} max_open={self._max_open}>"
@@ -132,8 +133,8 @@ class Scheduler:
             return Wait(now + pause)
         if self.last and self.sent >= self._arrange:
             self._arrange = 2 * self.sent + 1
-            self._queue.arrange(self._weight)
-        rows, again = self._rows_for(lane, now)
+            self._queue.arrange(self._claims.weight)
+        rows, again = self._claims.rows(lane, 0.0 if self.last else max(0.0, self._coming - self._offered), now)
         entry = self._queue.take(rows, now, lane.breaker.open)
         if entry:
             return self._send(entry, lane, now)
@@ -167,7 +168,7 @@ class Scheduler:
         return patience.in_force(attempt.request, attempt.stream)
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result | None:
-        """End an attempt: its request is sent again, or this is its result, or None: that is decided later, and `decided` tells.
+        """End an attempt: its request is sent again, or this is its result, or None: that is decided later, and `withheld` tells.
 
         Once per attempt, else KeyError.
         """
@@ -190,20 +191,29 @@ class Scheduler:
         if why is None:
             verdict = self._again(entry, lane, outcome, now, u)
         else:
-            verdict = self._finish(entry, attempt, outcome, now, why)
+            self.experience.finished(attempt, outcome.kind, now)
+            verdict = entry.result(attempt, outcome, now, why, self._keep_partial)
             self.open -= 1
-        return verdict if lane.debut.over and not self._held else self._on_debut(lane, entry, attempt, outcome, verdict)
+        return verdict if lane.debut.over and not self.withheld else self._withheld(lane, entry, attempt, outcome, verdict)
+
+    def _withheld(
+        self, lane: Endpoint, entry: Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result
+    ) -> Again | Result | None:
+        result = verdict if isinstance(verdict, Result) else None
+        kept = self.withheld.take(lane, entry, attempt, outcome, result)
+        self.open += kept and result is not None
+        self.open -= self.withheld.decide(lane, self.open)
+        return None if kept else verdict
 
     def reopen(self) -> None:
-        """Whatever is held back is open again: the run ends, and nothing will tell any more whose fault it was."""
-        for lane in self._endpoints.values():
-            self._decide(lane, fails=False)
+        """Whatever is kept back is open again: the run ends, and nothing will tell any more whose fault it was."""
+        self.withheld.reopen()
 
     def pending(self) -> Iterable[Request]:
         """The requests still open, in no order."""
         yield from (entry.request for entry in self._in_flight.values())
         yield from (entry.request for entry in self._queue)
-        yield from (entry.request for entry, *_ in self._held)
+        yield from self.withheld
         yield from (entry.request for entry in self._chances.unpaid)
 
     def _unaffordable(self) -> str:
@@ -219,45 +229,6 @@ class Scheduler:
             return False
         live = self._spread.in_use()
         return not any(len(row) and row.where & live for row in self._queue.rows)
-
-    def _rows_for(self, lane: Endpoint, now: float) -> tuple[list[Row], float]:
-        """The rows that this endpoint may take from now, and when to look again for what another takes first or a pace holds."""
-        bit, serving, again = self._spread.bit(lane.name), self._spread.serving(now), inf
-        rows = []
-        for row in self._queue.rows:
-            left = self._leaving(row, row.where & serving, now) if row.where != bit else 0
-            may = row.open_to(serving & ~left)
-            if left & bit:
-                again = min(again, max(now + LOOK, row.due()))
-            elif not may & bit:
-                continue
-            elif pause := lane.pace(row.model).wait(now):
-                again = min(again, max(now + pause, row.due()))
-            elif not may & ~left & self._spread.before(lane, row.model, now):
-                rows.append(row)
-            elif row.due() <= now and not lane.reserve:  # a reserve waits for others to fail, not to fill
-                again = min(again, now + GLANCE)
-        return rows, again
-
-    def _leaving(self, row: Row, among: int, now: float) -> int:
-        """The endpoints that leave this row to others, since the end of the job is near. Looked at once in a while."""
-        if row and now >= row.looked + GLANCE:
-            request = row.first.request
-            rest = len(self._queue) + (0.0 if self.last else max(0.0, self._coming - self._offered))
-            row.looked, row.leaving = now, self._spread.leaving(among, rest, partial(self._spans, request))
-        return row.leaving & among
-
-    def _far_slower(self, among: int, lane: Endpoint, request: Request) -> int:
-        """Those where a request that has hung at this one would usually have to be waited for much longer."""
-        usual = self.experience.usual(lane.name, request).expects(request)
-        others = (each.name for each in self._endpoints.values() if self._spread.bit(each.name) & among)
-        slow = (name for name in others if self.experience.usual(name, request).expects(request) > SLOWER * usual)
-        return sum(map(self._spread.bit, slow))
-
-    def _spans(self, request: Request, lane: Endpoint) -> tuple[float, float]:
-        """Seconds that a request usually takes at an endpoint, and for which it may have to be waited for."""
-        patience = self.experience.usual(lane.name, request)
-        return patience.expects(request), patience.longest(request)
 
     def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
         request, spent = entry.instead or entry.request, entry.spent
@@ -340,11 +311,6 @@ class Scheduler:
             self.notice = self.experience.inform(attempt, outcome, now, u)
         return Again(now, "its twin goes on")
 
-    def _weight(self, request: Request) -> int:
-        """How long a request is expected to take, as a power of two: less is noise, and no reason to change the order."""
-        lane = next(each for each in self._endpoints.values() if self._spread.where(request.model) & self._spread.bit(each.name))
-        return round(log2(max(1e-6, self.experience.usual(lane.name, request).expects(request))))
-
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, now: float, u: float) -> Again:
         treatment = TREATMENT[outcome.kind]
         entry.fresh = treatment.fresh
@@ -355,7 +321,7 @@ class Scheduler:
             entry.partial = outcome.partial or entry.partial
         here = self._spread.bit(lane.name)
         elsewhere = entry.where & ~here
-        slow = self._far_slower(elsewhere, lane, entry.request) if outcome.kind in KILLS else 0
+        slow = self._claims.far_slower(elsewhere, lane, entry.request) if outcome.kind in KILLS else 0
         entry.avoid = slow | (here if elsewhere & ~slow and treatment.health in FLED else 0)
         delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
         if elsewhere & self._spread.serving(now):
@@ -365,63 +331,8 @@ class Scheduler:
             self._queue.put_off(entry)
         return Again(entry.due, outcome.kind)
 
-    def _on_debut(
-        self, lane: Endpoint, entry: Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result
-    ) -> Again | Result | None:
-        """The verdict, or None when the debut has it held back. What is held is decided as soon as it can be."""
-        debut, result = lane.debut, verdict if isinstance(verdict, Result) else None
-        held = debut.take(attempt.request.line, outcome, result is not None)
-        if held and result:
-            self.open += 1
-            self._held.append((entry, attempt, outcome, result))
-        if debut.full and not lane.inflight:
-            lane.stopped = lane.stopped or debut.verdict(lane.name)
-        if lane.stopped:
-            self._decide(lane, fails=False)
-        elif debut.over:
-            self._decide(lane, fails=True)
-        for other in self._endpoints.values() if self.open == len(self._held) else ():
-            self._decide(other, fails=True)  # nothing is left that could tell
-        return None if held else verdict
-
-    def _decide(self, lane: Endpoint, *, fails: bool) -> None:
-        """What is held back of this endpoint's requests has failed, or is open again."""
-        mine = [each for each in self._held if each[1].endpoint == lane.name]
-        self.open -= len(mine) if fails else 0
-        self._held = [each for each in self._held if each[1].endpoint != lane.name]
-        for entry, *_ in reversed(mine if not fails else ()):
-            self._queue.give_back(entry)
-        self.decided += [(attempt, outcome, result if fails else None) for _, attempt, outcome, result in mine]
-
-    def _finish(self, entry: Open, attempt: Attempt, outcome: Outcome, now: float, why: str) -> Result:
-        request = entry.request
-        if attempt.request.slimmed is not request.slimmed:
-            request = replace(request, slimmed=attempt.request.slimmed)
-        self.experience.finished(attempt, outcome.kind, now)
-        error = None
-        if outcome.kind is not Kind.OK:
-            message = f"{outcome.message} (gave up after {why})" if why else outcome.message
-            error = Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint)
-        return Result(
-            request=request,
-            kind=outcome.kind,
-            status=outcome.status,
-            body=outcome.body,
-            request_id=outcome.request_id,
-            error=error,
-            attempts=entry.spent.sendings,
-            seconds=now - entry.began,
-            endpoint=attempt.endpoint,
-            usage=outcome.usage,
-            flags=outcome.flags,
-            maybe_billed=entry.billed,
-            partial=(outcome.partial or entry.partial) if error and self._keep_partial else b"",
-        )
-
 
 NOTHING = Wait()
-GLANCE = 0.01  # seconds until an endpoint that let another go first looks again, or whether it leaves work to others
-SLOWER = 3.0  # times as long as where a request has hung: it is not sent there instead
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
 FLED = frozenset({"down", "stop"})
 """What an endpoint's health hears when its failed requests are better sent elsewhere."""
