@@ -27,9 +27,10 @@ from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.service import EndpointRow
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
-from batchrunner.engine import Chore, Engine, Hooks, Transport
+from batchrunner.engine import Chore, Engine, Transport
 from batchrunner.expectation import judge_of, seal
 from batchrunner.filing import FileJob
+from batchrunner.hooks import Hooks
 from batchrunner.job import Job, Reopen
 from batchrunner.keyring import Door
 from batchrunner.learned import Memory
@@ -287,7 +288,7 @@ def _budget(settings: Settings, view: Run) -> list[Chore]:
 def _ending(view: Run) -> Report:
     """The end in figures. A run whose last request ended while it was being stopped has simply ended."""
     job, stopped = view.job, view.engine.stopping
-    if not view.engine.scheduler.open and view.engine.fed:
+    if not view.engine.scheduler.open and view.engine.feeder.fed:
         view.meter.total, stopped = view.meter.total or view.snapshot().done, ""
     exit_code = 128 + view.signal if stopped and view.signal else 0
     view.trail.take()

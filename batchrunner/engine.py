@@ -25,11 +25,13 @@ from msgspec.structs import replace
 
 from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.hedging import BEATEN
-from batchrunner.core.model import Attempt, Error, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
+from batchrunner.core.model import Attempt, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.treatment import KILLS
 from batchrunner.errors import BatchError
-from batchrunner.outbox import Deliver, Echo, Listener, Notice, Outbox, Sink
+from batchrunner.feeder import Feeder
+from batchrunner.hooks import Hooks
+from batchrunner.outbox import Deliver, Listener, Outbox, Sink
 
 Review = Callable[[Attempt, Phase, float], float]
 READ_AHEAD = 256  # results that wait for a reader before the run does
@@ -47,16 +49,6 @@ class Chore(Struct, frozen=True):
 
     every: float
     work: Callable[[], Awaitable[None]]
-
-
-class Hooks(Struct, frozen=True):
-    """What the user of the library may do on the way."""
-
-    prepare: Callable[[Request], Awaitable[Request]] | None = None  # before the first sending
-    judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None  # before an attempt is settled
-    notice: Notice | None = None  # after something was settled
-    admit: Callable[[Request], Awaitable[Request | Result | None]] | None = None  # the last to see it: None keeps it back
-    echo: Echo | None = None  # what was kept back and a result answers as well
 
 
 class Engine:
@@ -79,19 +71,16 @@ class Engine:
         self.scheduler = scheduler
         self.stopping = ""  # why the run ends early; empty while it does not
         self.failure: BatchError | None = None  # what of our own broke it off
-        self._source = source
         self._transports = transports
         self.outbox = Outbox(sink, listeners, self._fail, deliver, hooks.notice, hooks.echo)
         self._hooks = hooks
         self._grace = grace
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
+        self.feeder = Feeder(source, scheduler, self.outbox, hooks, self._clock, self._wake_lanes)
         self._chance = chance
-        self.fed = False  # the source has given all it had
         self.dropped = False
         self._over = asyncio.Event()
-        self._room = asyncio.Event()  # not set while the feeder waits for it
-        self._room.set()
         self._wakes = {name: asyncio.Event() for name in transports}
         self._attempts: set[asyncio.Task[None]] = set()
         self._carriers: dict[tuple[int, int], asyncio.Task[None]] = {}  # by line and number; only where there may be twins
@@ -115,7 +104,7 @@ class Engine:
         finally:
             if self._grace_timer:
                 self._grace_timer.cancel()
-            self.stopping = self.stopping or ("" if self.fed and not self.scheduler.open else "cancelled")
+            self.stopping = self.stopping or ("" if self.feeder.fed and not self.scheduler.open else "cancelled")
             await _end([*tasks, *self._attempts])
             self.scheduler.reopen()
             self._post_decided()
@@ -144,7 +133,7 @@ class Engine:
         """Send nothing new; attempts under way may end within the grace."""
         if self.stopping:
             return
-        self.stopping = reason
+        self.stopping, self.feeder.closed = reason, True
         self._grace_timer = self._loop.call_later(self._grace, self.drop)
         self._finish_if_idle()
 
@@ -156,7 +145,7 @@ class Engine:
     def drop(self, reason: str = "dropped") -> None:
         """End now: attempts under way are cancelled, their requests stay pending."""
         self.stopping = self.stopping or reason
-        self.dropped = True
+        self.dropped = self.feeder.closed = True
         self._over.set()
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -179,46 +168,9 @@ class Engine:
             self.failure.message += f" {error.message}"  # what comes later may be worse
         self.drain(error.message)
 
-    # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
-
     async def _feed(self) -> None:
-        plain = not (self._hooks.prepare or self._hooks.admit)
-        async for block in self._source:
-            for item in block:
-                if self.stopping:
-                    return
-                if not (plain and isinstance(item, Request) and self.scheduler.offer(item)):
-                    await self._open(item)
-            self._wake_lanes()
-        self.fed = self.scheduler.last = True
+        await self.feeder.run()
         self._finish_if_idle()
-
-    async def _open(self, item: Request | Result) -> None:
-        if isinstance(item, Request) and self._hooks.prepare:
-            item = await self._prepared(item, self._hooks.prepare)
-        admitted = await self._hooks.admit(item) if isinstance(item, Request) and self._hooks.admit else item
-        if admitted is not None:
-            await self._offer(admitted)
-
-    async def _offer(self, item: Request | Result) -> None:
-        if isinstance(item, Request) and not self.scheduler.placed(item):
-            item = unserved(item)
-        if isinstance(item, Result):
-            self.outbox.post(Event(self._clock(), None, None, item))
-            await self.outbox.space()
-            return
-        while not self.scheduler.offer(item):
-            self._room.clear()
-            self._wake_lanes()
-            await self._room.wait()
-
-    async def _prepared(self, request: Request, prepare: Callable[[Request], Awaitable[Request]]) -> Request | Result:
-        try:
-            return await prepare(request)
-        except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it fails one line, not the run
-            return hook_failed(request, error)
-
-    # ── out ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _lane(self, name: str) -> Callable[[], Awaitable[None]]:
         async def pull() -> None:
@@ -298,8 +250,7 @@ class Engine:
         why = scheduler.in_force(attempt)[2] if outcome.kind in KILLS else ""
         if isinstance(verdict, Result):
             self.outbox.post(Event(now, attempt, outcome, verdict, scheduler.notice, why))
-            if not self._room.is_set() and scheduler.roomy:
-                self._room.set()
+            self.feeder.look()
         else:
             if verdict:
                 self.outbox.post(Event(now, attempt, outcome, None, scheduler.notice, why))
@@ -315,8 +266,7 @@ class Engine:
         decided, withheld.decided = withheld.decided, []
         for attempt, outcome, result in decided:
             self.outbox.post(Event(self._clock(), attempt, outcome, result))
-        if self.scheduler.roomy:
-            self._room.set()
+        self.feeder.look()
         self._wake_lanes()
 
     def _call_off(self, attempt: Attempt) -> None:
@@ -341,7 +291,7 @@ class Engine:
         idle = not self.scheduler.in_flight and self.outbox.empty
         if idle and not self.stopping and self.scheduler.stopped:
             self.drain(self.scheduler.stopped)
-        if idle and (self.stopping or (self.fed and not self.scheduler.open)):
+        if idle and (self.stopping or (self.feeder.fed and not self.scheduler.open)):
             self._over.set()
 
     def _every(self, chore: Chore) -> Callable[[], Awaitable[None]]:
@@ -351,19 +301,6 @@ class Engine:
                 await chore.work()
 
         return repeat
-
-
-def unserved(request: Request) -> Result:
-    """The result of a line whose model no endpoint has on its map."""
-    message = f"no endpoint serves the model {request.model[:80]!r}"
-    hint = "add it to the models of an [[endpoint]], then retry"
-    return Result(request=request, kind=Kind.CONFIG, error=Error(Kind.CONFIG, "E304", message, hint))
-
-
-def hook_failed(request: Request, error: Exception) -> Result:
-    """The result of a line whose hook raised."""
-    message = f"a hook raised {type(error).__name__}: {error}"
-    return Result(request=request, kind=Kind.HOOK, error=Error(Kind.HOOK, "E501", message, "mend the hook, then retry"))
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

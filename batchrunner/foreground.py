@@ -19,7 +19,8 @@ from batchrunner import batch, submission
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.core.wording import HOPELESS
-from batchrunner.engine import Chore, Hooks
+from batchrunner.engine import Chore
+from batchrunner.hooks import Hooks
 from batchrunner.job import Job, Reopen
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop, tune

@@ -23,12 +23,13 @@ import msgspec
 from batchrunner import origins, roster
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
 from batchrunner.core.wording import HOPELESS
-from batchrunner.engine import Hooks, streamed
+from batchrunner.engine import streamed
 from batchrunner.errors import StopError
 from batchrunner.expectation import Misfit, blamed, reader_of
 from batchrunner.export import Exported, export
 from batchrunner.filing import FileJob
 from batchrunner.foreground import present
+from batchrunner.hooks import Hooks
 from batchrunner.job import Job, Reopen
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop

@@ -17,9 +17,10 @@ import batchrunner
 from batchrunner import cli
 from batchrunner.audience import Audience
 from batchrunner.dashboard import Dashboard
-from batchrunner.engine import Engine, Hooks
+from batchrunner.engine import Engine
 from batchrunner.errors import FileError
 from batchrunner.foreground import present
+from batchrunner.hooks import Hooks
 from batchrunner.meter import Snapshot
 from batchrunner.notify import notify, told
 from batchrunner.origins import ARGUMENT, resolve

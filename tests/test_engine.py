@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Phase, Reply, Request, Result
-from batchrunner.engine import Chore, Engine, Hooks
+from batchrunner.engine import Chore, Engine
 from batchrunner.errors import BatchError, FileError
+from batchrunner.hooks import Hooks
 from tests.virtual import GOOD, MemorySink, chat, engine_for, good, run_virtual
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from batchrunner.core.model import Attempt, Event, Reply, Result
-from batchrunner.engine import Engine, Hooks
+from batchrunner.engine import Engine
+from batchrunner.hooks import Hooks
 from tests.virtual import MemorySink, chat, engine_for, good, run_virtual
 
 

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrunner.core.claims import GLANCE
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.hedging import LOOK
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Result, Timing, Wait
 from batchrunner.core.retry import Retries
-from batchrunner.core.scheduler import GLANCE, Scheduler
+from batchrunner.core.scheduler import Scheduler
 from tests.virtual import chat
 
 

@@ -21,7 +21,8 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Timing
 from batchrunner.core.trail import Finding, Moment
-from batchrunner.engine import Hooks, Review
+from batchrunner.engine import Review
+from batchrunner.hooks import Hooks
 from batchrunner.meter import Meter
 from batchrunner.origins import resolve
 from batchrunner.view import Run

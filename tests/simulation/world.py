@@ -20,7 +20,8 @@ from batchrunner.batch import _engine, _Lanes
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Result, Timing
-from batchrunner.engine import Hooks, Review
+from batchrunner.engine import Review
+from batchrunner.hooks import Hooks
 from batchrunner.meter import Meter
 from batchrunner.origins import resolve
 from batchrunner.settings import Settings
