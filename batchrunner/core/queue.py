@@ -18,9 +18,9 @@ from math import inf
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from batchrunner.core.model import Attempt, Error, Kind, Outcome, Request, Result
+from batchrunner.core.model import Attempt, Kind, Outcome, Request, Result
 from batchrunner.core.retry import Spent
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import error
 
 
 class Open(Struct, eq=False, gc=False):
@@ -55,7 +55,7 @@ class Open(Struct, eq=False, gc=False):
 
     def result(self, attempt: Attempt, outcome: Outcome, now: float, why: str, keep_partial: bool) -> Result:
         """Its end with this attempt. `why` it was given up, if it might have been sent again."""
-        request, good = self.request, outcome.kind is Kind.OK
+        request, failure = self.request, error(outcome, why)
         if attempt.request.slimmed is not request.slimmed:
             request = replace(request, slimmed=attempt.request.slimmed)
         return Result(
@@ -64,20 +64,15 @@ class Open(Struct, eq=False, gc=False):
             status=outcome.status,
             body=outcome.body,
             request_id=outcome.request_id,
-            error=None if good else _error(outcome, why),
+            error=failure,
             attempts=self.spent.sendings,
             seconds=now - self.began,
             endpoint=attempt.endpoint,
             usage=outcome.usage,
             flags=outcome.flags,
             maybe_billed=self.billed,
-            partial=b"" if good or not keep_partial else outcome.partial or self.partial,
+            partial=(outcome.partial or self.partial) if failure and keep_partial else b"",
         )
-
-
-def _error(outcome: Outcome, why: str) -> Error:
-    message = f"{outcome.message} (gave up after {why})" if why else outcome.message
-    return Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint)
 
 
 class Row:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from batchrunner.core.model import Kind
+from batchrunner.core.model import Error, Kind, Outcome
 
 Signal = Literal["", "success", "pushback", "crowded"]
 Health = Literal["", "up", "down", "pause", "stop"]
@@ -110,3 +110,11 @@ _HINTS: Mapping[Kind, str] = {
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
 """Attempts that our own deadline ended."""
+
+
+def error(outcome: Outcome, why: str = "") -> Error | None:
+    """What a request that ends with this has failed of; None: it is good. `why` it is not sent again, if it might have been."""
+    if outcome.kind is Kind.OK:
+        return None
+    message = f"{outcome.message} (gave up after {why})" if why else outcome.message
+    return Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint)
