@@ -31,7 +31,7 @@ SEVERAL = 3.0  # times the mean of what a request takes must be left, where they
 MARGIN = 0.05  # seconds' worth that is left for requests that overtake one another
 SHARE = 0.1  # of a bucket that this may be at most
 LEARN, LEARN_UNIT = 0.3, 0.05  # weight of a second in what is gone for each unit of ours, of a request in their mean
-LEAST, MOST = 0.01, 100.0  # and what it may be
+FEWEST, MOST = 0.01, 100.0  # and what it may be: a request is one at least
 FULL = 0.9  # of it, above which it may have run over
 HIT = 1e-3  # units by which less may be left than a request needs: floats do not meet
 REGARD = 1.0  # seconds between two looks at that
@@ -60,6 +60,7 @@ class Budget:
     __slots__ = (
         "_at",
         "_carried",
+        "_fewest",
         "_filling",
         "_gone",
         "_heard",
@@ -76,7 +77,7 @@ class Budget:
 
     def __init__(self, counted: bool = True) -> None:
         self.holds = False  # requests have had to wait for it of late
-        self._several, self._learn = (1.0, LEARN) if counted else (SEVERAL, 1.0)
+        self._several, self._learn, self._fewest = (1.0, LEARN, 1.0) if counted else (SEVERAL, 1.0, FEWEST)
         self._filling = Filling()
         self._sent: dict[int, tuple[int, float, float]] = {}  # line → its turn, what was used and the level after it
         self._turn = 0
@@ -149,5 +150,5 @@ class Budget:
         gone = (filling.slope * (started - since) + was - left) / (used - before)
         if gone > self._gone and min(left, was) > FULL * filling.size:
             return  # some of what came back may have run over
-        self._gone += self._learn * (min(MOST, max(LEAST, gone)) - self._gone)
+        self._gone += self._learn * (min(MOST, max(self._fewest, gone)) - self._gone)
         self._learn = max(LEARN, self._learn / 2.0)
