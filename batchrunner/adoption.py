@@ -20,7 +20,7 @@ from msgspec import Struct
 from batchrunner.answers import Told, read_answer
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Error, Kind, Reply, Request, Result
-from batchrunner.core.treatment import error
+from batchrunner.core.treatment import ended
 from batchrunner.dialects import Dialect, opened
 from batchrunner.disk import records
 from batchrunner.errors import UsageError
@@ -189,16 +189,7 @@ def _judged(request: Request, answer: Told, misfit: Misfits) -> Result:
     outcome = classify(Attempt(request, "", 1, 0.0, _NO_DEADLINES), Reply(answer.status, headers, answer.body))
     if outcome.kind is Kind.OK and (why := misfit(request.route, outcome.body)):
         outcome = blamed(outcome, Kind.INVALID_OUTPUT, why)
-    return Result(
-        request=request,
-        kind=outcome.kind,
-        status=outcome.status,
-        body=outcome.body,
-        request_id=outcome.request_id,
-        error=error(outcome),
-        usage=outcome.usage,
-        flags=(*outcome.flags, FLAG),
-    )
+    return ended(request, outcome, flags=(*outcome.flags, FLAG))
 
 
 def _refuse_strangers(counts: Adopted, batch: Batch) -> None:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Result
 from batchrunner.core.retry import Spent
-from batchrunner.core.treatment import error
+from batchrunner.core.treatment import ended
 
 
 class Open(Struct, eq=False, gc=False):
@@ -55,23 +55,19 @@ class Open(Struct, eq=False, gc=False):
 
     def result(self, attempt: Attempt, outcome: Outcome, now: float, why: str, keep_partial: bool) -> Result:
         """Its end with this attempt. `why` it was given up, if it might have been sent again."""
-        request, failure = self.request, error(outcome, why)
+        request, good = self.request, outcome.kind is Kind.OK
         if attempt.request.slimmed is not request.slimmed:
             request = replace(request, slimmed=attempt.request.slimmed)
-        return Result(
-            request=request,
-            kind=outcome.kind,
-            status=outcome.status,
-            body=outcome.body,
-            request_id=outcome.request_id,
-            error=failure,
+        return ended(
+            request,
+            outcome,
+            why,
             attempts=self.spent.sendings,
             seconds=now - self.began,
             endpoint=attempt.endpoint,
-            usage=outcome.usage,
             flags=outcome.flags,
             maybe_billed=self.billed,
-            partial=(outcome.partial or self.partial) if failure and keep_partial else b"",
+            partial=b"" if good or not keep_partial else outcome.partial or self.partial,
         )
 
 

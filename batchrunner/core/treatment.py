@@ -8,11 +8,11 @@ Rules:
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from batchrunner.core.model import Error, Kind, Outcome
+from batchrunner.core.model import Error, Kind, Outcome, Request, Result
 
 Signal = Literal["", "success", "pushback", "crowded"]
 Health = Literal["", "up", "down", "pause", "stop"]
@@ -112,9 +112,17 @@ KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTA
 """Attempts that our own deadline ended."""
 
 
-def error(outcome: Outcome, why: str = "") -> Error | None:
-    """What a request that ends with this has failed of; None: it is good. `why` it is not sent again, if it might have been."""
-    if outcome.kind is Kind.OK:
-        return None
+def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Result:
+    """The result of a request that ends with this. `why` it is not sent again, if it might have been; `more`: other fields."""
+    failed = outcome.kind is not Kind.OK
     message = f"{outcome.message} (gave up after {why})" if why else outcome.message
-    return Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint)
+    return Result(
+        request=request,
+        kind=outcome.kind,
+        status=outcome.status,
+        body=outcome.body,
+        request_id=outcome.request_id,
+        error=Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint) if failed else None,
+        usage=outcome.usage,
+        **more,
+    )
