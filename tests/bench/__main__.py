@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from tests.bench.points import POINTS
-from tests.bench.scenarios import SCENARIOS, Plan, measure
+from tests.bench.scenarios import SCENARIOS, measure
+from tests.bench.stage import Plan
 
 parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure the engine beside bare and naive aiohttp loops.")
 parser.add_argument(

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,7 @@ def answered(file: Path) -> int:
 def start_pinned(words: list[str], core: int | None, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     """A process of ours on one core; on any where `core` is None."""
 
-    def pin() -> None:
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
+    pin = None if core is None else partial(os.sched_setaffinity, 0, {core})
     return subprocess.Popen(words, cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, preexec_fn=pin)
 
 

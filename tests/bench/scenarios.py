@@ -9,30 +9,29 @@ Rules:
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from random import Random
 
-from msgspec import Struct, structs, to_builtins
+from msgspec import structs, to_builtins
 
 from batchrunner import __version__
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import identify
 from batchrunner.records import record
 from tests.bench.blocking import journal
-from tests.bench.contenders import ROOT, Weight, answered, command, cpu_of, start_pinned, weigh, weigh_words
+from tests.bench.contenders import ROOT, Weight, answered, command, start_pinned, weigh_words
 from tests.bench.learning import learning
 from tests.bench.rivals import Unusable, rival_command
 from tests.bench.routes import ROUTES
 from tests.bench.server import EVENTS
+from tests.bench.sharing import workers
+from tests.bench.stage import Plan, cores, endpoint, job, run
 from tests.bench.table import Table
 
 ROUNDS = 3
@@ -40,86 +39,6 @@ STREAMERS = ("lines", "batchrunner streams")
 FLIGHT = 10_000
 FLYING = 128  # answers that come in any order
 PAUSE = 0.01  # seconds between two events of an answer
-FILLER = "lorem ipsum dolor sit amet "
-
-
-class Plan(Struct):
-    """What the user asked for; `rows` 0 stands for each scenario's own size."""
-
-    rows: int = 0
-    concurrency: int = 128
-    contenders: tuple[str, ...] = ("bare", "naive", "batchrunner")
-    points: tuple[str, ...] = ()  # of the learning scenario
-    latency: float = 5.0  # of the flight scenario, in seconds
-    markdown: bool = False
-
-
-# --- the stage --------------------------------------------------------------------------------------------------------
-
-
-def cores() -> tuple[int | None, int | None]:
-    """One core for the server, another for the client; None where there is no choice."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
-
-
-@contextmanager
-def endpoint(pause: float = 0.0) -> Iterator[str]:
-    """The raw server on a core of its own; its base URL. `pause` as the server has it."""
-    with serving(pause, cores()[0]) as (url, _):
-        yield url
-
-
-@contextmanager
-def serving(pause: float, core: int | None) -> Iterator[tuple[str, int]]:
-    """The raw server in its own process: its base URL and its pid."""
-    server = start_pinned([sys.executable, "-m", "tests.bench.server", str(pause)], core, subprocess.PIPE)
-    assert server.stdin
-    assert server.stdout
-    try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1", server.pid
-    finally:
-        server.stdin.close()
-        server.wait(10)
-        server.stdout.close()
-
-
-def line(number: int) -> bytes:
-    """One request line of about 1 KB."""
-    name = f"r-{number:09d}"
-    said = f"Question {number}: " + FILLER * 31
-    body = {"model": "bench", "user": name, "messages": [{"role": "user", "content": said}]}
-    return json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}).encode()
-
-
-@contextmanager
-def job(rows: int) -> Iterator[Path]:
-    """A fresh input file in a folder of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        file = folder / "input.jsonl"
-        with file.open("wb") as out:
-            out.writelines(line(number) + b"\n" for number in range(rows))
-        yield file
-    finally:
-        shutil.rmtree(folder)
-
-
-def checked(name: str, url: str, file: Path, rows: int, plan: Plan) -> Weight:
-    """One contender over a file; RuntimeError unless every answer is right."""
-    weight = weigh(name, url, file, plan.concurrency, cores()[1])
-    if weight.right != rows:
-        raise RuntimeError(f"{name}: {weight.right} right answers to {rows} questions")
-    return weight
-
-
-def run(name: str, url: str, rows: int, plan: Plan) -> Weight:
-    """The same over a fresh file."""
-    with job(rows) as file:
-        return checked(name, url, file, rows, plan)
-
-
-# --- scenarios --------------------------------------------------------------------------------------------------------
 
 
 def overhead(plan: Plan) -> Table:
@@ -298,63 +217,6 @@ def _answer(file: Path, first: int, end: int) -> None:
                 request = Request(line=number, id=name, digest=digest, route=Route.CHAT, path="/v1/chat/completions")
                 body = answer.replace("chatcmpl", f"chatcmpl-{name}").encode()
                 out.write(record(Result(request=request, kind=Kind.OK, status=200, body=body, attempts=1, seconds=0.5)))
-
-
-class _Share(Struct):
-    """CPU microseconds of one row, by who spent them."""
-
-    run: float
-    workers: float
-    server: float
-    rate: float  # rows per second, as measured
-
-    def attainable(self, count: int) -> float:
-        """Rows per second that these costs allow where nothing else runs: by the machine, by the run, by each of the others."""
-        cores = len(os.sched_getaffinity(0))
-        return 1e6 / max((self.run + self.workers + self.server) / cores, self.run, self.workers / max(1, count - 1), self.server)
-
-
-def workers(plan: Plan) -> Table:
-    """No latency, no pinning: what more processes bring on these cores. `attainable` leaves out who else uses them."""
-    rows, counts = plan.rows or 100_000, [1, 2, *([4] if len(os.sched_getaffinity(0)) > 3 else [])]
-    shares: dict[int, list[_Share]] = {count: [] for count in counts}
-    with serving(0.0, None) as (url, server):
-        idle = {count: _shared(count, url, server, 1, plan, _Share(0, 0, 0, 0)) for count in counts}
-        for _ in range(ROUNDS):
-            for count in counts:
-                shares[count].append(_shared(count, url, server, rows, plan, idle[count]))
-    middle = {
-        count: _Share(*(statistics.median(getattr(each, name) for each in told) for name in _Share.__struct_fields__))
-        for count, told in shares.items()
-    }
-    one = middle[1]
-    table: list[list[str | float]] = [
-        [
-            f"{count} worker{'s, the run and others' if count > 1 else ', the run itself'}",
-            each.rate,
-            each.rate / one.rate,
-            each.run,
-            each.workers,
-            each.server,
-            each.attainable(count),
-            each.attainable(count) / one.attainable(1),
-        ]
-        for count, each in middle.items()
-    ]
-    title = f"workers: {rows:,} rows of 1 KB, no latency, concurrency {plan.concurrency}, median of {ROUNDS} rounds"
-    return Table(title, ["", "req/s", "ratio", "run µs/row", "workers", "server", "attainable/s", "ratio"], table)
-
-
-def _shared(count: int, url: str, server: int, rows: int, plan: Plan, idle: _Share) -> _Share:
-    """One run over a fresh file, less what it costs to start (`idle`, in microseconds of one row)."""
-    before = cpu_of(server)[0]
-    with job(rows) as file:
-        weight = weigh(f"batchrunner --workers {count}", url, file, plan.concurrency, None)
-    if weight.right != rows:
-        raise RuntimeError(f"{count} workers: {weight.right} right answers to {rows} questions")
-    spent = (weight.cpu - weight.theirs, weight.theirs, cpu_of(server)[0] - before)
-    started = (idle.run, idle.workers, 0.0)
-    return _Share(*((cpu * 1e6 - start) / rows for cpu, start in zip(spent, started, strict=True)), rows / weight.seconds)
 
 
 def rivals(plan: Plan) -> Table:
