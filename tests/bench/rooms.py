@@ -29,12 +29,13 @@ ROOMS = {  # a module that is not named here counts under its own name
     "core/whole core/sse core/stream core/blocks core/delta core/refrain",
     "scheduler": "core/scheduler core/queue core/limit core/waits core/deadlines core/kills core/quantile core/retry core/span "
     "core/shape core/health core/endpoints core/service core/spread core/stopping core/streaming core/hedging core/experience "
-    "core/chances core/pace core/rate core/second core/window core/crowding core/bucket core/knee core/debut core/treatment",
+    "core/chances core/pace core/rate core/second core/window core/crowding core/bucket core/knee core/debut core/treatment "
+    "core/claims core/withheld core/luck core/budget core/filling core/lessons",
     "classify": "core/classify core/verdicts core/complaint core/complete core/body core/choices core/naming",
     "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",
     "meter": "meter core/tally core/histogram trail core/trail attempts vitals progress audience",
-    "engine": "engine outbox core/model",
-    "source": "source lines landmarks formats glance dialects selecting looking resume joining rows spooling",
+    "engine": "engine feeder hooks outbox core/model",
+    "source": "source lines landmarks formats glance dialects selecting looking resume joining reading reader rows spooling",
 }
 _ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules.split()}
 
