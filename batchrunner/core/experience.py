@@ -55,7 +55,7 @@ class Experience:
             lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
         elif treatment.limit == "pushback" and not paced:
             judged = outcome.kind is not Kind.RATE_LIMITED or pace.rate.disputed
-            chance = judged and lane.limit.chance(outcome.kind, attempt.beside)
+            chance = judged and lane.limit.chance(outcome.kind, attempt.beside, attempt.sending)
             if not chance:
                 lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
         elif treatment.limit == "crowded":

@@ -95,9 +95,9 @@ class Limit:
             self._float = min(self._most, max(self._float, size / 2))
             self.size = int(self._float)
 
-    def sent(self, beside: int) -> None:
-        """A request goes out, with so many others in flight. Needs to be told only of a limit that `heeds` objections."""
-        self._objections.sent(beside)
+    def sent(self, beside: int) -> int:
+        """A request goes out, with so many others in flight: which one it is. Needed only where a limit `heeds` objections."""
+        return self._objections.sent(beside)
 
     def success(self, started: float, inflight: int, now: float, work: float = 1.0) -> None:
         """A complete answer came, of so much work (`core.knee`)."""
@@ -113,9 +113,9 @@ class Limit:
         self._float = min(self._most, self._float + growth)
         self.size = int(self._float)
 
-    def chance(self, kind: Kind, beside: int) -> bool:
-        """Whether a refusal of this kind, sent with so many others in flight, says nothing of how many there may be."""
-        chance = self._objections.chance(kind, beside)
+    def chance(self, kind: Kind, beside: int, sending: int) -> bool:
+        """Whether the refusal of a sending, with so many others in flight, says nothing of how many there may be."""
+        chance = self._objections.chance(kind, beside, sending)
         self._calm += chance
         return chance
 

@@ -164,6 +164,7 @@ class Attempt(Struct, frozen=True, array_like=True, gc=False):
     twin: bool = False  # sent beside one that is still under way (`core.hedging`)
     model: str = ""  # what the endpoint calls the model, where that is not what the request calls it
     beside: int = 0  # other attempts in flight at its endpoint when it was sent
+    sending: int = 0  # which of all to its endpoint it is, where refusals move the limit there
     booked: float = 0.0  # tokens that its endpoint's pace counts for it until its answer tells
 
 

@@ -238,8 +238,7 @@ class Scheduler:
         self._in_flight[request.line] = entry
         self.sent += 1
         beside, lane.inflight = lane.inflight, lane.inflight + 1
-        if lane.limit.heeds:
-            lane.limit.sent(beside)
+        sending = lane.limit.sent(beside) if lane.limit.heeds else 0
         lane.breaker.sent(now)
         booked = lane.pace(request.model).take(request, now)
         form = self.experience.form(lane.name, request, entry.whole)
@@ -259,6 +258,7 @@ class Scheduler:
             now - entry.due if entry.due else 0.0,
             model=lane.renames(request.model),
             beside=beside,
+            sending=sending,
             booked=booked,
         )
         return attempt

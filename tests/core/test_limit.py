@@ -182,9 +182,9 @@ def test_chance_objections_cut_nothing_and_let_it_grow() -> None:
     now = 3.0
     for n in range(3000):
         now += 1.0 / limit.size
-        limit.sent(limit.size - 1)
+        sending = limit.sent(limit.size - 1)
         limit.success(now - 1.0, limit.size - 1, now)
-        if n % 50 == 49 and not limit.chance(Kind.OVERLOADED, limit.size - 1 - n % 7):
+        if n % 50 == 49 and not limit.chance(Kind.OVERLOADED, limit.size - 1 - n % 7, sending):
             limit.pushback(now, limit.size - 1, now)
     assert limit.size >= 190
 

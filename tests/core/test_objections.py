@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from batchrunner.core.model import Kind
-from batchrunner.core.objections import JUST, TOO_MANY, Objections
+from batchrunner.core.objections import MOST, ROW, Objections
 
 BUSY, GONE = Kind.OVERLOADED, Kind.CONNECT
 
@@ -18,9 +18,9 @@ def heard(
     verdicts = []
     for n in range(sendings):
         beside = inflight(n)
-        objections.sent(beside)
+        sending = objections.sent(beside)
         if refused(n, beside):
-            verdicts.append(objections.chance(BUSY, beside))
+            verdicts.append(objections.chance(BUSY, beside, sending))
     return verdicts
 
 
@@ -43,13 +43,34 @@ def test_what_comes_only_to_the_last_is_a_limit(limit: int) -> None:
 def test_where_most_is_refused_it_is_no_chance_however_it_looked_before() -> None:
     objections, chance = Objections(), Random(1)
     assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
-    assert not any(heard(objections, lambda n: 95, lambda n, beside: True, JUST)[TOO_MANY - 1 :])
-    for n in range(JUST):
-        objections.sent(90 + n % 10)
-    assert not objections.chance(BUSY, 99), "and what was thought of it before is forgotten"
+    assert not any(heard(objections, lambda n: 95, lambda n, beside: True, ROW)[MOST - 1 :])
+    for n in range(ROW):
+        last = objections.sent(90 + n % 10)
+    assert not objections.chance(BUSY, 99, last), "and what was thought of it before is forgotten"
 
 
 def test_each_kind_is_judged_by_itself() -> None:
     objections, chance = Objections(), Random(1)
     assert heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.05, 2000)[-1]
-    assert not objections.chance(GONE, 99)
+    assert not objections.chance(GONE, 99, objections.sent(99))
+
+
+def at_once(objections: Objections, sendings: int, refused: Callable[[int], bool]) -> list[bool]:
+    """Verdicts on what was refused of so many that all went out before any of that was heard of."""
+    beside = {objections.sent(n): n for n in range(sendings)}
+    return [objections.chance(BUSY, n, sending) for sending, n in beside.items() if refused(sending)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_sent_at_once_may_be_refused_at_once(seed: int) -> None:
+    objections, chance = Objections(), Random(seed)
+    heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.1, 400)
+    verdicts = at_once(objections, 200, lambda _: chance.random() < 0.1)
+    assert len(verdicts) > MOST
+    assert all(verdicts)
+
+
+def test_most_of_a_row_was_refused_however_much_was_sent_until_that_is_heard() -> None:
+    objections, chance = Objections(), Random(1)
+    heard(objections, lambda n: 90 + n % 10, lambda n, beside: chance.random() < 0.1, 400)
+    assert not any(at_once(objections, 400, lambda sending: 500 <= sending < 500 + ROW)[MOST - 1 :])
