@@ -77,7 +77,7 @@ class FileJob:
         self._settle_dialect()
         await keep_input(self._given, self._rows, self.paths)
         await self._adopt()
-        self._checkpoint = Checkpoint(self._journal, settings.changed == "keep")
+        self._checkpoint = Checkpoint(self._journal, settings.changed == "keep", settings.intake.shard)
         self._evidence = evidence_of(self._journal, settings)
         await self._survey()
         refuse_duplicates(self._standing, self.name)

@@ -54,6 +54,18 @@ async def test_shards_are_jobs_of_their_own_and_merge_to_the_whole() -> None:
     assert len(found) == len(set(found)) == COUNT
 
 
+@pytest.mark.parametrize(("first", "then"), [("1/2", ""), ("", "2/3"), ("1/2", "1/3")])
+async def test_one_output_may_take_one_piece_after_another(first: str, then: str) -> None:
+    limit = 0 if first else 20
+    await batchrunner.run("a.jsonl", "x.jsonl", base_url="simulated", shard=first, limit=limit)
+    report = await batchrunner.run("a.jsonl", "x.jsonl", base_url="simulated", shard=then)
+    Path("x.run/checkpoint").unlink()
+    settled = await batchrunner.run("a.jsonl", "x.jsonl", base_url="simulated", shard=then)
+    assert (settled.summary.attempts, settled.summary.total) == (0, report.summary.total)
+    assert (report.summary.total, report.summary.pending) == (settled.summary.succeeded + settled.summary.invalid, 0)
+    assert len(ids("x.jsonl")) == len(set(ids("x.jsonl")))
+
+
 async def test_a_shard_stays_the_same_when_lines_move() -> None:
     await batchrunner.run("a.jsonl", base_url="simulated", shard="2/3")
     lines = Path("a.jsonl").read_text().splitlines()[::-1]
