@@ -58,6 +58,8 @@ class Adopted(Struct):
     left_out: int = 0  # failures that are sent again
     strangers: int = 0
     unreadable: int = 0
+    tokens_in: int = 0  # of the answers taken over, as their service counted them
+    tokens_out: int = 0
 
     def __str__(self) -> str:
         told = {
@@ -66,6 +68,8 @@ class Adopted(Struct):
             "failures to be sent again": self.left_out,
             "answers to other requests": self.strangers,
             "lines without an answer": self.unreadable,
+            "tokens in": self.tokens_in,
+            "tokens out": self.tokens_out,
         }
         return " · ".join(f"{what}: {count:,}" for what, count in told.items() if count)
 
@@ -169,6 +173,9 @@ def _wanted(
             continue
         counts.answered += result.ok
         counts.failed += not result.ok
+        if result.usage:
+            counts.tokens_in += result.usage.input
+            counts.tokens_out += result.usage.output
         yield result
 
 

@@ -35,7 +35,7 @@ from batchrunner.paths import Paths
 from batchrunner.resume import survey, tidy
 from batchrunner.selecting import of_shard
 from batchrunner.settings import Settings
-from batchrunner.source import Source
+from batchrunner.source import IterableSource, Source
 from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of
 from batchrunner.standing import Standing
 from batchrunner.summary import Summary
@@ -63,6 +63,7 @@ class FileJob:
         self._stack = ExitStack()
         self._standing: Standing
         self._tidy_at_end = False
+        self._answered = 0  # of the lines that are meant, by a batch of this run's own
         self.note = ""
         self.order: InOrder | None = None
 
@@ -96,9 +97,13 @@ class FileJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
-        standing = self._standing
-        source = Source(self.paths.input, self._settings.intake, standing.still_open, origins, model, standing.begin)
-        return watched(source, self.order)
+        standing, intake = self._standing, self._settings.intake
+        if intake.limit and self._answered:
+            left = intake.limit - self._answered
+            if left <= 0:
+                return watched(IterableSource(()), self.order)
+            intake = msgspec.structs.replace(intake, limit=left)
+        return watched(Source(self.paths.input, intake, standing.still_open, origins, model, standing.begin), self.order)
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""
@@ -169,7 +174,9 @@ class FileJob:
             batch = Batch(
                 self._reopen.done, self.paths, self._settings.intake, self._reopen, misfits_of(self._settings.expectation)
             )
-            self.note = str(await asyncio.to_thread(adopt, batch, self._keep))
+            adopted = await asyncio.to_thread(adopt, batch, self._keep)
+            self.note = str(adopted)
+            self._answered = adopted.matched - adopted.left_out if self._reopen.ours else 0
 
     def _settle_dialect(self) -> None:
         """Records are written as they are already, else as the batch that is adopted has them, else as OpenAI's."""

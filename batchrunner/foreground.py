@@ -119,6 +119,6 @@ async def present(
 
 async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:
     """What a batch service has answered, to be adopted by a run that sends the rest."""
-    done = await submission.submit(settings, note)
-    kinds = reopen.kinds if reopen else lambda kind: kind not in HOPELESS
-    return Reopen(kinds, [*(reopen.done if reopen else ()), *done])
+    reopen = reopen or Reopen(lambda kind: kind not in HOPELESS)
+    done = await submission.submit(settings, note, reopen)
+    return Reopen(reopen.kinds, done, ours=True)

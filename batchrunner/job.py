@@ -30,10 +30,14 @@ Redact = Callable[[bytes], bytes]
 
 
 class Reopen(Struct, frozen=True):
-    """What a retry adds to a run: `kinds` says which failures are asked again, `done` are output files of another batch."""
+    """What a retry adds to a run: `kinds` says which failures are asked again, `done` are output files of another batch.
+
+    `ours`: that batch was this run's own, so that the lines it has answered count against the limit.
+    """
 
     kinds: Callable[[str], bool]
     done: Sequence[Path] = ()
+    ours: bool = False
 
     def __call__(self, kind: str) -> bool:
         """Whether a failure of this kind is asked again."""

@@ -305,6 +305,10 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         lambda each: each.service.via == "batch" and bool(each.slimming.max_image_px or each.slimming.max_prompt_tokens),
         "a batch service (via batch) gets the lines as they are: max_image_px and max_prompt_tokens are for calls.",
     ),
+    (
+        lambda each: each.service.via == "batch" and bool(each.spending.max_cost or each.spending.max_tokens_total),
+        "a batch (via batch) is paid for as a whole: max_cost and max_tokens_total are for calls; to spend step by step: limit.",
+    ),
 )
 
 

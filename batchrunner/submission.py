@@ -30,6 +30,7 @@ from batchrunner.core.model import Request, Result, Route
 from batchrunner.disk import replace
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.filing import FileJob
+from batchrunner.job import Reopen
 from batchrunner.keyring import Door, doors
 from batchrunner.meter import Meter
 from batchrunner.network import NONE, proxy_for, proxy_secrets
@@ -76,16 +77,20 @@ class _Line(Struct):
 
 
 async def submit(
-    settings: Settings, note: Note, environ: Mapping[str, str] = os.environ, pause: Pause = asyncio.sleep
+    settings: Settings,
+    note: Note,
+    reopen: Reopen | None = None,
+    environ: Mapping[str, str] = os.environ,
+    pause: Pause = asyncio.sleep,
 ) -> list[Path]:
     """Have the open lines of a job answered by the first endpoint's batch service, however long that takes; the files it gave.
 
-    `note` is told each step. UsageError: as for a run; E003 where there is no file to go on from. StopError E301, E302, E308.
+    `note` is told each step, `reopen` says which failures are asked again. UsageError: as for a run; E003 where there is no file to go on from. StopError E301, E302, E308.
     """
     if settings.input == STDIN or settings.output == STDOUT:
         message = "a batch takes hours, and is gone on with: --via batch needs a file, and one to write to"
         raise UsageError("E003", message, "save what is piped in a file first, and name -o FILE")
-    job = FileJob(settings)
+    job = FileJob(settings, reopen)
     await job.open(Meter(0.0))
     try:
         door = doors(settings.service, environ)[0]

@@ -1,6 +1,7 @@
 """A job by way of a Batch API: uploaded in parts, waited for, adopted; begun once whatever kills it; what is left is sent."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -83,6 +84,32 @@ async def test_a_job_goes_by_batch_and_is_answered_in_full(sim: Simulator) -> No
     assert not Path("a.run/batches").exists()
     again = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch")
     assert (again.summary.succeeded, again.summary.attempts, len(sim._batches._batches)) == (COUNT, 0, 1)
+
+
+async def test_a_limit_holds_once_for_the_batch_and_the_calls_after_it() -> None:
+    asked()
+    with served(Simulator(Profile(faults={"error": 0.3}, seed=3))) as sim:
+        report = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch", limit=10, max_attempts=50)
+        assert (report.summary.succeeded, report.summary.pending) == (10, COUNT - 10)
+        assert report.summary.attempts > 0, "some are left open by the batch"
+        again = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch", limit=10, max_attempts=50)
+        assert (again.summary.succeeded, again.summary.pending) == (20, COUNT - 20)
+
+
+async def test_what_failed_before_goes_by_batch_as_well(sim: Simulator) -> None:
+    asked(4)
+    with served(Simulator(Profile(faults={"error": 1.0}))) as ill:
+        assert (await batchrunner.run("a.jsonl", base_url=ill.url, max_attempts=1)).summary.failed == 4
+    report = await batchrunner.Runner(base_url=sim.url, via="batch").retry("a.jsonl")
+    assert (report.summary.succeeded, report.summary.attempts) == (4, 0)
+
+
+@pytest.mark.parametrize("cap", [["--max-cost", "1"], ["--max-tokens-total", "100"]])
+def test_a_cap_that_a_batch_cannot_keep_is_refused(cap: list[str], sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    asked(2)
+    assert main(["submit", "a.jsonl", "--base-url", sim.url, *cap]) == 2
+    assert "a batch (via batch) is paid for as a whole" in capsys.readouterr().err
+    assert not sim._batches._batches
 
 
 async def test_what_the_batch_leaves_open_is_sent_by_calls() -> None:
@@ -239,6 +266,7 @@ def test_the_command(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().err
     assert "batch_2: 3 requests to /v1/chat/completions" in said
     assert "batch_2: completed, 3 of 3" in said
+    assert re.search(r"answers taken over: 3 · tokens in: \d+ · tokens out: \d+", said)
 
 
 def test_stdin_cannot_wait_for_a_day(capsys: pytest.CaptureFixture[str]) -> None:
