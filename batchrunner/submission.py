@@ -85,7 +85,8 @@ async def submit(
 ) -> list[Path]:
     """Have the open lines of a job answered by the first endpoint's batch service, however long that takes; the files it gave.
 
-    `note` is told each step, `reopen` says which failures are asked again. UsageError: as for a run; E003 where there is no file to go on from. StopError E301, E302, E308.
+    `note` is told each step, `reopen` says which failures are asked again. UsageError: as for a run; E003 where there
+    is no file to go on from. StopError E301, E302, E308.
     """
     if settings.input == STDIN or settings.output == STDOUT:
         message = "a batch takes hours, and is gone on with: --via batch needs a file, and one to write to"
