@@ -87,7 +87,11 @@ class Checkpoint:
         self._keep_changed = keep_changed
         self._shard = shard
         self._disk = disk
-        self._input = _input_mark(journal.paths.input)
+        self.note_input()
+
+    def note_input(self) -> None:
+        """Look at the input anew: it has taken its place."""
+        self._input = _input_mark(self._journal.paths.input)
 
     @property
     def path(self) -> Path:

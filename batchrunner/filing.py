@@ -4,7 +4,8 @@ Rules:
 
 1. All that can be refused is refused before a request is sent: paths, lock, duplicates, edited lines, mixed dialects.
 2. `put` returns when the result is safe; the standing is marked in the same breath, so that a checkpoint never lies.
-3. Only input and output count. The checkpoint is a cache, the summary a copy.
+3. A run that is refused leaves the input that was kept for the job, and what is known of it, as it was.
+4. Only input and output count. The checkpoint is a cache, the summary a copy.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ from batchrunner.resume import survey, tidy
 from batchrunner.selecting import of_shard
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Source
-from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of
+from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of, place
 from batchrunner.standing import Standing
 from batchrunner.summary import Summary
 
@@ -76,7 +77,7 @@ class FileJob:
             await retire(self.paths, settings)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
         self._settle_dialect()
-        await keep_input(self._given, self._rows, self.paths)
+        await self._keep_input()
         await self._adopt()
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep", settings.intake.shard)
         self._evidence = evidence_of(self._journal, settings)
@@ -95,8 +96,26 @@ class FileJob:
         else:
             next(made, None)
 
+    async def _keep_input(self) -> None:
+        """Read what becomes the input where it lies until `source` is asked for; refused, it goes away again."""
+        self._place = self.paths.input
+        self._read_from(await keep_input(self._given, self._rows, self.paths))
+        if self.paths.input != self._place:
+            self._stack.callback(self.paths.input.unlink, missing_ok=True)
+
+    def _read_from(self, path: Path) -> None:
+        self.paths = self._journal.paths = msgspec.structs.replace(self.paths, input=path)
+
+    def _settle_input(self) -> None:
+        """Nothing refuses the run any more: the input takes its place."""
+        if self.paths.input != self._place:
+            place(self.paths.input, self._place)
+            self._read_from(self._place)
+            self._checkpoint.note_input()
+
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
+        self._settle_input()
         standing, intake = self._standing, self._settings.intake
         if intake.limit and self._answered:
             left = intake.limit - self._answered
@@ -150,7 +169,8 @@ class FileJob:
                 replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
 
     async def _survey(self) -> None:
-        standing = None if self._reopen else await asyncio.to_thread(self._checkpoint.load, read_record)
+        anew = self._reopen or self.paths.input != self._place
+        standing = None if anew else await asyncio.to_thread(self._checkpoint.load, read_record)
         if standing is None:
             look = partial(survey, self._evidence, self._reopen, self._settings.changed == "keep")
             standing = await asyncio.to_thread(look)

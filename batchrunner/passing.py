@@ -26,7 +26,7 @@ from batchrunner.paths import Paths
 from batchrunner.resume import survey
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Source
-from batchrunner.spooling import KEPT, Rows, as_lines, is_kept, keep_input, lines_of, made_of
+from batchrunner.spooling import KEPT, Rows, as_lines, is_kept, keep_input, lines_of, made_of, place
 from batchrunner.summary import Summary
 
 STDOUT = "-"
@@ -51,7 +51,7 @@ class PipeJob:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
         given = Path(self._settings.rendering.render or folder / KEPT) if is_kept(self._settings) else Path(self.name)
         paths = Paths(given, folder / "results", folder / "errors", folder)
-        await keep_input(self._settings, None, paths)
+        place(await keep_input(self._settings, None, paths), paths.input)
         check_input(paths.input)
         self._path, self._settings = paths.input, as_lines(self._settings)
         standing = await asyncio.to_thread(survey, evidence_of(Untouched(paths, folder), self._settings))

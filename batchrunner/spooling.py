@@ -5,7 +5,8 @@ Rules:
 1. All of it is kept as lines in a file that can be read again, so that a resume compares it like any other input.
 2. The file gets its name when it is whole. One that holds the same bytes already is left as it is, and what was noted of
    it stays true.
-3. Memory does not grow: what comes is written piece by piece.
+3. Another input lies beside the one that was kept before until nothing can refuse the run any more (`place`).
+4. Memory does not grow: what comes is written piece by piece.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ class Spool:
         self._held = bytearray()
 
     def __enter__(self) -> Self:
-        with self._told():
+        with _told(self._path):
             self._part.unlink(missing_ok=True)
             self._fd = DISK.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         return self
@@ -72,23 +73,23 @@ class Spool:
 
     def _finish(self) -> None:
         self._flush()
-        with self._told():
+        with _told(self._path):
             if not _same(self._part, self._path):
                 DISK.sync(self._fd)
                 DISK.rename(self._part, self._path)
 
     def _flush(self) -> None:
-        with self._told():
+        with _told(self._path):
             write_all(DISK, self._fd, memoryview(self._held))
         self._held = bytearray()
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as fault:
-            message = f"{self._path} cannot be written: {why(fault)}"
-            raise FileError("E404", message, "Make room, then start again.") from None
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise FileError("E404", f"{path} cannot be written: {why(fault)}", "Make room, then start again.") from None
 
 
 def _same(part: Path, path: Path) -> bool:
@@ -123,17 +124,32 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
         raise FileError("E406", f"the input stream broke off: {why(fault)}", "Start again.") from None
 
 
-async def keep_input(settings: Settings, rows: Rows | None, paths: Paths) -> None:
-    """Keep what becomes the input, if it is no file of lines already. UsageError E2xx, FileError E404, E406.
+async def keep_input(settings: Settings, rows: Rows | None, paths: Paths) -> Path:
+    """Keep what becomes the input, if it is no file of lines already; where it lies, which may not be its `place` yet.
 
-    The caller's own rows are taken on the event loop, where his code belongs.
+    The caller's own rows are taken on the event loop, where his code belongs. UsageError E2xx, FileError E404, E406.
     """
+    new = paths.input.with_name(f"{paths.input.name}.new")
     if rows is not None:
-        await _keep_rows(lines_of(rows, settings), paths.input)
+        await _keep_rows(lines_of(rows, settings), new)
     elif (made := made_of(settings, paths)) is not None:
-        await asyncio.to_thread(keep, made, paths.input)
+        await asyncio.to_thread(keep, made, new)
     elif settings.input == STDIN:
-        await asyncio.to_thread(spool, stdin(), paths.input)
+        await asyncio.to_thread(spool, stdin(), new)
+    else:
+        return paths.input
+    with _told(paths.input):
+        if await asyncio.to_thread(_same, new, paths.input):
+            new.unlink()
+            return paths.input
+    return new
+
+
+def place(new: Path, path: Path) -> None:
+    """Let the input that lies at `new` take its place. FileError E404."""
+    if new != path:
+        with _told(path):
+            DISK.rename(new, path)
 
 
 async def _keep_rows(lines: Lines, path: Path) -> None:

@@ -155,6 +155,40 @@ def test_a_run_over_a_table_continues_and_notices_edited_rows(capsys: pytest.Cap
     assert "[E402]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("bios", "words", "code"),
+    [
+        ("Ada,Bob", ("--id-column", "bio", "--base-url", "simulated"), "E402"),
+        ("Eve,Bob,Bob", ("--id-column", "bio", "--base-url", "simulated"), "E205"),
+        ("Eve,Cyd", (), "E101"),
+    ],
+)
+def test_a_refused_run_leaves_the_kept_input_as_it_was(
+    capsys: pytest.CaptureFixture[str], bios: str, words: tuple[str, ...], code: str
+) -> None:
+    Path("people.csv").write_text("bio\nAda\nBob\n")
+    assert main(["people.csv", *OPTIONS, "--id-column", "bio"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("people.run").glob("[ci]*")}
+    assert sorted(before) == ["checkpoint", "input.jsonl"]
+    Path("people.csv").write_text("bio\n" + bios.replace(",", "\n") + "\n")
+    assert main(["people.csv", "--prompt", "Other: {bio}", "--model", "m", *words]) == 2
+    assert f"[{code}]" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in Path("people.run").glob("[ci]*")} == before
+    assert main(["status", "people.csv"]) == 0
+
+
+def test_a_later_input_takes_the_place_of_the_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*OPTIONS, "--id-column", "bio")
+    Path("people.csv").write_text("bio\nAda\n")
+    assert main(["people.csv", *options]) == 0
+    Path("people.csv").write_text("bio\nEve\nAda\n")
+    assert main(["people.csv", *options]) == 0
+    assert [path.name for path in Path("people.run").glob("input*")] == ["input.jsonl"]
+    assert [row["custom_id"] for row in read("people.run/input.jsonl")] == ["Eve", "Ada"]
+    monkeypatch.setattr("batchrunner.filing.survey", None)
+    assert main(["people.csv", *options]) == 0, "the checkpoint knows the input at its place"
+
+
 def test_status_needs_no_prompt_and_check_may_write_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "people.csv", *OPTIONS, "--render", "made.jsonl"]) == 2
     assert [("url" in row) for row in read("made.jsonl")] == [True, False, True]
