@@ -8,28 +8,24 @@ Rules:
 """
 
 import asyncio
-import inspect
 import os
 import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
-
-import msgspec
+from typing import Any, Self, TypeVar, Unpack
 
 from batchrunner import origins, roster
-from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner.core.model import Kind, Result
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import streamed
 from batchrunner.errors import StopError
-from batchrunner.expectation import Misfit, blamed, reader_of
 from batchrunner.export import Exported, export
 from batchrunner.filing import FileJob
 from batchrunner.foreground import present
-from batchrunner.hooks import Hooks
+from batchrunner.hooking import Classify, OnEvent, Prepare, Validate, hooks_of, reading
 from batchrunner.job import Job, Reopen
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop
@@ -44,11 +40,6 @@ from batchrunner.summary import Report
 
 T = TypeVar("T")
 Requests = str | os.PathLike[str] | Iterable[Row] | AsyncIterable[Row]
-Verdict = Kind | str | None
-Prepare = Callable[[Request], Request | Awaitable[Request]]
-Validate = Callable[[Result], object]
-Classify = Callable[[Attempt, Outcome], Verdict | Awaitable[Verdict]]
-OnEvent = Callable[[Event], object]
 
 
 class Runner:
@@ -79,7 +70,7 @@ class Runner:
         self._options: dict[str, Any] = {**options}
         if rows := list(endpoints):
             self._options[roster.NAME] = rows
-        self._hooks = _hooks(prepare, _reading(validate), classify, on_event)
+        self._hooks = hooks_of(prepare, reading(validate), classify, on_event)
         self._streams: dict[object, AsyncGenerator[Result, None]] = {}  # held, so that none is collected half-way
         self._settings("")  # a bad option is refused here, not at the first request
 
@@ -238,66 +229,3 @@ def _in_thread(work: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     return done[0]
-
-
-# ---- hooks ----
-
-
-async def _awaited(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
-
-
-def _hooks(prepare: Prepare | None, validate: Validate | None, classify: Classify | None, on_event: OnEvent | None) -> Hooks:
-    async def prepared(request: Request) -> Request:
-        return cast("Request", await _awaited(prepare(request))) if prepare else request
-
-    async def judged(attempt: Attempt, outcome: Outcome) -> Outcome:
-        if classify:
-            outcome = await _classified(classify, attempt, outcome)
-        return await _validated(validate, attempt, outcome) if validate and outcome.kind is Kind.OK else outcome
-
-    async def noticed(event: Event) -> None:
-        with suppress(Exception):  # an onlooker has no say in the run
-            await _awaited(on_event(event) if on_event else None)
-
-    return Hooks(
-        prepare=prepared if prepare else None,
-        judge=judged if classify or validate else None,
-        notice=noticed if on_event else None,
-    )
-
-
-def _reading(validate: Any) -> Validate | None:
-    """A function is taken as it is, a type reads the answer's text."""
-    read = reader_of(validate)
-    return validate if read is None else lambda result: (read(result.text), True)[1]
-
-
-async def _classified(classify: Classify, attempt: Attempt, outcome: Outcome) -> Outcome:
-    try:
-        said = await _awaited(classify(attempt, outcome))
-        return outcome if said is None else msgspec.structs.replace(outcome, kind=Kind(said), final=False)
-    except Exception as error:  # noqa: BLE001 - it fails one line, not the run
-        return blamed(outcome, Kind.HOOK, f"classify raised {type(error).__name__}: {error}")
-
-
-async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> Outcome:
-    request = attempt.request
-    result = Result(
-        request=request,
-        kind=Kind.OK,
-        status=outcome.status,
-        body=outcome.body,
-        request_id=outcome.request_id,
-        attempts=attempt.number,
-        endpoint=attempt.endpoint,
-        usage=outcome.usage,
-        flags=outcome.flags,
-    )
-    try:
-        passed, why = bool(await _awaited(validate(result))), "validate returned False"
-    except Misfit as error:
-        passed, why = False, str(error)
-    except Exception as error:  # noqa: BLE001 - an exception is a way to say no
-        passed, why = False, f"validate raised {type(error).__name__}: {error}"
-    return outcome if passed else blamed(outcome, Kind.INVALID_OUTPUT, why)
