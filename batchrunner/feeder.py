@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from batchrunner.core.model import Error, Event, Kind, Request, Result
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.hooks import Hooks, hook_failed
+from batchrunner.hooks import Hooks, hook_failed, prepared
 from batchrunner.outbox import Outbox
 
 
@@ -63,11 +63,11 @@ class Feeder:
         if admitted is not None:
             await self._offer(admitted)
 
-    async def _prepared(self, request: Request, prepare: Callable[[Request], Awaitable[Request]]) -> Request | Result:
+    async def _prepared(self, request: Request, prepare: Callable[[Request], Awaitable[object]]) -> Request | Result:
         try:
-            return await prepare(request)
+            return prepared(request, await prepare(request))
         except Exception as error:  # noqa: BLE001 - a user's code may raise anything; it fails one line, not the run
-            return hook_failed(request, error)
+            return hook_failed(request, f"prepare raised {type(error).__name__}: {error}")
 
     async def _offer(self, item: Request | Result) -> None:
         if isinstance(item, Request) and not self._scheduler.placed(item):

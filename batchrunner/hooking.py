@@ -10,7 +10,7 @@ Rules:
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -28,8 +28,8 @@ OnEvent = Callable[[Event], object]
 def hooks_of(prepare: Prepare | None, validate: Validate | None, classify: Classify | None, on_event: OnEvent | None) -> Hooks:
     """The hooks of a run, from the functions that were given; without any of them nothing is called."""
 
-    async def prepared(request: Request) -> Request:
-        return cast("Request", await _awaited(prepare(request))) if prepare else request
+    async def prepared(request: Request) -> object:
+        return await _awaited(prepare(request)) if prepare else request
 
     async def judged(attempt: Attempt, outcome: Outcome) -> Outcome:
         if classify:
@@ -75,7 +75,8 @@ async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> 
         flags=outcome.flags,
     )
     try:
-        passed, why = bool(await _awaited(validate(result))), "validate returned False"
+        said = await _awaited(validate(result))
+        passed, why = bool(said), f"validate returned {said!r}"
     except Misfit as error:
         passed, why = False, str(error)
     except Exception as error:  # noqa: BLE001 - an exception is a way to say no

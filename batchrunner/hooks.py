@@ -1,24 +1,48 @@
-"""What the user of the library may do on the way, and what becomes of a line whose hook fails."""
+"""What the user of the library may do on the way, and what becomes of a line whose hook fails.
 
+Rules:
+
+1. A hook that raises, or returns what cannot be used, fails the line that it was called for. Nothing vanishes by it.
+2. What is sent may be changed; which line it answers may not.
+"""
+
+import re
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, structs
 
-from batchrunner.core.model import Attempt, Error, Kind, Outcome, Request, Result
+from batchrunner.core.model import Attempt, Kind, Outcome, Request, Result
+from batchrunner.core.treatment import ended
 from batchrunner.outbox import Echo, Notice
 
 
 class Hooks(Struct, frozen=True):
-    """All of them may wait. A hook that raises fails the line that it was called for."""
+    """All of them may wait."""
 
-    prepare: Callable[[Request], Awaitable[Request]] | None = None  # before the first sending
+    prepare: Callable[[Request], Awaitable[object]] | None = None  # before the first sending
     judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None  # before an attempt is settled
     notice: Notice | None = None  # after something was settled
     admit: Callable[[Request], Awaitable[Request | Result | None]] | None = None  # the last to see it: None keeps it back
     echo: Echo | None = None  # what was kept back and a result answers as well
 
 
-def hook_failed(request: Request, error: Exception) -> Result:
-    """The result of a line whose hook raised."""
-    message = f"a hook raised {type(error).__name__}: {error}"
-    return Result(request=request, kind=Kind.HOOK, error=Error(Kind.HOOK, "E501", message, "mend the hook, then retry"))
+def prepared(request: Request, made: object) -> Request | Result:
+    """What `prepare` made of a request, under the line, id and digest it had; its result where that is no request."""
+    if not isinstance(made, Request):
+        what = "None" if made is None else type(made).__name__
+        return hook_failed(request, f"prepare returned {what}, not a Request")
+    try:
+        msgspec.convert(structs.astuple(made), Request, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        why = _PLACE.sub(lambda found: Request.__struct_fields__[int(found[1])], str(error))
+        return hook_failed(request, f"prepare returned a Request that cannot be sent: {why}")
+    return structs.replace(made, line=request.line, id=request.id, digest=request.digest)
+
+
+_PLACE = re.compile(r"\$\[(\d+)\]")
+
+
+def hook_failed(request: Request, why: str) -> Result:
+    """The result of a line whose hook failed."""
+    return ended(request, Outcome(Kind.HOOK, code="E501", message=why))

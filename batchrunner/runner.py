@@ -47,7 +47,8 @@ class Runner:
 
     The hooks are plain functions, sync or async:
 
-    - `prepare(request) -> Request`: before a request is first sent.
+    - `prepare(request) -> Request`: before a request is first sent, what to send in its place, such as
+      `msgspec.structs.replace(request, body=b"...")`. Its `line`, `id` and `digest` stay. Anything else fails the line (E501).
     - `validate(result) -> bool`: of a good answer; False or an exception makes it `invalid_output`, which is asked again
       (`reask` times). Or a type that its text must be, as JSON: a pydantic model, or anything that msgspec reads.
     - `classify(attempt, outcome) -> Kind | None`: another verdict on an attempt, by the name of a kind; None keeps ours.

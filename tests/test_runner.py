@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import typing
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import batchrunner
 from batchrunner import Attempt, Event, Kind, Outcome, Request, Result
@@ -162,12 +164,48 @@ async def test_a_slow_reader_slows_the_run() -> None:
 
 async def test_prepare_changes_what_is_sent() -> None:
     async def prepare(request: Request) -> Request:
-        import msgspec
-
-        return msgspec.structs.replace(request, body=request.body.replace(b"question", b"riddle"))
+        return replace(request, body=request.body.replace(b"question", b"riddle"))
 
     (result,) = await batchrunner.Runner(base_url="simulated", prepare=prepare).gather(lines(1))
     assert result.text.startswith("riddle 0 of")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda request: None, "prepare returned None, not a Request"),
+        (lambda request: {"body": b"{}"}, "prepare returned dict, not a Request"),
+        (lambda request: replace(request, body="{}"), "prepare returned a Request that cannot be sent: .*at `body`"),
+        (lambda request: replace(request, headers={"a": "b"}), "prepare returned a Request that cannot be sent: .*at `headers`"),
+        (lambda request: 1 // 0, "prepare raised ZeroDivisionError"),
+    ],
+)
+async def test_prepare_that_gives_no_request_fails_its_lines(prepare: Any, why: str) -> None:
+    def of_the_first(request: Request) -> Any:
+        return prepare(request) if request.line == 1 else request
+
+    async with Simulator() as simulator:
+        bad, good = await batchrunner.Runner(base_url=simulator.url, prepare=of_the_first).gather(lines(2))
+        assert simulator.stats()["requests"] == 1
+    assert good.ok
+    assert (bad.id, bad.kind, bad.attempts) == ("q-0", Kind.HOOK, 0)
+    assert bad.error
+    assert bad.error.code == "E501"
+    assert re.match(why, bad.error.message)
+
+
+async def test_prepare_cannot_answer_for_another_line(tmp_path: Path) -> None:
+    first: list[Request] = []
+
+    def prepare(request: Request) -> Request:
+        first.append(request)
+        return replace(first[0], id="another")
+
+    job = written(tmp_path / "in.jsonl", lines(3))
+    report = await batchrunner.Runner(base_url="simulated", prepare=prepare).run(job)
+    assert report.succeeded == 3
+    assert sorted(ids(tmp_path / "in.results.jsonl")) == ["q-0", "q-1", "q-2"]
+    assert (await batchrunner.run(job, base_url="simulated")).summary.attempts == 0
 
 
 async def test_validate_asks_again_and_keeps_the_answer_that_failed() -> None:

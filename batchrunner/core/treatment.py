@@ -104,7 +104,7 @@ _HINTS: Mapping[Kind, str] = {
     Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
     Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
     Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then run again.",
-    Kind.HOOK: "A function of yours raised an exception: correct it and run again.",
+    Kind.HOOK: "A function of yours failed: correct it, then retry.",
     Kind.CANCELLED: "The run ended before an answer came: run again.",
 }
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}

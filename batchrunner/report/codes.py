@@ -270,8 +270,9 @@ CODES: Mapping[str, Code] = {
         ("name another folder:  --cache DIR", "do without --dedupe: nothing is lost but what equal requests cost"),
     ),
     "E501": Code(
-        "a function of yours raised an exception",
-        "A hook (prepare, validate, classify) failed on one line; the record names the exception. Only that line fails.",
+        "a function of yours failed",
+        "A hook raised an exception on one line, or prepare returned something other than a Request (is a return missing?), or "
+        "classify no kind; the record says which. Only that line fails.",
         ("correct the function", "batchrunner retry INPUT --kind hook, or call the runner again"),
     ),
     "E901": Code(
