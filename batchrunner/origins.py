@@ -27,11 +27,12 @@ from batchrunner.core.template import Template
 from batchrunner.errors import UsageError, nearest
 from batchrunner.rendering import params
 from batchrunner.roster import NAME, roster
-from batchrunner.settings import FOREIGN, OPTIONS, SECRETIVE, Option, PriceRow, Settings
+from batchrunner.settings import FOREIGN, MASK, OPTIONS, SECRETIVE, Option, PriceRow, Settings, masked
 
 COMMAND_LINE = "command line"
 ARGUMENT = "argument"
-PROJECT_FILE = "batchrunner.toml"
+FILE = "file "
+PROJECT_FILE, SHARED_FILE = "batchrunner.toml", "pyproject.toml"
 
 
 class Given(Struct, frozen=True):
@@ -121,7 +122,17 @@ def _value(each: Option, raw: Any) -> Any:
     except msgspec.ValidationError as error:
         raise ValueError(f"does not fit: {str(error)[:1].lower()}{str(error)[1:]}") from None
     _CHECKS.get(each.name, bool)(value)
+    if each.name in SECRETIVE:
+        _refuse_mask(each.name, value)
     return value
+
+
+def _refuse_mask(name: str, value: Any) -> None:
+    """What stands for a secret is not sent in its place."""
+    shown = masked(name, value)
+    same = {shown} & {value} if isinstance(value, str) else {*shown} & {*value}
+    if any(MASK in item for item in same):
+        raise ValueError(f"holds {MASK} for something that is not shown: put that in")
 
 
 def _convert(each: Option, given: Given) -> Any:
@@ -166,13 +177,13 @@ def _items(text: str, variable: str) -> list[str]:
         raise UsageError("E002", f"{variable}: the value is not a JSON list of strings.", 'Examples: ["one", "two"]') from None
 
 
-def _file(path: Path | None, kind: str = "file", table: tuple[str, ...] = ()) -> dict[str, Given]:
+def _file(path: Path | None, kind: str = FILE, table: tuple[str, ...] = ()) -> dict[str, Given]:
     """What a TOML file, or a table in it, says. Raises UsageError for a name that is no setting."""
     content = _priced(_toml(path, table), path) if path else {}
     for name in content:
         if name not in OPTIONS and name != NAME:
             raise UsageError("E001", f"{path}: {name}: no such setting.", nearest(name, [*OPTIONS, NAME]))
-    return {name: Given(value, f"{kind} {path}", f"{name} in {path}") for name, value in content.items()}
+    return {name: Given(value, f"{kind}{path}", f"{name} in {path}") for name, value in content.items()}
 
 
 def _priced(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -209,7 +220,7 @@ def _toml(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
 def _project(directory: Path) -> dict[str, Given]:
     """The current directory's file; only where there is none, its pyproject.toml."""
     own = directory / PROJECT_FILE
-    return _file(own) if own.exists() else _file(directory / "pyproject.toml", table=("tool", "batchrunner"))
+    return _file(own) if own.exists() else _file(directory / SHARED_FILE, table=("tool", "batchrunner"))
 
 
 def _named(path: str | None, directory: Path) -> dict[str, Given]:
@@ -219,7 +230,7 @@ def _named(path: str | None, directory: Path) -> dict[str, Given]:
     chosen = directory / path
     if not chosen.exists():
         raise UsageError("E002", f"--config: {path} does not exist.")
-    return _file(chosen, table=("tool", "batchrunner") if chosen.name == "pyproject.toml" else ())
+    return _file(chosen, table=("tool", "batchrunner") if chosen.name == SHARED_FILE else ())
 
 
 def user_file(environ: Mapping[str, str]) -> Path | None:
@@ -244,7 +255,7 @@ def resolve(
     """
     typed = dict(flags)
     path, config = typed.pop("input", ""), typed.pop("config", None)
-    layers = (_file(user_config, "user file"), _project(cwd), _named(config, cwd), _environment(environ), _typed(typed, origin))
+    layers = (_file(user_config, "user file "), _project(cwd), _named(config, cwd), _environment(environ), _typed(typed, origin))
     given: dict[str, Given] = {}
     for layer in layers:
         given = _over(given, layer)

@@ -6,6 +6,7 @@ Rules:
 2. Line by line: memory does not grow with the files.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from os import SEEK_END
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import TypeVar
 
 import msgspec
 
-from batchrunner.core.trail import AttemptLine, Line, Moment, SessionLine
+from batchrunner.core.trail import AttemptLine, Line, Moment, SessionLine, Start
 from batchrunner.paths import Paths
 from batchrunner.scroll import older
 
 T = TypeVar("T")
 _EVENT: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_START: msgspec.json.Decoder[Start] = msgspec.json.Decoder(Start)
 _ATTEMPT: msgspec.json.Decoder[SessionLine | AttemptLine] = msgspec.json.Decoder(SessionLine | AttemptLine)
 
 
@@ -42,12 +44,19 @@ def last_moments(paths: Paths) -> Sequence[Moment]:
     return busy[-1] if busy else []
 
 
-def _read(path: Path, decoder: "msgspec.json.Decoder[T]", last: int = 0) -> Iterator[T]:
+def last_start(paths: Paths) -> Start | None:
+    """How the last session began; None when there is none."""
+    return next(iter(deque(_read(paths.events, _START, begins=b'{"event":"start"'), 1)), None)
+
+
+def _read(path: Path, decoder: "msgspec.json.Decoder[T]", last: int = 0, begins: bytes = b"") -> Iterator[T]:
     for part in [path] if last else [older(path), path]:
         try:
             with part.open("rb") as file:
                 file.seek(max(0, file.seek(0, SEEK_END) - last) if last else 0)
                 for raw in file:
+                    if not raw.startswith(begins):
+                        continue
                     try:
                         yield decoder.decode(raw)
                     except (msgspec.MsgspecError, RecursionError):

@@ -41,6 +41,7 @@ FOREIGN = {"base_url": "OPENAI_BASE_URL"}
 """Variables of the OpenAI SDK that fill an option of ours when our own variable is not set."""
 SECRETIVE = frozenset({"header", "base_url", "proxy"})
 """Options whose value may hide a secret: `masked` shows them, errors leave them out."""
+MASK = "…"
 
 
 class Records(Struct, frozen=True, kw_only=True):
@@ -192,7 +193,7 @@ def values(settings: Settings) -> dict[str, Any]:
 def masked(name: str, value: Any) -> Any:
     """A value fit to be shown: header values, passwords and queries of addresses are left out, but for Azure's version."""
     if name == "header":
-        return tuple(f"{item.partition('=')[0]}=…" for item in value)
+        return tuple(f"{item.partition('=')[0]}={MASK}" for item in value)
     if name == "base_url":
         return tuple(_masked_url(item) for item in value)
     return _masked_url(value) if name == "proxy" else value
@@ -209,7 +210,8 @@ def rows_shown(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _masked_url(url: str) -> str:
-    return re.sub(r"([?&](?!api-version=)[^=&]*=)[^&]*", r"\1…", re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", url))
+    named = re.sub(r"^([^/]*//)?[^/]*@", rf"\1{MASK}@", url)
+    return re.sub(r"([?&](?!api-version=)[^=&]*=)[^&]*", rf"\1{MASK}", named)
 
 
 def schema() -> dict[str, Any]:

@@ -5,7 +5,7 @@ Rules:
 1. What runs requests is imported only when requests are to run; help, `config`, `explain` cost no more than a start of Python.
 2. A verb returns its exit code and raises BatchError; it prints its answer on stdout, and the verdict of a run on stderr when
    stdout carries the results.
-3. The next command to type is said with the options it must repeat; none of them holds a secret.
+3. The next command to type is said with the options it must repeat (`retyped`); none of them holds a secret.
 """
 
 import os
@@ -17,21 +17,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from batchrunner import origins
+from batchrunner import origins, retyped
 from batchrunner.beside import early
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import HOPELESS, visible
 from batchrunner.crew import WORKER
 from batchrunner.errors import UsageError, nearest
 from batchrunner.report import text
-from batchrunner.settings import OPTIONS, Settings, masked, rows_shown, schema, values
+from batchrunner.settings import Settings, masked, rows_shown, schema, values
 from batchrunner.terminal import say, width
-
-REPEATED = (
-    *("output", "where", "shard", "base_url", "provider", "api_key_env", "auth", "model"),
-    *("prompt", "system", "id_column", "param", "render", "route", "expect", "schema"),
-)
-"""Options that the next command to type must say again; a key in an address is left out."""
 
 
 class Call(Struct, frozen=True):
@@ -48,18 +42,11 @@ class Call(Struct, frozen=True):
         flags = {**self.typed, "input": self.words[0] if self.words else ""}
         return origins.resolve(flags, environ, Path(), origins.user_file(environ))
 
-    def job(self) -> text.Job:
-        """What the next command to type must say again."""
+    def job(self, before: Mapping[str, Any] = {}) -> text.Job:
+        """What the next command to type must say again: what was typed, and `before` it by an earlier run."""
         program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
-        said = [(flag, item) for flag, value in self._repeated() for item in (value if isinstance(value, list) else [value])]
-        return text.Job(input=self.words[0], program=program, options=tuple(part for pair in said for part in pair))
-
-    def _repeated(self) -> list[tuple[str, Any]]:
-        kept: list[tuple[str, Any]] = []
-        for name in filter(self.typed.__contains__, REPEATED):
-            shown = masked(name, self.typed[name])
-            kept.append((OPTIONS[name].flags[0], list(shown) if isinstance(shown, tuple) else shown))
-        return [*kept, ("--config", self.typed["config"])] if "config" in self.typed else kept
+        given = {**before, **self.typed}
+        return text.Job(input=self.words[0], program=program, options=retyped.words(given), hides=retyped.hides(given))
 
 
 # ---- verbs ----
@@ -127,7 +114,7 @@ def _status(call: Call) -> int:
     from batchrunner import batch
 
     ending = batch.status(settings)
-    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, call.job(), width()))
+    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, call.job(_before(settings)), width()))
     return ending.exit_code
 
 
@@ -261,7 +248,7 @@ def _report(call: Call) -> int:
     from batchrunner import batch, pages
 
     ending = batch.status(settings)
-    say(str(pages.rebuilt(settings, ending, call.job())))
+    say(str(pages.rebuilt(settings, ending, call.job(_before(settings)))))
     return 0
 
 
@@ -277,6 +264,15 @@ def _explain(call: Call) -> int:
         )
     say(said)
     return 0
+
+
+def _before(settings: Settings) -> Mapping[str, Any]:
+    """What the last run of this job was given by hand."""
+    from batchrunner.looking import paths_of
+    from batchrunner.reading import last_start
+
+    start = last_start(paths_of(settings))
+    return retyped.told(start) if start else {}
 
 
 def _with_input(call: Call) -> Settings:

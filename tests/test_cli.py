@@ -287,7 +287,7 @@ def test_the_exit_code_is_the_summarys(batch: Batch, capsys: pytest.CaptureFixtu
         capsys, "a b.jsonl", "-o", "x", "--base-url", "http://h", "--header", "Key=hunter2", "--config", os.devnull
     )
     assert code == 1
-    assert "batchrunner retry 'a b.jsonl' -o x --base-url http://h --config /dev/null\n" in out
+    assert "batchrunner retry 'a b.jsonl' -o x --base-url http://h --header 'Key=…' --config /dev/null\n" in out
     assert "hunter2" not in out
 
 

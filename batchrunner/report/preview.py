@@ -84,8 +84,9 @@ def check(found: CheckReport, job: Job, width: int = WIDTH) -> str:
     if found.too_long:
         long, where = plural(found.too_long, "prompt"), f"line{'s' if found.too_long > 1 else ''} {found.too_long_lines}"
         lines += fold(f"{long} too long for the model, it seems; they will fail: {where}", width)
+    step = job.step("")
     lines.append(f"Nothing was sent. exit {found.exit_code}")
-    return "\n".join([*lines, *([] if found.problems else type_in(Command(f"To run it: {job.command()}"), width))])
+    return "\n".join([*lines, *([] if found.problems else type_in(Command(f"To run it: {step.typed}", step.does), width))])
 
 
 def _problem(problem: Problem, width: int) -> list[str]:

@@ -19,6 +19,7 @@ from batchrunner.core.wording import WORDS, amount, money, number, percent, plur
 from batchrunner.report import rows
 from batchrunner.report import story as page
 from batchrunner.report.course import Chapter, course, sessions
+from batchrunner.report.layout import Command
 from batchrunner.report.text import Job, hopes, reopened
 from batchrunner.summary import Summary
 
@@ -45,7 +46,7 @@ def tell(
     files: Sequence[tuple[str, str]] = (),
 ) -> page.Story:
     """The story of a job."""
-    command, why = _next(count, job)
+    step = _next(count, job)
     lasts = [chapter.moments[-1] for chapter in told if chapter.moments]
     everything = [moment for chapter in told for moment in chapter.moments]
     evidence = Evidence(everything) if everything else None
@@ -55,8 +56,8 @@ def tell(
         job=job.input,
         state=_state(count),
         verdict=_verdict(count),
-        next=command,
-        why=why,
+        next=step.typed,
+        why=step.does,
         share=_done(count.summary) / max(1, count.summary.total) if count.running else None,
         made=" · ".join(part for part in (made, simulated) if part),
         program=f"batchrunner {start.version}" if start else "batchrunner",
@@ -105,14 +106,14 @@ def _verdict(count: Count) -> str:
     return ", ".join([f"{number(summary.succeeded)} of {number(summary.total)} succeeded", *bad])
 
 
-def _next(count: Count, job: Job) -> tuple[str, str]:
+def _next(count: Count, job: Job) -> Command:
     """What to type next, and what that does."""
     if count.running:
-        return "", ""
+        return Command("")
     if count.summary.pending or count.summary.stopped:
-        return job.command(), "continues where it was"
+        return job.step("continues where it was")
     hopeful, hopeless = reopened(count.failures)
-    return (job.command("retry"), f"asks again {hopes(hopeful, hopeless)}") if hopeful else ("", "")
+    return job.step(f"asks again {hopes(hopeful, hopeless)}", "retry") if hopeful else Command("")
 
 
 # ---- figures ----

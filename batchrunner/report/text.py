@@ -40,6 +40,12 @@ class Job(Struct, frozen=True, kw_only=True):
     input: str
     program: tuple[str, ...] = ("batchrunner",)
     options: tuple[str, ...] = ()  # those the next command must repeat
+    hides: bool = False  # a mask stands among them
+
+    def step(self, does: str, verb: str = "", *more: str) -> Command:
+        """What to type next, and what it does."""
+        fill = "put in what … stands for" if self.hides else ""
+        return Command(self.command(verb, *more), "; ".join(filter(None, (does, fill))))
 
     def command(self, verb: str = "", *more: str) -> str:
         """A whole command for a shell; without a verb the one that continues the run."""
@@ -126,7 +132,7 @@ def _stopped(summary: Summary, snapshot: Snapshot, job: Job, width: int) -> list
     counts = f"{number(done)} done, {number(summary.pending)} to go · nothing lost{dropped}"
     code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
     more = [("", Command(shlex.join([*job.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
-    ways = block([("next", Command(job.command(), "continues")), *more], width)
+    ways = block([("next", job.step("continues")), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
 
 
@@ -178,11 +184,11 @@ def _cause_facts(ending: Report) -> list[Fact]:
 def _ways_on(summary: Summary, snapshot: Snapshot, job: Job) -> list[Fact]:
     """What to type next: continue an open job; re-open what can succeed in a finished one."""
     if _is_open(summary):
-        return [("next", Command(job.command()))]
+        return [("next", job.step(""))]
     hopeful, hopeless = reopened(snapshot.failures)
     if Kind.REJECTED in snapshot.failures and not (hopeful or summary.succeeded):
-        return [("next", Command(job.command("retry", "--kind", "rejected"), "when the settings are corrected"))]
-    return [("next", Command(job.command("retry"), f"asks again {hopes(hopeful, hopeless)}"))] if hopeful else []
+        return [("next", job.step("when the settings are corrected", "retry", "--kind", "rejected"))]
+    return [("next", job.step(f"asks again {hopes(hopeful, hopeless)}", "retry"))] if hopeful else []
 
 
 def reopened(failures: Mapping[Kind, int]) -> tuple[int, int]:

@@ -1,0 +1,54 @@
+"""The options that the next command to type says again.
+
+Rules:
+
+1. Whatever was given by hand, for it is what made the run what it was, above all its caps. What environment and files say
+   holds there again.
+2. But nothing that only shows something, and not --fresh: it would drop what the next command goes on from.
+3. A secret stays a mask. The text says so, and `origins` refuses a mask, so that nobody sends it.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchrunner.core.trail import Start
+from batchrunner.origins import ARGUMENT, COMMAND_LINE, FILE, PROJECT_FILE, SHARED_FILE
+from batchrunner.settings import MASK, OPTIONS, SECRETIVE, masked
+
+CONFIG = "config"  # no setting, but an option
+Given = Mapping[str, Any]
+"""Option names to what was given for them, as typed or as values."""
+
+
+def told(start: Start) -> dict[str, Any]:
+    """What the run that began so was given by hand."""
+    by_hand = (name for name, origin in start.origins.items() if origin in (COMMAND_LINE, ARGUMENT))
+    given = {name: start.settings[name] for name in by_hand if name in start.settings}
+    files = (origin.removeprefix(FILE) for origin in start.origins.values() if origin.startswith(FILE))
+    named = next((path for path in files if path not in (PROJECT_FILE, SHARED_FILE)), None)
+    return {**given, CONFIG: named} if named else given
+
+
+def words(given: Given) -> tuple[str, ...]:
+    """The options as they are typed again."""
+    return tuple(word for name, value in given.items() if _matters(name) for word in _typed(name, value))
+
+
+def hides(given: Given) -> bool:
+    """Whether something of them is not shown."""
+    return any(MASK in word for name in SECRETIVE & given.keys() for word in _typed(name, given[name]))
+
+
+def _matters(name: str) -> bool:
+    return name == CONFIG or (name in OPTIONS and name != "fresh" and OPTIONS[name].group != "Show")
+
+
+def _typed(name: str, value: Any) -> Iterator[str]:
+    flag = OPTIONS[name].flags[0] if name in OPTIONS else f"--{name}"
+    if isinstance(value, bool):
+        yield flag if value else f"--no-{flag[2:]}"
+        return
+    shown = masked(name, value)
+    for each in shown if isinstance(shown, list | tuple) else [shown]:
+        word = f"{each:.12f}".rstrip("0").rstrip(".") if isinstance(each, float) else str(each)
+        yield from [f"{flag}={word}"] if word.startswith("-") and word != "-" else [flag, word]
