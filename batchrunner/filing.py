@@ -86,6 +86,8 @@ class FileJob:
         self._refuse_edits()
         self._refuse_mixture()
         standing = self._standing
+        if standing.pending:
+            await self._watch_room()
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
 
@@ -150,7 +152,7 @@ class FileJob:
         return None
 
     def chores(self) -> list[Chore]:
-        """Group commit each second, checkpoint and a look at the disk each ten."""
+        """Group commit each second, checkpoint and a look at the disk each ten; the first was taken by `open`."""
         return [Chore(1.0, self._journal.sync), Chore(CHECKPOINT_EVERY, self._save), Chore(ROOM_EVERY, self._watch_room)]
 
     async def close(self, summary: Summary | None) -> None:
@@ -232,10 +234,10 @@ class FileJob:
 
     async def _watch_room(self) -> None:
         if not self._journal.room():
-            least = self._settings.durability.min_free // 2**20
+            least = self._settings.durability.min_free / 2**20
             raise FileError(
                 "E404",
-                f"less than {least} MiB are left on the disk of {self.results}; stopped before paying for more",
+                f"less than {least:,.12g} MiB are left on the disk of {self.results}; stopped before paying for more",
                 "make room, then run the same command again; or allow less: --min-free SIZE",
             )
 

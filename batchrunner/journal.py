@@ -44,7 +44,7 @@ class Durability(Struct, frozen=True, kw_only=True):
     min_free: Annotated[
         int,
         option(
-            "pause sending when the disk has less room than this",
+            "stop before paying for more when the disk has less room than this",
             group="Input and output",
             metavar="SIZE",
             unit="bytes",

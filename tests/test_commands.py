@@ -923,6 +923,16 @@ def test_a_full_disk_ends_the_run_and_no_answer_is_paid_twice(run: Command, sim:
     assert list(Path("spill").iterdir()) == []
 
 
+def test_a_disk_with_too_little_room_is_not_paid_for(run: Command, sim: Simulator) -> None:
+    write(*range(4))
+    code, out, err = run("a.jsonl", "--min-free", "1000TiB")
+    assert (code, out, sim.stats()["requests"]) == (4, "", 0)
+    assert "less than 1,048,576,000 MiB are left" in err
+    assert "[E404]" in err
+    assert run("a.jsonl").code == 0
+    assert run("a.jsonl", "--min-free", "1000TiB").code == 0, "nothing is left to be sent"
+
+
 def test_everything_is_for_the_owners_eyes_only(sim: Simulator) -> None:
     write(1, 2)
     Path("b.jsonl").write_text("broken\n")

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 import batchrunner
 from batchrunner import Attempt, Event, Kind, Outcome, Request, Result
-from batchrunner.errors import StopError
+from batchrunner.errors import FileError, StopError
 from batchrunner.options import Options
 from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
@@ -85,6 +85,16 @@ async def test_run_keeps_results_beside_the_file_and_continues(tmp_path: Path) -
     assert (report.ok, report.succeeded, report.failed, report.summary.resumed) == (True, 30, 0, 10)
     assert sorted(ids(tmp_path / "in.results.jsonl")) == sorted(f"q-{n}" for n in range(30))
     assert report.to_dict()["total"] == 30
+
+
+async def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([True, True, False])
+    monkeypatch.setattr("batchrunner.filing.ROOM_EVERY", 0.0)
+    monkeypatch.setattr("batchrunner.journal.Journal.room", lambda _journal: next(looks))
+    job = written(tmp_path / "in.jsonl", lines(30))
+    with pytest.raises(FileError, match=r"less than 0.5 MiB are left .* \[E404\]"):
+        await batchrunner.run(job, base_url="simulated", concurrency=2, min_free="512KiB")
+    assert len(ids(tmp_path / "in.results.jsonl")) < 30
 
 
 async def test_stream_with_an_output_yields_only_what_is_missing(tmp_path: Path) -> None:
