@@ -4,7 +4,8 @@ Rules:
 
 1. One row a request, failures too: first the answers, then what failed, each in the order of its file (`--ordered` of the run
    puts these into the order of the input).
-2. A record that no longer counts is left out: a success goes before a failure, the last failure before the others.
+2. A record that no longer counts is left out: a success goes before a failure, and what was written later before the earlier.
+   An answer to a line that was edited since (`--changed rerun`) stays in its file, which is only ever added to.
 3. The file takes its name when it is whole. Nothing of the job is changed.
 """
 
@@ -22,6 +23,7 @@ from batchrunner.columns import DEFAULT, Seen, column, spread
 from batchrunner.disk import records, why
 from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import read_record
+from batchrunner.looking import refuse_own
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
 from batchrunner.sheets import SHEETS, Rows, Write
@@ -51,7 +53,7 @@ def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exp
     FileError E404: it cannot be written.
     """
     files = _files(paths)
-    form = _form(target, sheet, (*files, paths.input))
+    form = _form(target, sheet, paths)
     with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
         counting = _counting(files, Path(folder))
     names = spread((name.strip() for name in (columns or DEFAULT).split(",") if name.strip()), _Counted(files, counting))
@@ -80,14 +82,14 @@ def _is_record(raw: bytes) -> bool:
         return False
 
 
-def _form(target: str, sheet: str, taken: Sequence[Path]) -> Callable[[Sequence[str], Rows, Write], None]:
+def _form(target: str, sheet: str, paths: Paths) -> Callable[[Sequence[str], Rows, Write], None]:
     name = sheet or Path(target).suffix.removeprefix(".").lower() or "csv"
     if name not in SHEETS or (target == STDOUT and name == "parquet"):
         raise UsageError(
             "E002", f"{target}: no such table can be written there.", f"Name it by its ending, or --as {' · '.join(SHEETS)}"
         )
-    if target != STDOUT and Path(target).absolute() in {path.absolute() for path in taken}:
-        raise UsageError("E003", f"{target} is a file of the job itself.", "Name another one.")
+    if target != STDOUT:
+        refuse_own("batchrunner export INPUT FILE", target, paths)
     return SHEETS[name]
 
 
@@ -110,7 +112,7 @@ def _counting(files: Sequence[Path], folder: Path) -> list[bytearray]:
             best: dict[str, _Row] = {}
             for row in map(_row, partition):
                 known = best.get(row.id)
-                best[row.id] = known if known and known.ok else row
+                best[row.id] = known if known and known.ok and not row.ok else row
             for row in best.values():
                 counting[row.file][row.number >> 3] |= BIT[row.number & 7]
     return counting

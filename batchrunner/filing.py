@@ -177,18 +177,26 @@ class FileJob:
             look = partial(survey, self._evidence, self._reopen, self._settings.changed == "keep")
             standing = await asyncio.to_thread(look)
         self._standing = standing
-        self._tidy_at_end = bool(standing.reopened or standing.superseded)
+        again = self._settings.changed == "rerun" and (standing.changed or standing.moved)
+        self._tidy_at_end = bool(standing.reopened or standing.superseded or standing.older or again)
 
     def _refuse_edits(self) -> None:
-        standing = self._standing
-        if not standing.changed or self._settings.changed != "refuse":
-            return
-        shown = ", ".join(f"{name!r} on line {line}" for name, line in standing.edits[:3])
-        raise UsageError(
-            "E402",
-            f"{self.name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
-            "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
-        )
+        standing, decided = self._standing, self._settings.changed
+        if standing.changed and decided == "refuse":
+            shown = ", ".join(f"{name!r} on line {line}" for name, line in standing.edits[:3])
+            raise UsageError(
+                "E402",
+                f"{self.name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
+                "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
+            )
+        if standing.moved and standing.pending and decided != "rerun":
+            raise UsageError(
+                "E402",
+                f"{self.name} changed since the last run: {standing.moved:,} of its results are for lines without a `custom_id` "
+                f"that stand elsewhere now, read otherwise or have gone; {standing.pending:,} lines would be sent",
+                "put the lines back, and new ones at the end; or give each a `custom_id`, by which it is known anywhere\n"
+                "ask them again:     --changed rerun\nstart over:         --fresh",
+            )
 
     async def _adopt(self) -> None:
         """Take over the answers of another batch, before anything is compared."""
@@ -257,7 +265,7 @@ async def retire(paths: Paths, settings: Settings) -> None:
         shelf: Path | None = None
         for path in (paths.results, paths.errors, paths.events, paths.attempts):
             if path.exists() and path.stat().st_size:
-                shelf = shelf or new_shelf(paths.folder / "earlier")
+                shelf = shelf or new_shelf(paths.earlier)
                 path.rename(shelf / path.name)
         for cache in (paths.checkpoint, *(paths.answers.with_name(paths.answers.name + end) for end in ("", "-wal", "-shm"))):
             cache.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ Rules:
 """
 
 import re
+import sys
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
@@ -101,6 +102,11 @@ def refuse(raw: bytes | Oversized, line: int, message: str, hint: str) -> Result
 
 def _made(line: int, digest: str) -> str:
     return f"line-{line}-{digest[:8]}"
+
+
+def is_made(name: str, digest: int) -> bool:
+    """Whether an id was made for some line with this digest, which is given as `rows.number_of` makes it."""
+    return name.startswith("line-") and name.endswith(f"-{digest.to_bytes(WIDTH, sys.byteorder, signed=True)[:4].hex()}")
 
 
 def _name(raw: bytes) -> str | None:

@@ -6,6 +6,8 @@ Rules:
    with its number. What belongs together lies in the same pile, in the order it came.
 2. Only lines that a left-over record may speak of, or whose id may come twice, are asked for.
 3. A success settles its line for good, before an error; of several errors the last one counts.
+4. An answer to an older text of a line is out of date when there is one to the text of today. So is a record with a made id that
+   is the id of no line any more: the line has been changed or has moved, for in its id are its number and its text.
 """
 
 from array import array
@@ -32,9 +34,9 @@ _SUCCESS, _FAILURE, _OLD = 1, 2, 4
 _ANY = number_of("")  # the digest of a record that has none
 
 
-def tag_of(place: int, in_results: bool, kind: int, ok: bool) -> int:
-    """What else is known of a record, in one number: its line in its file and which file that is, its kind, and success."""
-    return place << 9 | in_results << 8 | kind << 1 | ok
+def tag_of(place: int, in_results: bool, kind: int, ok: bool, made: bool) -> int:
+    """What else is known of a record, in one number: its place and its file, a made id (`formats.is_made`), kind, success."""
+    return place << 10 | made << 9 | in_results << 8 | kind << 1 | ok
 
 
 class Notes(Struct):
@@ -91,12 +93,15 @@ class Join:
         answered = self._standing.answered
         states = bytearray(_SUCCESS if answered[line >> 3] & BIT[line & 7] else 0 for line in lines)
         last: dict[int, int] = {}
+        older: list[tuple[int, int]] = []
         for key, digest, tag in zip(told[0::3], told[1::3], told[2::3], strict=True):
             at = where.get(key)
             if at is None:
                 self._stranger(tag)
             elif not (digest == digests[at] or digest == _ANY or (tag & 1 and self._keep_changed)):
-                states[at] |= _OLD if tag & 1 else 0
+                if tag & 1:
+                    states[at] |= _OLD
+                    older.append((at, tag))
             elif tag & 1:
                 states[at] |= _SUCCESS
                 self._standing.answer([lines[at]])
@@ -104,6 +109,10 @@ class Join:
                 states[at] |= _FAILURE
                 last[at] = tag
         self._settle(states, lines, last)
+        for at, tag in older:
+            if states[at] & _SUCCESS:
+                self._standing.older += 1
+                self._out_of_date(tag)
 
     def _settle(self, states: bytearray, lines: "array[int]", last: dict[int, int]) -> None:
         """Count the lines of a pile that have no success by what their records said."""
@@ -125,14 +134,25 @@ class Join:
 
     def _stranger(self, tag: int) -> None:
         self._standing.strangers += 1
-        self._keep(tag)
+        if not tag >> 9 & 1:
+            self._keep(tag)
+        elif tag & 1:
+            self._standing.moved += 1
+            self._out_of_date(tag)
 
     def _keep(self, tag: int) -> None:
         """The record counts: if it is one of the errors file, `tidy` leaves it there."""
         if not tag >> 8 & 1:
-            number = tag >> 9
+            number = tag >> 10
             self._standing.current[number >> 3] |= BIT[number & 7]
             self._standing.superseded -= 1
+
+    def _out_of_date(self, tag: int) -> None:
+        """The record does not count any more: if it is one of the results, `tidy` takes it out of them."""
+        if tag >> 8 & 1:
+            number, bits = tag >> 10, self._standing.outdated
+            bits.extend(bytes(max(0, (number >> 3) + 1 - len(bits))))
+            bits[number >> 3] |= BIT[number & 7]
 
     def _suspects(self, keys: "array[int]", lines: "array[int]") -> dict[int, int]:
         """Where each key is first; the lines whose key an earlier one has are suspected of its id."""

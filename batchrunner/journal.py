@@ -12,7 +12,7 @@ Rules:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -207,13 +207,27 @@ class Journal:
 
     # -- the end
 
-    def compact(self, keep: Callable[[bytes], bool]) -> int:
-        """Leave only those lines in the errors file that `keep` accepts, in one step; how many there are.
+    def compact(self, ok: bool, keep: Callable[[int], bool]) -> int:
+        """Leave only those lines in the results (`ok`) or errors file whose number, from 0, `keep` accepts; how many there are.
+
+        It is one step. What falls out of the results was paid for, and is kept in `earlier/`.
 
         For a time when nothing is appended. FileError E404: the file was left as it was.
         """
-        old = self._logs[False]
-        return self._rewritten(False, filter(keep, lines(self._disk, old.fd, 0, old.size)))
+        if ok:
+            self._set_aside_earlier(self._numbered(ok, lambda number: not keep(number)))
+        return self._rewritten(ok, self._numbered(ok, keep))
+
+    def _numbered(self, ok: bool, keep: Callable[[int], bool]) -> Iterator[bytes]:
+        log = self._logs[ok]
+        return (raw for number, raw in enumerate(lines(self._disk, log.fd, 0, log.size)) if keep(number))
+
+    def _set_aside_earlier(self, records: Iterator[bytes]) -> None:
+        path = self._logs[True].path
+        try:
+            repair.set_aside(self._disk, self.paths.earlier, path.name, records)
+        except OSError as error:
+            raise _left_as_it_was(path, error) from error
 
     def arrange(self, ok: bool, places: Iterable[tuple[int, int]]) -> None:
         """Put the lines of the results (`ok`) or errors file in this order of offset and length, in one step.
@@ -234,8 +248,7 @@ class Journal:
         try:
             self._logs[ok], count = repair.rewrite(old, records)
         except OSError as error:
-            hint = "Mend that, then run the same command again."
-            raise FileError("E404", f"Cannot rewrite {old.path}: {why(error)}. It was left as it was.", hint) from error
+            raise _left_as_it_was(old.path, error) from error
         old.close()
         return count
 
@@ -268,3 +281,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _left_as_it_was(path: Path, error: OSError) -> FileError:
+    hint = "Mend that, then run the same command again."
+    return FileError("E404", f"Cannot rewrite {path}: {why(error)}. It was left as it was.", hint)

@@ -23,7 +23,7 @@ from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
 from batchrunner.landmarks import Landmark
 from batchrunner.lines import Line, read_lines
-from batchrunner.paths import Paths
+from batchrunner.paths import PAGE, Paths
 from batchrunner.progress import PERIOD, Progress
 from batchrunner.reader import Asked, Compared, Names, Reading, read
 from batchrunner.records import read_successes
@@ -41,19 +41,35 @@ Look = Callable[[int, Sequence[Line]], Sequence[str] | None]
 def paths_of(settings: Settings) -> Paths:
     """Where a job's files lie. What is no file of lines is kept as one in the run folder, so that it can be continued.
 
-    UsageError E003: there is no name to call the results after, or the requests would be written over something else.
+    UsageError E003: there is no name to call the results after, or something would be written over the job's own files.
     """
     if not settings.output and not is_named(settings):
         what = "stdin" if settings.input == STDIN else f"{settings.input!r}"
         raise UsageError("E003", f"{what} has no name to call the results after", "name them: -o FILE, or -o - for stdout")
     paths = Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
+    return with_kept(settings, paths)
+
+
+def with_kept(settings: Settings, paths: Paths) -> Paths:
+    """The same paths, with the requests that are made of something else as the input. UsageError E003 as in `paths_of`."""
+    render = settings.rendering.render
+    refuse_own("--report FILE.html", settings.display.report, paths)
     if not is_kept(settings):
         return paths
-    render = Path(settings.rendering.render)
-    taken = {each.absolute() for each in (paths.input, paths.results, paths.errors)}
-    if settings.rendering.render and render.absolute() in taken:
-        raise UsageError("E003", f"--render {render} would write over the job's own files", "name another file")
-    return structs.replace(paths, input=render if settings.rendering.render else paths.folder / KEPT)
+    refuse_own("--render FILE", render, paths)
+    return structs.replace(paths, input=Path(render) if render else paths.folder / KEPT)
+
+
+def refuse_own(option: str, file: str, paths: Paths) -> None:
+    """UsageError E003 when the file to be written is one that the job has already, whatever it is called here."""
+    place, *own, folder = map(_real, (Path(file), paths.input, paths.results, paths.errors, paths.folder))
+    if file and (place in own or (place.parent == folder and place.name != PAGE)):
+        raise UsageError("E003", f"{file} is one of the job's own files", f"name another one: {option}")
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; unlike `resolve` it takes links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _ending(shard: str) -> str:
@@ -121,7 +137,7 @@ class Untouched:
     def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
         """Leave the line where it is."""
 
-    def compact(self, keep: Callable[[bytes], bool]) -> int:
+    def compact(self, ok: bool, keep: Callable[[int], bool]) -> int:
         """Never asked for."""
         raise NotImplementedError
 

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. A success goes before a failure; of several successes the first counts, of several failures the last.
+1. A success goes before a failure; of several alike the last counts: a job adds to its results, so an earlier answer is one to an
+   older text of the line.
 2. Records are copied byte for byte, so that all files must be in one dialect. Failures go to the errors file.
 3. Nothing is overwritten. Each file gets its name when it is whole, and what was merged is still there.
 """
@@ -152,7 +153,7 @@ def _chosen(rows: Iterable[_Row], merged: Merged) -> Iterator[_Row]:
             continue
         known = best.get(row.id)
         merged.repeated += known is not None
-        best[row.id] = known if known and known.ok else row
+        best[row.id] = known if known and known.ok and not row.ok else row
     if merged.missing is not None:
         merged.missing += len(asked - best.keys())
         merged.strangers += len(best.keys() - asked)

@@ -19,14 +19,14 @@ from batchrunner.disk import DISK, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import StopError, UsageError
 from batchrunner.job import Redact, watched, writer
-from batchrunner.looking import Untouched, check_input, evidence_of, refuse_duplicates
+from batchrunner.looking import Untouched, check_input, evidence_of, refuse_duplicates, refuse_own, with_kept
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder
 from batchrunner.paths import Paths
 from batchrunner.resume import survey
 from batchrunner.settings import Settings
 from batchrunner.source import IterableSource, Source
-from batchrunner.spooling import KEPT, Rows, as_lines, is_kept, keep_input, lines_of, made_of, place
+from batchrunner.spooling import Rows, as_lines, keep_input, lines_of, made_of, place
 from batchrunner.summary import Summary
 
 STDOUT = "-"
@@ -49,8 +49,7 @@ class PipeJob:
         if sys.stdout is None:
             raise UsageError("E401", "stdout is closed: there is no place for the results", "name one: -o FILE")
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
-        given = Path(self._settings.rendering.render or folder / KEPT) if is_kept(self._settings) else Path(self.name)
-        paths = Paths(given, folder / "results", folder / "errors", folder)
+        paths = with_kept(self._settings, Paths(Path(self.name), folder / "results", folder / "errors", folder))
         place(await keep_input(self._settings, None, paths), paths.input)
         check_input(paths.input)
         self._path, self._settings = paths.input, as_lines(self._settings)
@@ -101,6 +100,7 @@ class MemoryJob:
     async def open(self, meter: Meter) -> None:
         """Nothing to prepare: how many there are shows when they have been read."""
         if isinstance(self._requests, str | os.PathLike):
+            refuse_own("report=FILE.html", self._settings.display.report, Paths.of(Path(self._requests)))
             if (made := made_of(self._settings)) is None:
                 check_input(Path(self._requests))
             else:

@@ -65,6 +65,11 @@ class Paths(Struct, frozen=True):
         return self.folder / "torn"
 
     @property
+    def earlier(self) -> Path:
+        """The folder of what was paid for and counts no more."""
+        return self.folder / "earlier"
+
+    @property
     def events(self) -> Path:
         """What every run says of itself, moment by moment."""
         return self.folder / "events.jsonl"

@@ -15,7 +15,8 @@ Rules:
 from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from itertools import compress, count
+from functools import partial
+from itertools import compress
 from operator import itemgetter
 from pathlib import Path
 from sys import maxsize
@@ -25,6 +26,7 @@ from msgspec import Struct
 
 from batchrunner.disk import record_blocks, why
 from batchrunner.errors import FileError
+from batchrunner.formats import is_made
 from batchrunner.joining import BLANK, FEW, KINDS, SPAN, Join, Notes, tag_of
 from batchrunner.landmarks import Landmark
 from batchrunner.paths import Paths
@@ -56,8 +58,8 @@ class Output(Protocol):
     def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
         """Keep a damaged line."""
 
-    def compact(self, keep: Callable[[bytes], bool]) -> int:
-        """Rewrite the errors file."""
+    def compact(self, ok: bool, keep: Callable[[int], bool]) -> int:
+        """Rewrite the results (`ok`) or errors file with the lines of these numbers, from 0."""
 
 
 class Told(Protocol):
@@ -97,26 +99,24 @@ def survey(evidence: Evidence, reopen: Callable[[str], bool] | None = None, keep
 
 
 def tidy(evidence: Evidence, keep_changed: bool = False) -> Standing:
-    """Leave one record in the errors file for each line that still fails, and those of strangers; the standing after that.
+    """Leave in the results no answer to an older text, in the errors one record for each line that still fails.
 
-    For the end of a run whose standing has `reopened` or `superseded` records.
+    What speaks of no line stays, but for records with made ids. For the end of a run whose standing had such records. Returns the
+    standing after that.
     """
     standing = survey(evidence, None, keep_changed)
-    evidence.output.compact(still_failing(standing))
+    evidence.output.compact(False, partial(_in, standing.current))
+    if standing.outdated:
+        evidence.output.compact(True, lambda number: not _in(standing.outdated, number))
     standing.damaged -= standing.damaged_errors
     standing.superseded, standing.damaged_errors, standing.current = 0, 0, bytearray()
+    standing.strangers -= standing.moved
+    standing.moved, standing.older, standing.outdated = 0, 0, bytearray()
     return standing
 
 
-def still_failing(standing: Standing) -> Callable[[bytes], bool]:
-    """What to keep of the errors file, for `Journal.compact`: it is asked about every line, in order, once."""
-    numbers, current = count(), standing.current
-
-    def keep(_raw: bytes) -> bool:
-        number = next(numbers)
-        return bool(current[number >> 3] & BIT[number & 7])
-
-    return keep
+def _in(bits: bytearray, number: int) -> bool:
+    return number >> 3 < len(bits) and bool(bits[number >> 3] & BIT[number & 7])
 
 
 class _Survey:
@@ -194,7 +194,7 @@ class _Survey:
             self._standing.answer(list(compress(told.lines, fits)))
         for tag, (_place, key, digest) in enumerate(rows, number):
             if not fits[tag - number]:
-                self._notes.told.add(key, digest, tag_of(tag, True, 0, True))
+                self._notes.told.add(key, digest, tag_of(tag, True, 0, True, is_made(told.ids[tag - number], digest)))
 
     def _deal(self, ok: bool, number: int, offset: int, lines: Sequence[bytes]) -> None:
         """A row of hash(id), digest, tag for each record."""
@@ -207,7 +207,9 @@ class _Survey:
             else:
                 kind = 0 if record.ok else kinds.setdefault(record.kind if len(kinds) < KINDS else "other", len(kinds))
                 self._standing.superseded += not ok
-                self._notes.told.add(hash(record.id), number_of(record.digest), tag_of(place, ok, kind, record.ok))
+                digest = number_of(record.digest)
+                tag = tag_of(place, ok, kind, record.ok, is_made(record.id, digest))
+                self._notes.told.add(hash(record.id), digest, tag)
             offset += len(raw)
 
     def _size(self, ok: bool) -> int:

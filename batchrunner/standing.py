@@ -41,11 +41,14 @@ class Standing(Struct):
     edits: list[tuple[str, int]] = []  # the first (id, line) with an answer to an older text; `changed` counts all
     changed: int = 0
     strangers: int = 0  # records whose id the input does not have
+    moved: int = 0  # those of them that are answers to lines without a custom_id: changed, moved or gone
+    older: int = 0  # answers to an older text of a line that has one to its text of today
     repeated: int = 0  # second and later successes of a line
     superseded: int = 0  # error records that no longer count: `tidy` removes them
     damaged: int = 0  # lines of the output that are no records
     damaged_errors: int = 0  # those of them in the errors file
     current: bytearray = bytearray()  # one bit a line of the errors file: it counts
+    outdated: bytearray = bytearray()  # one bit a line of the results file, as far as needed: it is one of `moved` or `older`
     marks: list[Landmark] = []  # where in the input lines begin
 
     @property

@@ -18,7 +18,7 @@ from batchrunner import cli
 from batchrunner.audience import Audience
 from batchrunner.dashboard import Dashboard
 from batchrunner.engine import Engine
-from batchrunner.errors import FileError
+from batchrunner.errors import FileError, UsageError
 from batchrunner.foreground import present
 from batchrunner.hooks import Hooks
 from batchrunner.meter import Snapshot
@@ -102,6 +102,29 @@ def test_report_says_where_it_cannot_write(job: Path, capsys: pytest.CaptureFixt
     batchrunner.run_sync(job, **SIMULATED)
     assert cli.main(["report", str(job), "--report", str(job / "x.html")]) == 2
     assert "[E401]" in capsys.readouterr().err
+
+
+OWN = ["in.jsonl", "in.results.jsonl", "in.errors.jsonl", "in.run/events.jsonl", "link", "in.run/../in.jsonl"]
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_a_report_is_never_written_over_a_file_of_the_job(job: Path, own: str) -> None:
+    batchrunner.run_sync(job, **SIMULATED)
+    job.with_name("link").symlink_to(job)
+    place = job.parent / own
+    before = place.read_bytes()
+    with pytest.raises(UsageError, match="own files"):
+        batchrunner.run_sync(job, report=str(place), **SIMULATED)
+    assert place.read_bytes() == before
+
+
+async def test_nor_over_the_input_of_a_job_that_keeps_nothing(job: Path) -> None:
+    before = job.read_bytes()
+    with pytest.raises(UsageError, match="own files"):
+        await batchrunner.run(job, "-", report=str(job), **SIMULATED)
+    with pytest.raises(UsageError, match="own files"):
+        await batchrunner.gather(job, report=str(job), **SIMULATED)
+    assert job.read_bytes() == before
 
 
 def test_a_pipe_and_a_stream_leave_a_page_where_they_are_told_to(job: Path, capfd: pytest.CaptureFixture[str]) -> None:

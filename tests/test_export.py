@@ -74,8 +74,8 @@ def test_each_request_has_one_row_and_a_success_goes_first(job: Paths) -> None:
     done = export(job, "out.csv")
     assert done.records == 4
     assert [(row["custom_id"], row["text"], row["error"]) for row in rows()] == [
-        ("a", "first", ""),
         ("b", "hi", ""),
+        ("a", "second", ""),
         ("c", "", "network: new"),
         ("d", "", "rejected: bad"),
     ]
@@ -173,6 +173,8 @@ def test_parquet_has_the_types_of_all_rows(tmp_path: Path) -> None:
         (("a.jsonl", "out.xlsx"), "E002"),
         (("a.jsonl", "-", "--as", "parquet"), "E002"),
         (("a.jsonl", "a.results.jsonl", "--as", "csv"), "E003"),
+        (("a.jsonl", "here/../a.jsonl", "--as", "csv"), "E003"),
+        (("a.jsonl", "link.jsonl", "--as", "csv"), "E003"),
         (("a.jsonl", "no/folder/out.csv"), "E404"),
     ],
 )
@@ -180,6 +182,7 @@ def test_what_cannot_be_written_is_refused(
     job: Paths, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: str
 ) -> None:
     write(job.results, answer("a"))
+    Path("link.jsonl").symlink_to(job.errors)
     before = job.results.read_bytes()
     assert main(["export", *words]) in {2, 4}
     assert f"[{code}]" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def test_everything_is_private_under_any_umask(paths: Paths, policy: Durability)
         with Journal.open(paths, policy) as journal:
             journal.append(line(2), False)
             journal.spill.put(line(3), True)
-            journal.compact(lambda raw: True)
+            journal.compact(False, lambda number: True)
     finally:
         os.umask(before)
     assert mode(paths.errors) == mode(paths.lock) == mode(paths.torn / f"{paths.results.name}.{len(line(1))}") == 0o600
@@ -220,7 +220,7 @@ def test_a_temporary_file_in_the_way_is_replaced_not_followed(paths: Paths, poli
     paths.errors.with_name(f"{paths.errors.name}.partial").symlink_to(victim)
     with Journal.open(paths, policy) as journal:
         journal.append(line(1), False)
-        journal.compact(lambda raw: True)
+        journal.compact(False, lambda number: True)
     assert numbers(paths.errors) == [1]
     assert victim.read_text() == "precious"
 
@@ -481,7 +481,7 @@ def test_answers_in_memory_are_spilled_and_taken_back(paths: Paths, policy: Dura
         journal.append(line(4), False)
         assert numbers(paths.results) == [1]
         with pytest.raises(FileError, match="the disk is full"):
-            journal.compact(lambda raw: True)
+            journal.compact(False, lambda number: True)
     with Journal.open(paths, policy) as journal:
         assert numbers(paths.results) == [1, 2, 3]
         assert numbers(paths.errors) == [4]
@@ -580,7 +580,7 @@ def job(paths: Paths, policy: Durability, disk: Disk) -> set[int]:
                 acknowledged.add(number)
                 if number == 13:
                     asyncio.run(journal.sync())
-            journal.compact(lambda raw: True)
+            journal.compact(False, lambda number: True)
     except BatchError:
         pass
     return acknowledged
@@ -661,25 +661,38 @@ def test_compaction_keeps_what_is_asked_for_and_goes_on(paths: Paths, policy: Du
         for number in range(5000):
             journal.append(line(number), False)
         before = paths.errors.stat().st_ino
-        assert journal.compact(lambda raw: json.loads(raw)["n"] % 10 == 0) == 500
+        assert journal.compact(False, lambda number: number % 10 == 0) == 500
         journal.append(line(9999), False)
         asyncio.run(journal.sync())
     assert numbers(paths.errors) == [*range(0, 5000, 10), 9999]
     assert mode(paths.errors) == 0o600
     assert paths.errors.stat().st_ino != before
     assert not list(paths.errors.parent.glob("*.partial"))
+    assert not paths.earlier.exists()
 
 
-def test_a_compaction_that_fails_changes_nothing(paths: Paths, policy: Durability) -> None:
-    def refuse(raw: bytes) -> bool:
+def test_what_falls_out_of_the_results_is_kept(paths: Paths, policy: Durability) -> None:
+    with Journal.open(paths, policy) as journal:
+        for number in range(6):
+            journal.append(line(number), True)
+        assert journal.compact(True, lambda number: number != 2) == 5
+        journal.append(line(7), True)
+        assert journal.compact(True, lambda number: number != 0) == 5
+    assert numbers(paths.results) == [1, 3, 4, 5, 7]
+    assert sorted(number for kept in paths.earlier.iterdir() for number in numbers(kept)) == [0, 2]
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_compaction_that_fails_changes_nothing(paths: Paths, policy: Durability, ok: bool) -> None:
+    def refuse(number: int) -> bool:
         raise OSError(errno.ENOSPC, "full")
 
     with Journal.open(paths, policy) as journal:
-        journal.append(line(1), False)
+        journal.append(line(1), ok)
         with pytest.raises(FileError, match="left as it was"):
-            journal.compact(refuse)
-        journal.append(line(2), False)
-    assert numbers(paths.errors) == [1, 2]
+            journal.compact(ok, refuse)
+        journal.append(line(2), ok)
+    assert numbers(paths.results if ok else paths.errors) == [1, 2]
     assert not list(paths.errors.parent.glob("*.partial"))
 
 

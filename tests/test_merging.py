@@ -34,11 +34,11 @@ def read(path: str) -> dict[str, int]:
     return {line["custom_id"]: line["response"]["body"]["mark"] for line in lines}
 
 
-def test_the_first_success_and_the_last_failure_count() -> None:
+def test_the_last_success_and_the_last_failure_count() -> None:
     one = write("1.jsonl", record("a", 500, 1), record("b", 200, 2), record("c", 500, 3))
     two = write("2.jsonl", record("a", 200, 4), record("b", 200, 5), record("c", 500, 6), record("b", 500, 7))
     merged = merge([one, two], Path("all.jsonl"))
-    assert read("all.jsonl") == {"a": 4, "b": 2}
+    assert read("all.jsonl") == {"a": 4, "b": 5}
     assert read("all.errors.jsonl") == {"c": 6}
     assert (merged.succeeded, merged.failed, merged.repeated, merged.exit_code) == (2, 1, 4, 1)
 

@@ -219,7 +219,8 @@ CODES: Mapping[str, Code] = {
     "E402": Code(
         "finished lines have another text now",
         "The input was edited since the last run, and lines that have a result already are no longer what was asked. "
-        "New, removed or moved lines are fine; only changed ones need your word.",
+        "New, removed or moved lines are fine; only changed ones need your word. Lines without a `custom_id` are known by their "
+        "number and text: where such lines are moved, what is behind them would be paid for again.",
         ("ask them again:  --changed rerun", "keep their results:  --changed keep", "start over:  --fresh"),
     ),
     "E403": Code(
