@@ -54,9 +54,9 @@ class FileError(BatchError):
     exit_code = 4
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`Did you mean X?` for a word that is not among those known; "" when none is close."""
+def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str:
+    """`Did you mean X?` for a word that is not among those known; "" when none is as like it as that."""
     import difflib  # only on the way to an error
 
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=likeness)
     return f"Did you mean {close[0]}?" if close else ""

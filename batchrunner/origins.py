@@ -5,7 +5,8 @@ Rules:
 1. First come, first served: command line (or argument) > environment > `--config FILE` > `batchrunner.toml` or
    `[tool.batchrunner]` in the current directory > the user's file > default. Nothing else is read, ever.
 2. A name nobody knows is an error (E001), not a typo that waits; so is a value that does not fit (E002).
-   Both say where they stand. Variables alone may be strange: others also name theirs BATCHRUNNER_something.
+   Both say where they stand. Variables alone may be strange, for others also name theirs BATCHRUNNER_something, but not all
+   but the name of one of ours: that is a typo.
 3. What may hide a secret is not repeated in an error.
 """
 
@@ -27,11 +28,12 @@ from batchrunner.core.template import Template
 from batchrunner.errors import UsageError, nearest
 from batchrunner.rendering import params
 from batchrunner.roster import NAME, roster
-from batchrunner.settings import FOREIGN, MASK, OPTIONS, SECRETIVE, Option, PriceRow, Settings, masked
+from batchrunner.settings import FOREIGN, MASK, OPTIONS, PREFIX, SECRETIVE, Option, PriceRow, Settings, masked
 
 COMMAND_LINE = "command line"
 ARGUMENT = "argument"
 FILE = "file "
+ALL_BUT = 0.85  # how like the name of ours a variable must be to be taken for a typo
 PROJECT_FILE, SHARED_FILE = "batchrunner.toml", "pyproject.toml"
 
 
@@ -165,7 +167,16 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Given]:
             text = environ[variable].strip()
             value = _items(text, variable) if each.type is tuple else text
             found[name] = Given(value, f"environment {variable}", variable)
+    _refuse_typos(environ)
     return found
+
+
+def _refuse_typos(environ: Mapping[str, str]) -> None:
+    ours = {each.variable.removeprefix(PREFIX): each for each in OPTIONS.values()}
+    for variable in environ:
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in ours and (meant := nearest(name, ours, ALL_BUT)):
+            raise UsageError("E001", f"{variable}: no such setting.", meant.replace("mean ", f"mean {PREFIX}"))
 
 
 def _items(text: str, variable: str) -> list[str]:
@@ -302,7 +313,13 @@ def _assembled(path: str, told: Mapping[str, Any]) -> Settings:
     return Settings(input=path, **own, **parts)
 
 
+def _outlasts(settings: Settings) -> bool:
+    whole, first = settings.timeouts.timeout, settings.timeouts.first_byte_timeout
+    return isinstance(whole, float) and isinstance(first, float) and first > whole
+
+
 _CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
+    (_outlasts, "first_byte_timeout is longer than timeout, which is for a whole attempt."),
     (lambda each: each.display.quiet and each.display.verbose, "quiet and verbose exclude each other."),
     (
         lambda each: each.records.strict_openai and each.records.output_format == "cookbook",

@@ -37,6 +37,7 @@ from batchrunner.slimming import Slimming
 from batchrunner.source import Intake
 
 SHORT = {"output": "-o", "concurrency": "-c", "quiet": "-q", "verbose": "-v"}
+PREFIX = "BATCHRUNNER_"  # of the variables of our options
 FOREIGN = {"base_url": "OPENAI_BASE_URL"}
 """Variables of the OpenAI SDK that fill an option of ours when our own variable is not set."""
 SECRETIVE = frozenset({"header", "base_url", "proxy"})
@@ -145,7 +146,7 @@ class Option(Struct, frozen=True, kw_only=True):
     @property
     def variable(self) -> str:
         """The option's own environment variable."""
-        return "BATCHRUNNER_" + self.name.upper()
+        return PREFIX + self.name.upper()
 
 
 def _described(name: str, section: str, annotation: Any, default: Any) -> Option:

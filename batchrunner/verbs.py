@@ -11,6 +11,7 @@ Rules:
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +126,12 @@ def _simulate(call: Call) -> int:
     from batchrunner import simulator
 
     profile = msgspec.structs.replace(simulator.profile_named(call.own.get("profile", "calm")), seed=seed)
-    say(f"http://127.0.0.1:{port}/v1 answers until Ctrl-C; its answers are simulated", sys.stderr)
+    ready = partial(say, f"http://127.0.0.1:{port}/v1 answers until Ctrl-C; its answers are simulated", sys.stderr)
     try:
-        asyncio.run(simulator.serve(port, profile))
-    except OSError as error:
-        raise UsageError(
-            "E002", f"--port: {port} cannot be used: {error.strerror or error}.", "Choose another with --port N"
-        ) from None
+        asyncio.run(simulator.serve(port, profile, ready))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "there is no such port"
+        raise UsageError("E002", f"--port: {port} cannot be used: {why}.", "Choose another with --port N") from None
     return 0
 
 

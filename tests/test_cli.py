@@ -204,6 +204,7 @@ def test_a_flag_that_may_stand_alone_leaves_the_input_alone(batch: Batch, capsys
         (["a.jsonl", "--fresh=maybe"], "E002", ["--fresh"]),
         (["retry", "a.jsonl", "--kind", "timeout_idel"], "E002", ["timeout_idel", "timeout_idle"]),
         (["simulate", "--port", "x"], "E002", ["--port"]),
+        (["simulate", "--port", "80000"], "E002", ["--port: 80000", "no such port"]),
         (["simulate", "--port", "٣"], "E002", ["--port"]),
         (["a.jsonl", "b.jsonl"], "E003", ["'b.jsonl'"]),
         (["a.jsonl", "-q", "-v"], "E003", ["quiet"]),

@@ -214,7 +214,14 @@ def test_variables_of_the_openai_sdk_are_heard_after_ours(tmp_path: Path) -> Non
 
 
 def test_strange_variables_are_not_ours(tmp_path: Path) -> None:
-    assert resolve(tmp_path, {}, {"BATCHRUNNER_SERVICE_HOST": "10.0.0.1"}).settings == Settings()
+    theirs = ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_80_TCP_ADDR", "DEBUG", "EXIT_CODE", "KEY", "API_KEY")
+    assert resolve(tmp_path, {}, {f"BATCHRUNNER_{name}": "10.0.0.1" for name in theirs}).settings == Settings()
+
+
+def test_a_variable_with_a_typo_is_not_passed_over(tmp_path: Path) -> None:
+    said = refused("E001", tmp_path, {}, {"BATCHRUNNER_MAX_COTS": "5"})
+    assert "BATCHRUNNER_MAX_COTS" in said
+    assert "BATCHRUNNER_MAX_COST?" in said
 
 
 def test_arguments_of_the_library_go_the_same_way(tmp_path: Path) -> None:
@@ -306,6 +313,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 def test_contradictions(tmp_path: Path) -> None:
     assert "quiet" in refused("E003", tmp_path, {"quiet": True, "verbose": True})
     assert "stdout" in refused("E003", tmp_path, {"output": "-", "json": True})
+    assert "whole attempt" in refused("E003", tmp_path, {"timeout": "3", "first_byte_timeout": "10m"})
     assert "as they are" in refused("E003", tmp_path, {"via": "batch", "max_image_px": 64})
 
 

@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -321,7 +321,11 @@ class _Connection(asyncio.Protocol):
         self.transport.close()
 
 
-async def serve(port: int, profile: Profile) -> None:
-    """Be an endpoint on 127.0.0.1:`port` until cancelled. OSError when the port is taken."""
+async def serve(port: int, profile: Profile, ready: Callable[[], object]) -> None:
+    """Be an endpoint on 127.0.0.1:`port` until cancelled; `ready` is called when it is one. OSError when the port is taken.
+
+    OverflowError: there is no such port.
+    """
     async with Simulator(profile, port):
+        ready()
         await asyncio.get_running_loop().create_future()
