@@ -637,17 +637,15 @@ async def test_leaving_closes_every_connection() -> None:
 
 
 async def test_serving_lasts_until_cancelled_and_binds_the_loopback_only() -> None:
+    ready = asyncio.Event()
     async with Simulator() as taken:
         assert taken.url == f"http://127.0.0.1:{taken.port}/v1"
         with pytest.raises(OSError, match="in use"):
-            await serve(taken.port, Profile())
-    task = asyncio.create_task(serve(taken.port, Profile()))
-    while True:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", taken.port)
-            break
-        except ConnectionRefusedError:
-            await asyncio.sleep(0)
+            await serve(taken.port, Profile(), ready.set)
+    assert not ready.is_set()
+    task = asyncio.create_task(serve(taken.port, Profile(), ready.set))
+    await ready.wait()
+    reader, writer = await asyncio.open_connection("127.0.0.1", taken.port)
     writer.write(raw(CHAT))
     assert (await hear(reader)).status == 200
     task.cancel()
