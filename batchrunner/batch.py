@@ -22,7 +22,7 @@ from batchrunner.channel import Opening
 from batchrunner.core.cost import Budget, Prices, price_table
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
-from batchrunner.core.model import Event
+from batchrunner.core.model import Event, Request, Result
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.service import EndpointRow
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
@@ -41,6 +41,7 @@ from batchrunner.network import fitted
 from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.passing import STDOUT, PipeJob
 from batchrunner.paths import PAGE
+from batchrunner.pilot import Pilot
 from batchrunner.reuse import reuse_of
 from batchrunner.settings import Settings
 from batchrunner.slimming import Slimmer, slimmer_of
@@ -94,7 +95,8 @@ async def run(
             view = Run(job, meter, lanes.endpoints, settings, prices, simulated, "\n".join(filter(None, (job.note, fit))))
             trail = view.leave_trail(origins)
             hooks, reusing = _reusing(settings, job, ways.doors, hooks, stack)
-            sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners]
+            hooks, piloting = _piloting(settings, prices, ways.doors, hooks)
+            sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners, *piloting]
             engine = view.engine = _engine(settings, job, meter, lanes, hooks, told, deliver, sink, slimmer)
             learning = _remembering(settings, job, ways.doors, engine.scheduler, stack)
             chores = [*job.chores(), *reusing, *learning, *trail.chores(), *_tending(lanes.crew, trail)]
@@ -268,6 +270,19 @@ def _prices(settings: Settings, doors: Sequence[Door]) -> Prices:
     """What tokens cost: by the user's own table, else by the list prices of whoever answers at an endpoint."""
     urls = {door.name: door.base_url for door in doors}
     return Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(urls[endpoint], model))
+
+
+def _piloting(settings: Settings, prices: Prices, doors: Sequence[Door], hooks: Hooks) -> tuple[Hooks, list[Listener]]:
+    """With a cap on money the first request of a model without a price goes ahead alone."""
+    if not settings.spending.max_cost:
+        return hooks, []
+    pilot, before = Pilot(lambda model: all(prices.of(door.name, model) for door in doors)), hooks.admit
+
+    async def admit(request: Request) -> Request | Result | None:
+        admitted = await before(request) if before else request
+        return await pilot.admit(admitted) if isinstance(admitted, Request) else admitted
+
+    return structs.replace(hooks, admit=admit), [pilot]
 
 
 def _budget(settings: Settings, view: Run) -> list[Chore]:

@@ -57,6 +57,7 @@ class Feeder:
             self._room.set()
 
     async def _open(self, item: Request | Result) -> None:
+        self._wake()  # a hook may take its time, or wait for what was offered before
         if isinstance(item, Request) and self._hooks.prepare:
             item = await self._prepared(item, self._hooks.prepare)
         admitted = await self._hooks.admit(item) if isinstance(item, Request) and self._hooks.admit else item

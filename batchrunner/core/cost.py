@@ -154,9 +154,8 @@ class Budget:
             )
             cost = self._prices.cost([spend])
             if cost is None:
-                self.over = (
-                    f"the price of {attempt.request.model or 'the model'} is not known, so --max-cost cannot be kept [E303]"
-                )
+                model = attempt.request.model or "the model"
+                self.over = f"the price of {model} is not known, so --max-cost cannot be kept: --price MODEL=IN/OUT [E303]"
                 return
             self._spent += cost
         self._judge()
