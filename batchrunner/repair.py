@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import socket
 import stat
 import time
@@ -24,7 +23,8 @@ from batchrunner.disk import BLOCK, Disk, Log, Unfit, blocks, last_line_end, own
 from batchrunner.errors import BatchError, FileError, UsageError
 
 _DEVICE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
-_OURS = re.compile(rb"(?m)^[{\[\0]")  # some line that may be a record, or the zeros a power cut leaves
+_OURS = (b"{", b"[", b"\0")  # how a record begins, or the zeros a power cut leaves
+_MARKS = frozenset({"response", "error", "result"})  # of which a record in an object has one
 _KINDS = {stat.S_IFREG: "", stat.S_IFLNK: "it is a symbolic link", stat.S_IFDIR: "it is a directory"}
 
 
@@ -101,7 +101,7 @@ def held(results: Path, holder: str) -> UsageError:
 
 def mend(disk: Disk, log: Log, torn: Path) -> None:
     """Cut what follows the last LF, after a copy of it is safe in `torn`."""
-    if log.size and not _OURS.search(disk.read(log.fd, BLOCK, 0)):
+    if log.size and not _ours(disk.read(log.fd, BLOCK, 0)):
         raise unusable(log.path, "it holds something other than results")
     end = last_line_end(disk, log.fd, log.size)
     if end < log.size:
@@ -109,6 +109,22 @@ def mend(disk: Disk, log: Log, torn: Path) -> None:
         disk.truncate(log.fd, end)
         disk.sync(log.fd)
         log.size = log.start = end
+
+
+def _ours(block: bytes) -> bool:
+    """Whether one of these lines may be a record, however spoiled; of half a line only where there is no whole one."""
+    lines = (block[: block.rfind(b"\n") + 1] or block).split(b"\n")
+    return any(map(_may_be_record, lines))
+
+
+def _may_be_record(raw: bytes) -> bool:
+    if not raw.startswith(_OURS):
+        return False
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(fields, dict) or not _MARKS.isdisjoint(fields)
 
 
 def set_aside(disk: Disk, torn: Path, name: str, pieces: Iterable[bytes]) -> None:

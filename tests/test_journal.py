@@ -73,7 +73,7 @@ def policy(tmp_path: Path) -> Durability:
 
 
 def line(number: int, size: int = 20) -> bytes:
-    return json.dumps({"n": number, "text": "x" * size}).encode() + b"\n"
+    return json.dumps({"n": number, "error": "x" * size}).encode() + b"\n"
 
 
 def numbers(*files: Path) -> list[int]:
@@ -172,6 +172,10 @@ PLANTED: list[Callable[[Path], object]] = [
     Path.mkdir,
     os.mkfifo,
     lambda path: path.write_text("Dear diary,\nnot a record"),
+    lambda path: path.write_text('{"custom_id": "r-1", "url": "/v1/x", "body": {"response": 1}}\n'),
+    lambda path: path.write_text('{"name": "Ada"}'),
+    lambda path: path.write_text('{"name": "Ada"}\n{"na'),
+    lambda path: path.write_text('{"name": "Ada"}\n' * 9000),
     lambda path: path.symlink_to("/dev/null"),
     lambda path: path.symlink_to(path),
 ]
@@ -635,7 +639,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 journal = Journal.open(Paths.of(Path(sys.argv[1])), Durability(spill_dir=sys.argv[2]))
 for number in range(20):
     try:
-        journal.append(b'{"n": %d, "text": "%s"}\\n' % (number, b"x" * 900), True)
+        journal.append(b'{"n": %d, "error": "%s"}\\n' % (number, b"x" * 900), True)
     except FileError as error:
         print(error.exit_code, error, flush=True)
 journal.close()

@@ -34,6 +34,7 @@ class Record:
     digest: str
     ok: bool
     kind: str
+    error: None = None
 
 
 def identify(raw: bytes, line: int) -> tuple[str, str]:
