@@ -10,7 +10,7 @@ Rules:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import identify
 from batchrunner.job import Redact, Reopen, watched, writer
 from batchrunner.journal import Journal
+from batchrunner.kept import kept_results
 from batchrunner.lines import read_lines
 from batchrunner.looking import check_input, evidence_of, failures, lines_have, paths_of, refuse_duplicates
 from batchrunner.meter import Meter
@@ -124,7 +125,24 @@ class FileJob:
             if left <= 0:
                 return watched(IterableSource(()), self.order)
             intake = msgspec.structs.replace(intake, limit=left)
+        self._origins, self._model = origins, model
         return watched(Source(self.paths.input, intake, standing.still_open, origins, model, standing.begin), self.order)
+
+    async def earlier(self, besides: Collection[int]) -> list[Result]:
+        """What the files hold for the lines that this run was about; `besides` are those whose results are at hand."""
+        standing = self._standing
+        if standing.total - standing.pending <= len(besides):
+            return []
+
+        def done(first: int, count: int) -> Iterable[int]:
+            lines = range(first, min(first + count, standing.last + 1))
+            return (line for line in lines if line not in besides and standing.is_done(line))
+
+        intake = msgspec.structs.replace(self._settings.intake, limit=0)
+        source = Source(self.paths.input, intake, done, self._origins, self._model)
+        requests = [item if isinstance(item, Request) else item.request async for block in source for item in block]
+        files = (self.paths.results, self.paths.errors)
+        return await asyncio.to_thread(kept_results, requests, files, self._settings.changed == "keep")
 
     async def put(self, results: Sequence[Result]) -> None:
         """Append to results and errors, one write for each; with `sync = always` also wait for stable storage."""

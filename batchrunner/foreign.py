@@ -14,7 +14,7 @@ Rules:
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, structs
@@ -25,6 +25,7 @@ from batchrunner.records import Facts, Record, facts_of, paired, written_out
 
 OutputFormat = Literal["auto", "openai", "azure", "mistral", "vllm", "anthropic", "cookbook"]
 Secrets = Callable[[bytes], bytes] | None
+T = TypeVar("T")
 _NULL = Raw(b"null")
 
 
@@ -160,6 +161,10 @@ class _Facts(Struct, frozen=True, gc=False):
     kind: str = ""
 
 
+class _Noted(Struct, gc=False):
+    batchrunner: Facts | None = None
+
+
 class _Ending(Struct, gc=False):
     type: str
 
@@ -178,6 +183,9 @@ class _Peek(Struct, gc=False):
 _read_ended = msgspec.json.Decoder(_Ended).decode
 _read_row = msgspec.json.Decoder(list[Raw]).decode
 _read_facts = msgspec.json.Decoder(_Facts).decode
+_read_whole_facts = msgspec.json.Decoder(Facts).decode
+_read_noted = msgspec.json.Decoder(_Noted).decode
+_UNTOLD = Facts(1, 0, 0, 0.0, "", "")
 _peek = msgspec.json.Decoder(_Peek).decode
 _ENDINGS = frozenset({"succeeded", "errored", "canceled", "expired"})
 
@@ -199,7 +207,19 @@ def read_record(raw: bytes) -> Record:
         return _told(_ended, raw)
 
 
-def _told(read: Callable[[bytes], Record], raw: bytes) -> Record:
+def read_facts(raw: bytes) -> Facts:
+    """What we noted beside an answer, in a line that is a record; empty where we did not."""
+    try:
+        return _told(_noted, raw) or _UNTOLD
+    except ValueError:  # a program newer than this one has
+        return _UNTOLD
+
+
+def _noted(raw: bytes) -> Facts | None:
+    return _read_whole_facts(_read_row(raw)[3]) if raw.startswith(b"[") else _read_noted(raw).batchrunner
+
+
+def _told(read: Callable[[bytes], T], raw: bytes) -> T:
     try:
         return read(raw)
     except msgspec.DecodeError:

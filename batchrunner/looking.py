@@ -190,9 +190,14 @@ def lines_have(count: int) -> str:
 
 
 def failures(standing: Standing) -> dict[Kind, int]:
-    """Failed and invalid lines by kind. A kind that a foreign or newer program wrote counts as rejected."""
+    """Failed and invalid lines by kind."""
     counts: dict[Kind, int] = {}
     for name, count in standing.kinds.items():
-        kind = Kind(name) if name in KINDS else Kind.REJECTED
+        kind = kind_named(name)
         counts[kind] = counts.get(kind, 0) + count
     return counts
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of this name; one that a foreign or newer program wrote counts as rejected."""
+    return Kind(name) if name in KINDS else Kind.REJECTED

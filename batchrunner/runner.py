@@ -21,7 +21,7 @@ from batchrunner import origins, roster
 from batchrunner.core.model import Kind, Result
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import streamed
-from batchrunner.errors import StopError
+from batchrunner.errors import StopError, UsageError
 from batchrunner.export import Exported, export
 from batchrunner.filing import FileJob
 from batchrunner.foreground import present
@@ -32,7 +32,7 @@ from batchrunner.loop import run_loop
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver
-from batchrunner.passing import MemoryJob
+from batchrunner.passing import STDOUT, MemoryJob
 from batchrunner.settings import Settings
 from batchrunner.source import Row
 from batchrunner.spooling import STDIN
@@ -111,13 +111,25 @@ class Runner:
         """Results as they arrive; with the option `ordered` in the order of the requests.
 
         `requests` is the path of a file, or an iterable or async iterable of input lines: dicts, raw bytes or `Request`s.
-        With `output` they are also kept there, and the same call again yields only what is missing; without it nothing is
-        kept. A slow reader slows the run. Raises BatchError like `run`, and after the last result StopError when the run was
-        stopped before its end. Leaving the runner ends what still runs.
+        With `output`, here or as the option, they are also kept there, and the same call again yields only what is missing;
+        without it nothing is kept. A slow reader slows the run. Raises BatchError like `run`, and after the last result
+        StopError when the run was stopped before its end. Leaving the runner ends what still runs.
         """
+        return self._begun(*self._asked(requests, output))
+
+    def _asked(self, requests: Requests, output: str | os.PathLike[str] | None) -> tuple[Settings, FileJob | MemoryJob]:
+        """What a call asks for. UsageError E003: stdout is nobody's place for results that go to the caller."""
         settings = self._settings(requests if isinstance(requests, str | os.PathLike) else STDIN, output)
+        if settings.output == STDOUT:
+            raise UsageError("E003", "the results go to the caller, not to stdout", "name a file as output, or leave it out")
+        if not settings.output:
+            return settings, MemoryJob(requests, settings)
+        return settings, FileJob(settings, rows=None if isinstance(requests, str | os.PathLike) else requests)
+
+    def _begun(self, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
+        """The stream of a job, held until it has ended."""
         key = object()
-        self._streams[key] = stream = self._stream(key, settings, _job(requests, settings, output is not None))
+        self._streams[key] = stream = self._stream(key, settings, job)
         return stream
 
     async def _stream(self, key: object, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
@@ -137,16 +149,25 @@ class Runner:
             self._streams.pop(key, None)
 
     async def gather(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> list[Result]:
-        """All results as a list in the order of the requests. StopError, which holds those there are, when it was stopped."""
+        """All results as a list in the order of the requests. StopError, which holds those there are, when it was stopped.
+
+        With `output` only what is missing there is sent, and the list holds what earlier calls have kept as well: its answer,
+        attempts and seconds as they were, its request as the line has it.
+        """
+        settings, job = self._asked(requests, output)
         results: list[Result] = []
+        stopped: StopError | None = None
         try:
-            async for result in self.stream(requests, output):
+            async for result in self._begun(settings, job):
                 results.append(result)  # noqa: PERF401 - a comprehension would lose them when it is stopped
         except StopError as stop:
-            stop.results = results
-            raise
-        finally:
-            results.sort(key=lambda result: result.request.line)
+            stopped = stop
+        if isinstance(job, FileJob):
+            results += await job.earlier({result.request.line for result in results})
+        results.sort(key=lambda result: result.request.line)
+        if stopped:
+            stopped.results = results
+            raise stopped
         return results
 
     def export(
@@ -175,9 +196,9 @@ async def run(input: str | os.PathLike[str], output: str | os.PathLike[str] | No
     return await Runner(**options).run(input, output)
 
 
-async def gather(requests: Requests, **options: Unpack[Options]) -> list[Result]:
-    """Send all requests and return their results in the same order. See `Runner.stream` for what a request may be."""
-    return await Runner(**options).gather(requests)
+async def gather(requests: Requests, output: str | os.PathLike[str] | None = None, **options: Unpack[Options]) -> list[Result]:
+    """Send all requests and return their results in the same order: `Runner.gather`, with the options of the command line."""
+    return await Runner(**options).gather(requests, output)
 
 
 def run_sync(input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Unpack[Options]) -> Report:  # noqa: A002
@@ -195,12 +216,6 @@ def chat(text: str, *, model: str, id: str | None = None, **body: Any) -> dict[s
     messages = [{"role": "user", "content": text}]
     line = {"method": "POST", "url": "/v1/chat/completions", "body": {"model": model, "messages": messages, **body}}
     return line if id is None else {"custom_id": id, **line}
-
-
-def _job(requests: Requests, settings: Settings, kept: bool) -> Job:
-    if not kept:
-        return MemoryJob(requests, settings)
-    return FileJob(settings) if isinstance(requests, str | os.PathLike) else FileJob(settings, rows=requests)
 
 
 def _whole(report: Report) -> None:

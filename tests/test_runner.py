@@ -12,11 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 import batchrunner
-from batchrunner import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner import Attempt, Error, Event, Kind, Outcome, Request, Result
 from batchrunner.errors import FileError, StopError
 from batchrunner.options import Options
 from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
+from tests.server import FaultServer, answering, json_reply
 
 
 def lines(count: int) -> list[dict[str, Any]]:
@@ -104,6 +105,81 @@ async def test_stream_with_an_output_yields_only_what_is_missing(tmp_path: Path)
     assert len(first) == 10
     assert sorted(second) == [f"q-{n}" for n in range(10, 15)]
     assert len(ids(tmp_path / "out.jsonl")) == 15
+
+
+def seen(results: list[Result]) -> list[object]:
+    """What a record of any dialect tells of a result."""
+    return [(each.id, each.kind, each.body, each.attempts, round(each.seconds, 3), each.endpoint, each.usage) for each in results]
+
+
+@pytest.mark.parametrize("dialect", ["openai", "vllm", "anthropic", "cookbook"])
+async def test_gather_with_an_output_gives_what_earlier_calls_have_kept(dialect: Any, tmp_path: Path) -> None:
+    rows, output = [*lines(6), {"custom_id": "bad"}], tmp_path / "out.jsonl"
+
+    def classify(attempt: Attempt, _outcome: Outcome) -> str | None:
+        return "policy" if attempt.request.id == "q-5" else None
+
+    async with Simulator() as simulator:
+        runner = batchrunner.Runner(base_url=simulator.url, output_format=dialect, limit=3, classify=classify)
+        calls = [await runner.gather(iter(rows), output) for _ in range(4)]
+        assert simulator.stats()["requests"] == 6
+    assert [len(results) for results in calls] == [3, 6, 7, 7]
+    first, second, _, last = calls
+    assert [result.id for result in last] == [*(f"q-{n}" for n in range(6)), "bad"]
+    assert seen(last[:5]) == seen([*first, *second[3:5]])
+    assert all(result.text.startswith("question") and result.usage for result in last[:5])
+    assert [result.kind for result in last] == [*[Kind.OK] * 5, Kind.POLICY, Kind.INVALID]
+    assert last[6].error
+    assert (last[6].error.message, bool(last[6].error.hint)) == ("url is missing", True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_a_kept_refusal_says_what_the_server_said(strict: bool, tmp_path: Path) -> None:
+    no = json_reply(400, {"error": {"message": "no such tool", "type": "invalid_request_error", "code": "tool_unknown"}})
+    async with FaultServer(answering(no)) as server:
+        options: Options = {"base_url": server.url, "strict_openai": strict}
+        told, kept = [await batchrunner.gather(lines(1), tmp_path / "out.jsonl", **options) for _ in range(2)]
+    assert told[0].error == kept[0].error == Error(Kind.REJECTED, "tool_unknown", "no such tool", kept[0].error.hint)
+    assert (kept[0].status, kept[0].body) == (400, told[0].body)
+
+
+async def test_gather_gives_the_answer_to_the_text_of_now(tmp_path: Path) -> None:
+    old, new = ([batchrunner.chat(text, model="m", id="q")] for text in ("old question", "new question"))
+    output = tmp_path / "out.jsonl"
+    for rows, changed, text in ((old, "refuse", "old"), (new, "keep", "old"), (new, "rerun", "new"), (new, "refuse", "new")):
+        options: Any = {"base_url": "simulated", "changed": changed}
+        (result,) = await batchrunner.gather(rows, output, **options)
+        assert result.text.startswith(text), changed
+
+
+async def test_a_stop_tells_what_earlier_calls_have_kept_too(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    await batchrunner.gather(lines(200), output, base_url="simulated", limit=50)
+    with pytest.raises(StopError) as stop:
+        await batchrunner.gather(lines(200), output, base_url="simulated", max_tokens_total=1, concurrency=2)
+    answered = [result.id for result in stop.value.results if isinstance(result, Result)]
+    assert answered[:51] == [f"q-{n}" for n in range(51)]
+    assert len(answered) == len(ids(output)) < 200
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+async def test_output_is_kept_to_wherever_it_is_named(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: Any = {"base_url": "simulated"}
+    if given == "option":
+        options["output"] = tmp_path / "out.jsonl"
+    else:
+        monkeypatch.setenv("BATCHRUNNER_OUTPUT", str(tmp_path / "out.jsonl"))
+    runner = batchrunner.Runner(**options)
+    assert len(await runner.gather(lines(3))) == 3
+    assert sorted(ids(tmp_path / "out.jsonl")) == ["q-0", "q-1", "q-2"]
+    assert [result.id async for result in runner.stream(lines(4))] == ["q-3"]
+
+
+async def test_results_for_the_caller_do_not_go_to_stdout_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(batchrunner.BatchError, match=r"\[E003\]"):
+        await batchrunner.gather(lines(1), "-", base_url="simulated")
+    assert not list(tmp_path.iterdir())
 
 
 async def test_requests_made_by_prepare_can_be_kept_and_continued(tmp_path: Path) -> None:
