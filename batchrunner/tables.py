@@ -12,7 +12,7 @@ import csv
 import glob
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ from batchrunner.lines import Oversized, read_lines
 from batchrunner.paths import PACKED, without_ending
 
 BATCH = 1024  # rows of a Parquet file that are read together
+FIRST = 20  # rows of JSON that are looked at for the columns
 
 
 class Flaw(Struct, frozen=True):
@@ -98,7 +99,16 @@ def _unnamed(source: Path | BinaryIO, columns: Columns, max_line: int) -> Number
 Lines = Iterable[tuple[int, bytes | Oversized]]
 
 
-def _json(lines: Lines, columns: Columns, _name: str) -> Numbered:
+def _json(lines: Lines, columns: Columns, name: str) -> Numbered:
+    rows = _json_rows(lines, columns)
+    first = list(islice(rows, FIRST))
+    found = [row for _, row in first if isinstance(row, dict)]
+    if found:
+        _refuse_unheard_of(columns, found, name)
+    yield from chain(first, rows)
+
+
+def _json_rows(lines: Lines, columns: Columns) -> Numbered:
     for number, raw in lines:
         if isinstance(raw, Oversized):
             yield number, Flaw(f"has {raw.size:,} bytes; at most {raw.limit:,} are accepted (--max-line)")
@@ -106,6 +116,12 @@ def _json(lines: Lines, columns: Columns, _name: str) -> Numbered:
             yield number, raw
         else:
             yield number, cells_of(raw)
+
+
+def _refuse_unheard_of(columns: Columns, rows: Sequence[Cells], name: str) -> None:
+    """Rows have no header: a column that none of the first has is taken for a mistake, one that some lack is not."""
+    names = list(dict.fromkeys(chain.from_iterable(rows)))
+    _refuse_missing(columns, names, f"{name}, in its first {len(rows)} rows,")
 
 
 def cells_of(raw: bytes) -> Cells | Flaw:

@@ -85,6 +85,14 @@ def test_lines_of_json_keep_their_numbers(tmp_path: Path) -> None:
     assert [row.why for _, row in found[1:3]] == ["is no JSON object", "is not JSON"]
 
 
+def test_a_column_that_none_of_the_first_rows_has_is_refused(tmp_path: Path) -> None:
+    path = kept(tmp_path / "a.jsonl", 'no\n{"b": 1}\n{"c": 2}\n' + '{"b": 1}\n' * 40)
+    assert len(rows(path, "b", "c")) == 43, "some lack it"
+    why = refusal(path, "b", "boi")
+    assert (why.code, why.hint) == ("E208", "It has: b, c")
+    assert "in its first 19 rows, has no column 'boi'" in why.message
+
+
 def test_lines_without_a_wish_are_their_bytes(tmp_path: Path) -> None:
     assert list(rows_of(kept(tmp_path / "a.jsonl", '{"a":  1}\n'), None, LONGEST)) == [(1, b'{"a":  1}')]
 
