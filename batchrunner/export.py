@@ -47,7 +47,7 @@ class Exported(Struct):
 
 
 def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exported:
-    """Write the records of a job as a table; `paths.input` may be a file of records itself. `sheet` names the form of the table.
+    """Write the records of a job as a table; `paths.input` may be the file of results itself. `sheet` names the form of the table.
 
     UsageError E201: there are no results. E002: no such form. E003: the file is one of the job's own. E206: an extra is missing.
     FileError E404: it cannot be written.
@@ -67,17 +67,17 @@ def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exp
 
 
 def _files(paths: Paths) -> list[Path]:
-    found = [path for path in (paths.results, paths.errors) if path.exists()]
-    if not found and paths.input.is_file() and _is_record(next((raw for _, raw in records(paths.input)), b"")):
-        return [paths.input]
+    answers = paths.input if _holds_records(paths.input) else paths.results
+    found = [path for path in (answers, paths.errors) if path.exists()]
     if not found:
         raise UsageError("E201", f"{paths.results}: there are no results yet.", f"Run the job first: batchrunner {paths.input}")
     return found
 
 
-def _is_record(raw: bytes) -> bool:
+def _holds_records(path: Path) -> bool:
+    """Whether the first line of a file is a record."""
     try:
-        return bool(read_record(raw).id)
+        return path.is_file() and bool(read_record(next((raw for _, raw in records(path)), b"")).id)
     except ValueError:
         return False
 

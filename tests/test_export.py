@@ -199,6 +199,14 @@ def test_the_command_writes_every_form_and_stdout(job: Paths, capsys: pytest.Cap
     assert capsys.readouterr().out == "custom_id,text\na,hi\n"
 
 
+@pytest.mark.parametrize(("failed", "names"), [((), ["a"]), ((failure("b"),), ["a", "b"])])
+def test_a_file_of_results_may_be_named_for_its_job(job: Paths, failed: tuple[dict[str, Any], ...], names: list[str]) -> None:
+    write(job.input, answer("a"))
+    write(job.errors, *failed)
+    assert main(["export", "a.jsonl", "out.csv"]) == 0
+    assert [row["custom_id"] for row in rows()] == names
+
+
 async def test_the_library_exports_what_it_ran(tmp_path: Path) -> None:
     runner = batchrunner.Runner(base_url="simulated")
     requests = [batchrunner.chat(f"question {n}", model="m", id=f"q-{n}") for n in range(5)]
