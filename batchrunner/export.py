@@ -47,7 +47,7 @@ class Exported(Struct):
 
 
 def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exported:
-    """Write the records of a job as a table; `paths.input` may be the file of results itself. `sheet` names the form of the table.
+    """Write the records of a job as a table; `paths.input` may be the results file itself. `sheet` names the form of the table.
 
     UsageError E201: there are no results. E002: no such form. E003: the file is one of the job's own. E206: an extra is missing.
     FileError E404: it cannot be written.
