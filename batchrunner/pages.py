@@ -56,6 +56,7 @@ class Pages:
             findings=ending.findings if ending else run.diagnose(),
             running=ending is None,
             paused=run.engine.scheduler.paused,
+            kept=bool(run.job.results),
             expected=snapshot.cost_expected,
         )
         chapter = Chapter(trail.start, tuple(run.moments()), end)

@@ -196,6 +196,12 @@ def test_folding_keeps_an_odd_one() -> None:
             "Stopped at 31 % done: 30 succeeded, 1 failed, 69 to go (key refused [E301])",
             "batchrunner a.jsonl --base-url http://h/v1",
         ),
+        (
+            Count(summary=summary(90, 10), failures={Kind.TIMEOUT_TOTAL: 10}, kept=False),
+            "bad",
+            "90 of 100 succeeded, 10 failed",
+            "",
+        ),
         (Count(summary=summary(30), running=True), "running", "30 % done: 30 succeeded, 70 to go", ""),
         (Count(summary=summary(30), running=True, paused=True), "running", "Paused at 30 % done: 30 succeeded, 70 to go", ""),
     ],
@@ -205,6 +211,11 @@ def test_every_ending_has_its_words_and_its_next_command(count: Count, state: st
     assert (story.state, story.verdict, story.next) == (state, verdict, command)
     assert bool(story.why) == bool(command)
     assert (story.share is not None) == count.running
+
+
+def test_nothing_continues_where_nothing_is_kept() -> None:
+    assert told(TWO, Count(summary=summary(30))).why == "continues where it was"
+    assert told(TWO, Count(summary=summary(30), kept=False)).why.startswith("starts anew")
 
 
 def test_retry_says_how_many_it_can_help() -> None:

@@ -142,6 +142,15 @@ def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     assert lines[3] == "            batchrunner explain E301     what E301 means"
 
 
+def test_what_went_to_a_pipe_is_not_said_to_be_safe() -> None:
+    for failures, stopped in (({}, "SIGINT"), ({Kind.QUOTA: 20}, "")):
+        snapshot = Snapshot(total=100 if stopped else 20, failed=20, failures=failures)
+        report = Report(summarise(snapshot, "-", stopped, 130 if stopped else 1), snapshot, "", "")
+        said = text.final(report, text.Job(input="-", options=("-o", "-")))
+        assert not any(word in said for word in ("nothing lost", "continues", "retry"))
+        assert ("next      batchrunner - -o -" in said) == ("starts anew" in said) == bool(stopped)
+
+
 def test_quiet_is_the_verdict_alone() -> None:
     assert len(text.final(ending(FULL), JOB, quiet=True).splitlines()) == 1
 
@@ -163,7 +172,8 @@ def test_opening() -> None:
     ]
     narrow = text.opening("in.jsonl", "r.jsonl", Snapshot(total=50000), ["one.example.com:8080", "two.example.com"], width=60)
     assert max(map(len, narrow.splitlines())) <= 60
-    assert text.opening("a", "", Snapshot()).splitlines() == ["a  requests · nothing done before", "Ctrl-C is safe"]
+    loose = text.opening("a", "", Snapshot()).splitlines()
+    assert loose == ["a  requests · nothing done before", "results are not kept: what is stopped starts anew"]
 
 
 def test_stopping_says_what_another_signal_does() -> None:

@@ -20,7 +20,7 @@ from batchrunner.report import rows
 from batchrunner.report import story as page
 from batchrunner.report.course import Chapter, course, sessions
 from batchrunner.report.layout import Command
-from batchrunner.report.text import Job, hopes, reopened
+from batchrunner.report.text import ANEW, Job, hopes, reopened
 from batchrunner.summary import Summary
 
 
@@ -32,6 +32,7 @@ class Count(Struct, frozen=True, kw_only=True):
     findings: Sequence[Found] = ()
     running: bool = False
     paused: bool = False
+    kept: bool = True  # results are, so that one can go on from them
     expected: float | None = None  # what it will have cost
 
 
@@ -111,9 +112,9 @@ def _next(count: Count, job: Job) -> Command:
     if count.running:
         return Command("")
     if count.summary.pending or count.summary.stopped:
-        return job.step("continues where it was")
+        return job.step("continues where it was" if count.kept else ANEW)
     hopeful, hopeless = reopened(count.failures)
-    return job.step(f"asks again {hopes(hopeful, hopeless)}", "retry") if hopeful else Command("")
+    return job.step(f"asks again {hopes(hopeful, hopeless)}", "retry") if hopeful and count.kept else Command("")
 
 
 # ---- figures ----

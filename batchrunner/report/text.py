@@ -23,6 +23,9 @@ from batchrunner.summary import Report, Summary
 CAUSES = 3  # that the end of a run names
 RETRIED = 0.05  # share of attempts that were repetitions: beyond, something went wrong although all may have succeeded
 
+ANEW = "starts anew: results are kept, and gone on from, with -o FILE"
+"""What the same command does where results are kept nowhere."""
+
 _TROUBLE: Mapping[str, tuple[Kind, ...]] = {
     "429": (Kind.RATE_LIMITED,),
     "overloaded": (Kind.OVERLOADED,),
@@ -68,9 +71,9 @@ def opening(
     before = f"{number(snapshot.done)} done before" if snapshot.done else "nothing done before"
     to_go = "" if snapshot.total is None else f", {number(snapshot.pending)} to go"
     asked = f" to {', '.join(map(visible, endpoints))}" if endpoints else ""
-    where = f"results → {visible(results)} · " if results else ""
+    where = f"results → {visible(results)} · Ctrl-C is safe" if results else "results are not kept: what is stopped starts anew"
     head = fold(f"{total}{asked} · {before}{to_go}", width - len(visible(input)) - 2)
-    lines = [f"{visible(input)}  {head[0]}", *(f"  {line}" for line in head[1:]), *fold(f"{where}Ctrl-C is safe", width)]
+    lines = [f"{visible(input)}  {head[0]}", *(f"  {line}" for line in head[1:]), *fold(where, width)]
     return "\n".join([*lines, *(["The answers are simulated: no model is asked."] if simulated else [])])
 
 
@@ -85,7 +88,7 @@ def stopping(in_flight: int, grace: float) -> str:
 def final(ending: Report, job: Job, quiet: bool = False, width: int = WIDTH) -> str:
     """The last word on a run: verdict, what it took, what failed, what to type next."""
     summary, snapshot = ending.summary, ending.snapshot
-    lines = _stopped(summary, snapshot, job, width) if _is_open(summary) else _verdict(summary, snapshot, width)
+    lines = _stopped(ending, job, width) if _is_open(summary) else _verdict(summary, snapshot, width)
     return "\n".join(lines if quiet else [*lines, *block(_facts(ending, job), width)])
 
 
@@ -96,7 +99,7 @@ def status(ending: Report, job: Job, width: int = WIDTH) -> str:
     share = f"{percent(done, summary.total)} · {number(done)} of {number(summary.total)} done"
     parts = ("succeeded", summary.succeeded), ("failed", summary.failed), ("invalid", summary.invalid), ("to go", summary.pending)
     counts = " · ".join(f"{number(count)} {word}" for word, count in parts if count)
-    facts = [("lines", counts), *_failure_facts(ending.snapshot), *_ways_on(summary, ending.snapshot, job), *_files(ending)]
+    facts = [("lines", counts), *_failure_facts(ending.snapshot), *_ways_on(ending, job), *_files(ending)]
     return "\n".join([f"{visible(job.input)}  {share}", *block(facts, width)])
 
 
@@ -124,15 +127,16 @@ def _verdict(summary: Summary, snapshot: Snapshot, width: int) -> list[str]:
     return ends(said, f"{seconds(summary.seconds)}{pace}", min(width, WIDTH))
 
 
-def _stopped(summary: Summary, snapshot: Snapshot, job: Job, width: int) -> list[str]:
+def _stopped(ending: Report, job: Job, width: int) -> list[str]:
+    summary, snapshot = ending.summary, ending.snapshot
     done = summary.total - summary.pending
     share = percent(done, summary.total)
     head = f"■ stopped at {share} · {visible(summary.stopped)}" if summary.stopped else f"✓ {share} done, as far as was asked for"
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
-    counts = f"{number(done)} done, {number(summary.pending)} to go · nothing lost{dropped}"
+    counts = f"{number(done)} done, {number(summary.pending)} to go{' · nothing lost' if ending.results else ''}{dropped}"
     code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
     more = [("", Command(shlex.join([*job.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
-    ways = block([("next", job.step("continues")), *more], width)
+    ways = block([("next", job.step("continues" if ending.results else ANEW)), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
 
 
@@ -151,7 +155,7 @@ def _facts(ending: Report, job: Job) -> list[Fact]:
         ("trouble", _trouble(snapshot)),
         *_failure_facts(snapshot),
         *_cause_facts(ending),
-        *([] if _is_open(summary) else _ways_on(summary, snapshot, job)),
+        *([] if _is_open(summary) or not ending.results else _ways_on(ending, job)),
         *_files(ending),
         ("exit", str(summary.exit_code)),
     ]
@@ -181,8 +185,9 @@ def _cause_facts(ending: Report) -> list[Fact]:
     return [("" if place else "cause", line) for place, line in enumerate(line for pair in said for line in pair if line)]
 
 
-def _ways_on(summary: Summary, snapshot: Snapshot, job: Job) -> list[Fact]:
+def _ways_on(ending: Report, job: Job) -> list[Fact]:
     """What to type next: continue an open job; re-open what can succeed in a finished one."""
+    summary, snapshot = ending.summary, ending.snapshot
     if _is_open(summary):
         return [("next", job.step(""))]
     hopeful, hopeless = reopened(snapshot.failures)
