@@ -13,10 +13,8 @@ from msgspec import Struct
 
 from batchrunner.settings import OPTIONS
 
-FILES = frozenset({"--output", "--config", "--ca-bundle", "--report", "--spill-dir", "--done", "--errors"})
-"""Options whose value is a path."""
-INPUTLESS = frozenset({"simulate", "config", "explain", "completion"})
-"""Verbs that take no file."""
+PATHS = ("FILE", "DIR")
+"""How the placeholder of a path begins."""
 
 
 class Flag(Struct, frozen=True):
@@ -26,25 +24,27 @@ class Flag(Struct, frozen=True):
     help: str
     choices: tuple[str, ...] = ()
     valued: bool = False
+    files: bool = False  # its value is a path
     verbs: tuple[str, ...] = ()
-
-    @property
-    def files(self) -> bool:
-        """Whether its value is a path."""
-        return not FILES.isdisjoint(self.names)
 
 
 def flags(own: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[Flag]:
     """Every option: those of the settings, and each verb's own as `own` tells them (flag to argparse's keywords)."""
     found = [
-        Flag(each.flags, each.help, each.choices or (("auto",) if each.auto else ()), each.type is not bool and not each.bare)
+        Flag(
+            each.flags,
+            each.help,
+            each.choices or (("auto",) if each.auto else ()),
+            each.type is not bool and not each.bare,
+            each.metavar.startswith(PATHS),
+        )
         for each in OPTIONS.values()
     ]
-    found += [Flag(("--config",), "read settings from this TOML file too", (), True), Flag(("--help",), "all of the help")]
+    found += [Flag(("--config",), "read settings from this TOML file too", (), True, True), Flag(("--help",), "all of the help")]
     found.append(Flag(("--version",), "print the version"))
     for verb, options in own.items():
         found += [
-            Flag((name,), f"of {verb}", (), "action" not in words or words["action"] == "append", (verb,))
+            Flag((name,), f"of {verb}", (), words.get("action") != "store_true", str(words.get("metavar")) in PATHS, (verb,))
             for name, words in options.items()
         ]
     return found

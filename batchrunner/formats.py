@@ -96,7 +96,7 @@ def digests(lines: Sequence[Line]) -> "array[int]":
 def refuse(raw: bytes | Oversized, line: int, message: str, hint: str) -> Result:
     """The final word on a line that cannot be sent."""
     name, digest = identify(raw, line)
-    stub = Request(line=line, id=name, digest=digest, route=Route.HTTP, path="", made_id=name == _made(line, digest))
+    stub = Request(line=line, id=name, digest=digest, route=Route.HTTP, path="")
     return Result(request=stub, kind=Kind.INVALID, error=Error(Kind.INVALID, "E203", message, hint))
 
 
@@ -155,7 +155,6 @@ def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str, dialec
         choices=choices(known),
         images=_images(known),
         stream=known.get("stream") is True,
-        made_id=fields.custom_id is None,
         headers=_headers(bytes(fields.headers)) if fields.headers else (),
         metadata=fields.metadata,
     )

@@ -293,7 +293,7 @@ class Verb(Struct, frozen=True):
     most: int = 1  # words it takes
 
 
-_FILES = {flag: {"action": "extend", "nargs": "+"} for flag in ("--done", "--errors")}
+_FILES = {flag: {"action": "extend", "nargs": "+", "metavar": "FILE"} for flag in ("--done", "--errors")}
 VERBS: Mapping[str, Verb] = {
     "run": Verb(_run, {"--dry-run": {"action": "store_true"}}),
     "submit": Verb(_submit),
@@ -301,7 +301,7 @@ VERBS: Mapping[str, Verb] = {
     "retry": Verb(_retry, {"--all": {"action": "store_true"}, "--kind": {"action": "append"}, **_FILES}),
     "status": Verb(_status),
     "export": Verb(_export, {"--columns": {}, "--as": {"choices": ["csv", "tsv", "md", "txt", "parquet"]}}, 2),
-    "merge": Verb(_merge, {"--input": {}}, sys.maxsize),
+    "merge": Verb(_merge, {"--input": {"metavar": "FILE"}}, sys.maxsize),
     "simulate": Verb(_simulate, {"--port": {}, "--profile": {}, "--seed": {}}),
     "config": Verb(_config, {"--origin": {"action": "store_true"}}),
     "explain": Verb(_explain),

@@ -41,7 +41,7 @@ def test_a_row_of_an_anthropic_batch() -> None:
     request = good({"custom_id": "a-1", "params": CHAT}, "anthropic")
     assert (request.id, request.route, request.path, request.method) == ("a-1", Route.MESSAGES, "/v1/messages", "POST")
     assert (request.body, request.model, request.max_tokens) == (json.dumps(CHAT).encode(), "m", 5)
-    assert good({"params": CHAT}, "anthropic").made_id
+    assert good({"params": CHAT}, "anthropic").id.startswith("line-")
     assert good({"custom_id": "a", "params": CHAT}, "anthropic", "/v1/chat/completions").route is Route.CHAT
     assert "params" in why({"custom_id": "a"}, "anthropic")
     assert "body is" in why({"custom_id": "a", "params": [1]}, "anthropic")
@@ -59,7 +59,7 @@ def test_a_row_of_mistrals() -> None:
 def test_a_line_of_the_cookbook_is_the_body() -> None:
     raw = b'{"model":"m",  "messages":[{"role":"user","content":"1.50000000000000000001"}]}'
     request = good(raw, "cookbook")
-    assert (request.body, request.route, request.made_id, request.metadata) == (raw, Route.CHAT, True, b"")
+    assert (request.body, request.route, request.id[:5], request.metadata) == (raw, Route.CHAT, "line-", b"")
     assert good({"model": "m", "prompt": "x"}, "cookbook").route is Route.COMPLETIONS
     assert good({"model": "m", "input": "x"}, "cookbook", "/v1/embeddings").route is Route.EMBEDDINGS
     assert "route" in why({"model": "m", "input": "x"}, "cookbook")
@@ -70,7 +70,7 @@ def test_what_a_cookbook_line_says_of_itself_is_not_sent() -> None:
     row = CHAT | {"metadata": {"row": 7}, "custom_id": "mine"}
     request = good(row, "cookbook")
     assert json.loads(request.body) == CHAT
-    assert (request.id, request.made_id, json.loads(request.metadata)) == ("mine", False, {"row": 7})
+    assert (request.id, json.loads(request.metadata)) == ("mine", {"row": 7})
 
 
 @pytest.mark.parametrize("name", ["openai", "azure", "vllm", "http"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchrunner import formats
 from batchrunner.core.model import Kind, Request, Result, Route
-from batchrunner.formats import digests, identify, names, parse
+from batchrunner.formats import digests, identify, is_made, names, parse
 from batchrunner.lines import Oversized, blank
 from batchrunner.rows import number_of
 
@@ -55,7 +55,7 @@ def why(raw: bytes, **options: Any) -> str:
 def test_a_chat_line() -> None:
     raw = chat()
     request = good(raw)
-    assert (request.line, request.id, request.made_id) == (7, "r-1", False)
+    assert (request.line, request.id) == (7, "r-1")
     assert (request.route, request.method, request.path) == (Route.CHAT, "POST", "/v1/chat/completions")
     assert (request.model, request.max_tokens, request.choices, request.images, request.stream) == ("m-1", 40, 1, 0, False)
     assert request.body == json.dumps(CHAT).encode()
@@ -216,7 +216,7 @@ def test_d9_a_key_of_the_envelope_that_stands_twice(raw: bytes) -> None:
 def test_d11_a_missing_id_is_made_of_number_and_digest() -> None:
     for raw in (written(url="/x", body={}), written(custom_id=None, url="/x", body={})):
         request = good(raw)
-        assert request.made_id
+        assert is_made(request.id, number_of(request.digest))
         assert request.id == f"line-7-{request.digest[:8]}"
         assert parse(raw, 8) != request, "the same text on another line is another request"
 
@@ -226,13 +226,14 @@ def test_d11_an_improper_id_is_refused_under_a_made_one(name: object, says: str)
     result = bad(chat(custom_id=name))
     assert result.error
     assert says in result.error.message
-    assert result.request.made_id
     assert result.id.startswith("line-7-")
+    assert is_made(result.id, number_of(result.request.digest))
 
 
 def test_an_invalid_line_keeps_its_own_id() -> None:
     result = bad(chat(url=None))
-    assert (result.id, result.request.made_id) == ("r-1", False)
+    assert result.id == "r-1"
+    assert not is_made("line-7-00000000", number_of(result.request.digest)), "a custom_id may look like one"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,6 @@ class Request(Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     choices: int = 1  # answers the line asks for: `n` of a chat, inputs of an embedding; 0: cannot be told
     images: int = 0
     stream: bool = False  # the line itself asks for a stream
-    made_id: bool = False  # the line had no custom_id; `id` was made from its number and digest
     headers: tuple[tuple[str, str], ...] = ()
     metadata: bytes = b""  # of a cookbook line, as one JSON value: it stays here and returns with the result
     slimmed: Slimmed | None = None  # what was changed before the sending

@@ -300,6 +300,3 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="event"):
 
 Line = Start | Moment | End
 """A line of events.jsonl."""
-
-TrialLine = SessionLine | AttemptLine
-"""A line of attempts.jsonl."""
