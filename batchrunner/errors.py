@@ -17,9 +17,13 @@ from collections.abc import Iterable, Sequence
 
 
 class BatchError(Exception):
-    """What stops a run. `str()` is the message, the hint on its own line, and the code."""
+    """What stops a run. `str()` is the message, the hint on its own line, and the code.
+
+    `results` holds what `gather` had until then, in the order of the requests.
+    """
 
     exit_code = 4
+    results: Sequence[object] = ()
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(code, message, hint)
@@ -39,13 +43,9 @@ class UsageError(BatchError):
 
 
 class StopError(BatchError):
-    """An endpoint, or a cap the user set, ended the run early. The same command continues.
-
-    `results` holds what `gather` had until then, in the order of the requests.
-    """
+    """An endpoint, or a cap the user set, ended the run early. The same command continues."""
 
     exit_code = 3
-    results: Sequence[object] = ()
 
 
 class FileError(BatchError):

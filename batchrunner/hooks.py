@@ -1,19 +1,22 @@
-"""What the user of the library may do on the way, and what becomes of a line whose hook fails.
+"""What the user of the library may do on the way, and what becomes of a line whose hook fails, or of a run whose rows do.
 
 Rules:
 
 1. A hook that raises, or returns what cannot be used, fails the line that it was called for. Nothing vanishes by it.
 2. What is sent may be changed; which line it answers may not.
+3. An iterable that raises ends the run in order: nobody knows what it would have given. What has been sent is not lost.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import Struct, structs
 
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Result
 from batchrunner.core.treatment import ended
+from batchrunner.errors import BatchError
 from batchrunner.outbox import Echo, Notice
 
 
@@ -46,3 +49,15 @@ _PLACE = re.compile(r"\$\[(\d+)\]")
 def hook_failed(request: Request, why: str) -> Result:
     """The result of a line whose hook failed."""
     return ended(request, Outcome(Kind.HOOK, code="E501", message=why))
+
+
+@contextmanager
+def taking_rows() -> Iterator[None]:
+    """While the caller's own iterable is asked for rows: what it raises is a BatchError E501."""
+    try:
+        yield
+    except BatchError:
+        raise
+    except Exception as error:
+        message = f"the iterable of requests raised {type(error).__name__}: {error}"
+        raise BatchError("E501", message, "mend it, then ask again: with output what has come is not asked for twice") from error

@@ -21,7 +21,7 @@ from batchrunner import origins, roster
 from batchrunner.core.model import Kind, Result
 from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import streamed
-from batchrunner.errors import StopError, UsageError
+from batchrunner.errors import BatchError, StopError, UsageError
 from batchrunner.export import Exported, export
 from batchrunner.filing import FileJob
 from batchrunner.foreground import present
@@ -149,25 +149,25 @@ class Runner:
             self._streams.pop(key, None)
 
     async def gather(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> list[Result]:
-        """All results as a list in the order of the requests. StopError, which holds those there are, when it was stopped.
+        """All results as a list in the order of the requests. A BatchError, such as StopError, holds those that had come.
 
         With `output` only what is missing there is sent, and the list holds what earlier calls have kept as well: its answer,
         attempts and seconds as they were, its request as the line has it.
         """
         settings, job = self._asked(requests, output)
         results: list[Result] = []
-        stopped: StopError | None = None
+        broken: BatchError | None = None
         try:
             async for result in self._begun(settings, job):
                 results.append(result)  # noqa: PERF401 - a comprehension would lose them when it is stopped
-        except StopError as stop:
-            stopped = stop
-        if isinstance(job, FileJob):
+        except BatchError as error:
+            broken = error
+        if isinstance(job, FileJob) and (broken is None or isinstance(broken, StopError)):
             results += await job.earlier({result.request.line for result in results})
         results.sort(key=lambda result: result.request.line)
-        if stopped:
-            stopped.results = results
-            raise stopped
+        if broken:
+            broken.results = results
+            raise broken
         return results
 
     def export(

@@ -30,6 +30,7 @@ from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
 from batchrunner.formats import parse, refuse
 from batchrunner.glance import GLANCED, request
+from batchrunner.hooks import taking_rows
 from batchrunner.landmarks import START, Landmark
 from batchrunner.lines import MAX_LINE, PUT_BACK, Begin, Line, blank, open_blocks, read_lines, without_ending
 from batchrunner.selecting import fits, of_shard, where
@@ -270,9 +271,10 @@ class IterableSource:
         self._left = 0
 
     async def _take(self) -> list[Row]:
-        if isinstance(self._rows, AsyncIterator):
-            return [row] if (row := await anext(self._rows, None)) is not None else []
-        return list(islice(self._rows, min(BLOCK_ROWS, self._left)))
+        with taking_rows():
+            if isinstance(self._rows, AsyncIterator):
+                return [row] if (row := await anext(self._rows, None)) is not None else []
+            return list(islice(self._rows, min(BLOCK_ROWS, self._left)))
 
     def _item(self, row: Row) -> Request | Result | None:
         self._line += 1

@@ -24,6 +24,7 @@ import msgspec
 from batchrunner.core.model import Request
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.errors import FileError, UsageError
+from batchrunner.hooks import taking_rows
 from batchrunner.paths import Paths
 from batchrunner.rendering import Recipe, lines_made
 from batchrunner.settings import Settings
@@ -131,7 +132,8 @@ async def keep_input(settings: Settings, rows: Rows | None, paths: Paths) -> Pat
     """
     new = paths.input.with_name(f"{paths.input.name}.new")
     if rows is not None:
-        await _keep_rows(lines_of(rows, settings), new)
+        with taking_rows():
+            await _keep_rows(lines_of(rows, settings), new)
     elif (made := made_of(settings, paths)) is not None:
         await asyncio.to_thread(keep, made, new)
     elif settings.input == STDIN:

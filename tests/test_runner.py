@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import typing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,36 @@ async def test_results_for_the_caller_do_not_go_to_stdout_as_well(tmp_path: Path
     with pytest.raises(batchrunner.BatchError, match=r"\[E003\]"):
         await batchrunner.gather(lines(1), "-", base_url="simulated")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_rows_that_raise_say_what_they_raised(kept: bool, tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from lines(3)
+        raise ValueError("mine")
+
+    with pytest.raises(batchrunner.BatchError, match=r"ValueError: mine \[E501\]") as broken:
+        await batchrunner.gather(rows(), tmp_path / "out.jsonl" if kept else None, base_url="simulated")
+    assert isinstance(broken.value.__cause__, ValueError)
+
+
+async def test_rows_that_raise_in_the_middle_lose_no_answer() -> None:
+    come = asyncio.Event()
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for row in lines(5):
+            yield row
+        await come.wait()
+        raise ValueError("mine")
+
+    def count(event: Event) -> None:
+        if event.result and event.result.id == "q-4":
+            come.set()
+
+    runner = batchrunner.Runner(base_url="simulated", concurrency=1, on_event=count)
+    with pytest.raises(batchrunner.BatchError, match=r"ValueError: mine \[E501\]") as broken:
+        await runner.gather(rows())
+    assert [result.id for result in broken.value.results if isinstance(result, Result)] == [f"q-{n}" for n in range(5)]
 
 
 async def test_requests_made_by_prepare_can_be_kept_and_continued(tmp_path: Path) -> None:
