@@ -87,6 +87,7 @@ class FileJob:
         self._refuse_edits()
         self._refuse_mixture()
         standing = self._standing
+        self.note = "\n".join(filter(None, (self.note, _damage(standing.damaged, self.paths))))
         if standing.pending:
             await self._watch_room()
         meter.total, meter.duplicates = standing.total, standing.repeated
@@ -266,6 +267,12 @@ class FileJob:
                 f"less than {least:,.12g} MiB are left on the disk of {self.results}; stopped before paying for more",
                 "make room, then run the same command again; or allow less: --min-free SIZE",
             )
+
+
+def _damage(count: int, paths: Paths) -> str:
+    """What to say of lines of the output that are no records; "" when there are none."""
+    lines = "1 damaged line stays" if count == 1 else f"{count} damaged lines stay"
+    return f"{lines} in the output, passed over; copied to {paths.torn}" if count else ""
 
 
 def _first_record(path: Path) -> bytes:

@@ -656,6 +656,17 @@ def test_the_input_is_no_place_for_output(run: Command, sim: Simulator) -> None:
     assert (Path("a.errors.jsonl").read_bytes(), sim.stats()["requests"]) == (before, 0)
 
 
+def test_a_damaged_line_of_the_output_is_spoken_of(run: Command, sim: Simulator) -> None:
+    write(*range(5))
+    assert run("a.jsonl").code == 0
+    whole = Path("a.results.jsonl").read_bytes().splitlines(keepends=True)
+    Path("a.results.jsonl").write_bytes(b"".join([*whole[:2], b"{garbage\n", *whole[3:]]))
+    code, _, err = run("a.jsonl", "--display", "log")
+    assert (code, sim.stats()["requests"]) == (0, 6)
+    assert "1 damaged line stays in the output, passed over; copied to a.run/torn" in " ".join(err.split())
+    assert "damaged" not in run("a.jsonl", "--fresh", "--display", "log").err
+
+
 def test_a_file_of_somebody_else_is_not_written_to(run: Command, sim: Simulator) -> None:
     write(1)
     Path("notes.txt").write_text("my notes\nwithout an end")
