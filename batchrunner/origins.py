@@ -23,6 +23,7 @@ from msgspec import Struct
 from batchrunner.core import units
 from batchrunner.core.cost import price_table
 from batchrunner.core.selection import array_piece, condition, piece
+from batchrunner.core.service import check_variables
 from batchrunner.core.stopping import cap_of
 from batchrunner.core.template import Template
 from batchrunner.errors import UsageError, nearest
@@ -86,6 +87,7 @@ def _check_header(items: tuple[str, ...]) -> None:
 
 
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "api_key_env": check_variables,
     "header": _check_header,
     "hedge": cap_of,
     "max_failures": cap_of,

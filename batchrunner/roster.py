@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from batchrunner.core import units
-from batchrunner.core.service import COUNTS, EndpointRow
+from batchrunner.core.service import COUNTS, EndpointRow, check_variables
 from batchrunner.errors import UsageError, nearest
 
 NAME = "endpoint"
@@ -40,9 +40,14 @@ def _row(found: Any, place: str) -> EndpointRow:
             raise UsageError("E001", f"{place}: {name}: no such setting of an endpoint.", hint)
     counts = {name: _count(found[name], f"{place}: {name}") for name in COUNTS if name in found}
     try:
-        return msgspec.convert({**found, **counts}, EndpointRow)
+        row = msgspec.convert({**found, **counts}, EndpointRow)
     except msgspec.ValidationError as error:
         raise UsageError("E002", f"{place}: {str(error)[:1].lower()}{str(error)[1:]}.", _EXAMPLE) from None
+    try:
+        check_variables([row.api_key_env or ""])
+    except ValueError as error:
+        raise UsageError("E002", f"{place}: api_key_env: the value {error}.", _EXAMPLE) from None
+    return row
 
 
 def _count(value: Any, place: str) -> Any:

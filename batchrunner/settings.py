@@ -40,7 +40,7 @@ SHORT = {"output": "-o", "concurrency": "-c", "quiet": "-q", "verbose": "-v"}
 PREFIX = "BATCHRUNNER_"  # of the variables of our options
 FOREIGN = {"base_url": "OPENAI_BASE_URL"}
 """Variables of the OpenAI SDK that fill an option of ours when our own variable is not set."""
-SECRETIVE = frozenset({"header", "base_url", "proxy"})
+SECRETIVE = frozenset({"api_key_env", "header", "base_url", "notify", "proxy"})
 """Options whose value may hide a secret: `masked` shows them, errors leave them out."""
 MASK = "…"
 
@@ -192,11 +192,16 @@ def values(settings: Settings) -> dict[str, Any]:
 
 
 def masked(name: str, value: Any) -> Any:
-    """A value fit to be shown: header values, passwords and queries of addresses are left out, but for Azure's version."""
+    """A value fit to be shown: header values, passwords and queries of addresses are left out, but for Azure's version.
+
+    Of a command only its first word is shown.
+    """
     if name == "header":
         return tuple(f"{item.partition('=')[0]}={MASK}" for item in value)
     if name == "base_url":
         return tuple(_masked_url(item) for item in value)
+    if name == "notify":
+        return re.sub(r"(?s)(\S)\s.*", rf"\1 {MASK}", value.strip())
     return _masked_url(value) if name == "proxy" else value
 
 

@@ -169,7 +169,7 @@ def test_an_input_that_looks_like_an_option_or_a_verb(batch: Batch, capsys: pyte
 
 def test_every_option_is_accepted_by_its_flag(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"header": "A=1", "max_failures": "5%", "price": "m=1/2", "otel": "0.5", "shard": "1/2", "where": "line < 9"}
-    odd |= {"workers": "2", "param": "a=1", "image_quality": "80"}
+    odd |= {"api_key_env": "MY_KEY", "workers": "2", "param": "a=1", "image_quality": "80"}
     for name, each in OPTIONS.items():
         value = [] if each.type is bool else [odd.get(name) or (each.choices or ("7000",))[0]]
         code, _, err = said(capsys, "a.jsonl", *(each.flags[0], *value))

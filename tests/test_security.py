@@ -462,6 +462,16 @@ def test_g8_g9_nor_that_of_any_endpoint_in_a_table(tmp_path: Path, workers: str)
         assert_silent(raw)
 
 
+def test_g9_nor_does_a_command_that_is_told_of_the_end(command: Command, tmp_path: Path) -> None:
+    said = command(job(line()), "--base-url", "simulated", "--notify", f"true --header {KEY}")
+    assert said.code == 0
+    assert_silent(said.out + said.err)
+    found = dict(produced(tmp_path))
+    assert b"true \xe2\x80\xa6" in found[tmp_path / "a.run/events.jsonl"]
+    for raw in found.values():
+        assert_silent(raw)
+
+
 def test_g8_an_unexpected_fault_shows_no_key_with_its_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, key in rows_of_endpoints("http://127.0.0.1:9", "http://127.0.0.1:10").items():
         monkeypatch.setenv(name, key)

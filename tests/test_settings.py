@@ -320,6 +320,19 @@ def test_contradictions(tmp_path: Path) -> None:
 SECRET = "hunter2hunter2"
 
 
+@pytest.mark.parametrize("key", ["sk-proj-abcdefghijk", "gsk_a1B2c3D4e5F6g7H8i9J0k1", "hf_" + 30 * "aB3", "A" * 65, "1-2", "A B"])
+def test_a_key_in_place_of_its_variable_is_refused_and_not_repeated(tmp_path: Path, key: str) -> None:
+    for flags in ({"api_key_env": [key]}, {"endpoint": [{"base_url": "http://h", "api_key_env": key}]}):
+        said = refused("E002", tmp_path, flags)
+        assert "is not the name of a variable" in said
+        assert key not in said
+
+
+@pytest.mark.parametrize("name", ["", "OPENAI_API_KEY", "myKey2", "AZURE_OPENAI_API_KEY_OF_THE_SECOND_REGION_EU_WEST_3"])
+def test_a_variable_may_have_any_name_that_people_give(tmp_path: Path, name: str) -> None:
+    assert resolve(tmp_path, {"api_key_env": [name]}).settings.service.api_key_env == (name,)
+
+
 def test_no_secret_in_errors_masks_or_repr(tmp_path: Path) -> None:
     for name, value in (("header", [SECRET]), ("header", [f"A: {SECRET}"]), ("proxy", 5)):
         assert SECRET not in refused("E002", tmp_path, {name: value})
@@ -327,6 +340,7 @@ def test_no_secret_in_errors_masks_or_repr(tmp_path: Path) -> None:
         "header": [f"Authorization=Bearer {SECRET}"],
         "proxy": f"http://me:{SECRET}@proxy:1",
         "base_url": [f"https://k:{SECRET}@h/v1?key={SECRET}"],
+        "notify": f" curl\t-H 'Key: {SECRET}'\n{SECRET} ",
     }
     found = resolve(tmp_path, flags).settings
     assert SECRET not in repr(found)
@@ -334,6 +348,7 @@ def test_no_secret_in_errors_masks_or_repr(tmp_path: Path) -> None:
     assert SECRET not in str(shown)
     assert shown["header"] == ("Authorization=…",)
     assert shown["proxy"] == "http://…@proxy:1"
+    assert (shown["notify"], masked("notify", "mail-me")) == ("curl …", "mail-me")
     assert masked("proxy", "http://proxy:1") == "http://proxy:1"
 
 

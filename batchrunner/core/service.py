@@ -6,6 +6,8 @@ Rules:
 2. What is said of the service holds for all its endpoints.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -35,6 +37,16 @@ class EndpointRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rpm: Annotated[int, Meta(ge=0)] | None = None
     tpm: Annotated[int, Meta(ge=0)] | None = None
     rpd: Annotated[int, Meta(ge=0)] | None = None
+
+
+_NAME = re.compile(r"(?!(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9]).{20})[A-Za-z_][A-Za-z0-9_]{0,63}|")
+"""A variable's name, or none. Long ones that mix cases and figures are keys."""
+
+
+def check_variables(names: Iterable[str]) -> None:
+    """Refuse what can only be a key, before anything shows it. Raises ValueError with the end of a sentence."""
+    if not all(map(_NAME.fullmatch, names)):
+        raise ValueError("is not the name of a variable; the key itself never stands here")
 
 
 COUNTS = ("concurrency", "max_concurrency", "rpm", "tpm", "rpd")
