@@ -34,15 +34,18 @@ from batchrunner.looking import check_input, evidence_of, failures, lines_have, 
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.paths import Paths
+from batchrunner.reading import last_start
 from batchrunner.resume import survey, tidy
 from batchrunner.selecting import of_shard
-from batchrunner.settings import Settings
+from batchrunner.settings import OPTIONS, Settings, values
 from batchrunner.source import IterableSource, Source
 from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of, place
 from batchrunner.standing import Standing
 from batchrunner.summary import Summary
 
 CHECKPOINT_EVERY = 10.0
+ASKING = ("model", "max_image_px", "image_quality", "max_prompt_tokens", "overflow")
+"""Options that change what is sent for a line."""
 ROOM_EVERY = 10.0
 
 
@@ -92,6 +95,20 @@ class FileJob:
             await self._watch_room()
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
+        if standing.succeeded:
+            self.note = "\n".join(filter(None, (self.note, await asyncio.to_thread(self._asked_otherwise))))
+
+    def _asked_otherwise(self) -> str:
+        """What the answers of the last run were asked with that is another now; a line's digest does not tell."""
+        start, now = last_start(self.paths), values(self._given)
+        before = start.settings if start else now
+        told = [
+            f"{OPTIONS[name].flags[-1]} {before[name] or 'not given'} then, {now[name] or 'not given'} now"
+            for name in ASKING
+            if before.get(name, now[name]) != now[name]
+        ]
+        many = self._standing.succeeded
+        return f"Answers of earlier runs ({many:,}) stay as they are: {'; '.join(told)}. All anew: --fresh" if told else ""
 
     def _check_input(self) -> None:
         """Refuse what cannot be read, of a table at its first row, before anything is written."""

@@ -368,6 +368,15 @@ def test_the_record_of_a_line_without_an_id_goes_when_the_line_is_mended(run: Co
     assert Path("a.errors.jsonl").read_text() == ""
 
 
+def test_answers_that_were_asked_otherwise_are_spoken_of(run: Command) -> None:
+    write(*range(3))
+    run("a.jsonl", "--model", "one", "--limit", "2")
+    assert "Answers of earlier runs (2) stay as they are: --model one then, two now." in run("a.jsonl", "--model", "two").err
+    assert "earlier runs" not in run("a.jsonl", "--model", "two").err
+    assert "--model two then, not given now" in run().err
+    assert "earlier runs" not in run("a.jsonl", "--model", "one", "--fresh").err
+
+
 def test_an_edited_line_that_failed_is_simply_asked_again(run: Command, sim: Simulator) -> None:
     write(1, n="many")
     assert run().code == 1
