@@ -47,7 +47,8 @@ class Call(Struct, frozen=True):
         """What the next command to type must say again: what was typed, and `before` it by an earlier run."""
         program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
         given = {**before, **self.typed}
-        return text.Job(input=self.words[0], program=program, options=retyped.words(given), hides=retyped.hides(given))
+        words, hides = retyped.words(given), retyped.hides(given)
+        return text.Job(input=self.words[0], program=program, options=words, hides=hides, verb=self.verb)
 
 
 # ---- verbs ----

@@ -136,6 +136,22 @@ def test_what_a_limit_leaves_is_not_called_stopped() -> None:
     assert "continues" in said[2]
 
 
+def test_a_condition_that_fits_nothing_is_no_success() -> None:
+    job = text.Job(input="a", options=("--where", "foo"))
+    said = text.final(ending(Snapshot(total=100, succeeded=20, resumed=20)), job).splitlines()
+    assert said[0] == "■ nothing was sent: no line that is left fits --where"
+    assert "continues" not in said[2]
+    assert text.final(ending(Snapshot(total=100, succeeded=20)), job).startswith("✓ 20 % done")
+    assert text.final(ending(Snapshot(total=100, resumed=20, succeeded=20)), JOB).startswith("✓ 20 % done")
+
+
+def test_a_retry_in_vain_says_so() -> None:
+    hopeless = ending(Snapshot(total=2, failed=2, resumed=2, failures={Kind.CONTEXT: 2}))
+    said = text.final(hopeless, text.Job(input="a", verb="retry"))
+    assert "batchrunner retry a --all\n" in f"{said}\n"
+    assert "nothing that failed can succeed as it is" in said
+
+
 def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
     assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"

@@ -44,6 +44,7 @@ class Job(Struct, frozen=True, kw_only=True):
     program: tuple[str, ...] = ("batchrunner",)
     options: tuple[str, ...] = ()  # those the next command must repeat
     hides: bool = False  # a mask stands among them
+    verb: str = ""  # of the command that has ended
 
     def step(self, does: str, verb: str = "", *more: str) -> Command:
         """What to type next, and what it does."""
@@ -130,14 +131,24 @@ def _verdict(summary: Summary, snapshot: Snapshot, width: int) -> list[str]:
 def _stopped(ending: Report, job: Job, width: int) -> list[str]:
     summary, snapshot = ending.summary, ending.snapshot
     done = summary.total - summary.pending
-    share = percent(done, summary.total)
-    head = f"■ stopped at {share} · {visible(summary.stopped)}" if summary.stopped else f"✓ {share} done, as far as was asked for"
+    head, does = _halted(ending, job)
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     counts = f"{number(done)} done, {number(summary.pending)} to go{' · nothing lost' if ending.results else ''}{dropped}"
     code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
     more = [("", Command(shlex.join([*job.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
-    ways = block([("next", job.step("continues" if ending.results else ANEW)), *more], width)
+    ways = block([("next", job.step(does)), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
+
+
+def _halted(ending: Report, job: Job) -> tuple[str, str]:
+    """The verdict on a job that is open, and what the same command does."""
+    summary, snapshot = ending.summary, ending.snapshot
+    share, goes_on = percent(snapshot.done, summary.total), "continues" if ending.results else ANEW
+    if summary.stopped:
+        return f"■ stopped at {share} · {visible(summary.stopped)}", goes_on
+    if snapshot.done == snapshot.resumed and any(word.startswith("--where") for word in job.options):
+        return "■ nothing was sent: no line that is left fits --where", "with a condition that fits"
+    return f"✓ {share} done, as far as was asked for", goes_on
 
 
 def _facts(ending: Report, job: Job) -> list[Fact]:
@@ -193,6 +204,8 @@ def _ways_on(ending: Report, job: Job) -> list[Fact]:
     hopeful, hopeless = reopened(snapshot.failures)
     if Kind.REJECTED in snapshot.failures and not (hopeful or summary.succeeded):
         return [("next", job.step("when the settings are corrected", "retry", "--kind", "rejected"))]
+    if hopeless and not hopeful and job.verb == "retry":
+        return [("next", job.step("nothing that failed can succeed as it is; this sends all of it again", "retry", "--all"))]
     return [("next", job.step(f"asks again {hopes(hopeful, hopeless)}", "retry"))] if hopeful else []
 
 
