@@ -30,7 +30,7 @@ from batchrunner.job import Redact, Reopen, watched, writer
 from batchrunner.journal import Journal
 from batchrunner.kept import kept_results
 from batchrunner.lines import read_lines
-from batchrunner.looking import check_input, evidence_of, failures, lines_have, paths_of, refuse_duplicates
+from batchrunner.looking import check_input, evidence_of, failures, lines_have, paths_of, refuse_duplicates, remarks
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.paths import Paths
@@ -90,7 +90,7 @@ class FileJob:
         self._refuse_edits()
         self._refuse_mixture()
         standing = self._standing
-        self.note = "\n".join(filter(None, (self.note, _damage(standing.damaged, self.paths))))
+        self.note = "\n".join(filter(None, (self.note, remarks(standing, self.paths, settings.service.model))))
         if standing.pending:
             await self._watch_room()
         meter.total, meter.duplicates = standing.total, standing.repeated
@@ -284,12 +284,6 @@ class FileJob:
                 f"less than {least:,.12g} MiB are left on the disk of {self.results}; stopped before paying for more",
                 "make room, then run the same command again; or allow less: --min-free SIZE",
             )
-
-
-def _damage(count: int, paths: Paths) -> str:
-    """What to say of lines of the output that are no records; "" when there are none."""
-    lines = "1 damaged line stays" if count == 1 else f"{count} damaged lines stay"
-    return f"{lines} in the output, passed over; copied to {paths.torn}" if count else ""
 
 
 def _first_record(path: Path) -> bytes:
