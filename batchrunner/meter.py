@@ -13,6 +13,7 @@ from math import inf
 
 from msgspec import Struct
 
+from batchrunner.core.complete import AT_ITS_LIMIT
 from batchrunner.core.histogram import MINUTE, MINUTES, Histogram, Lately
 from batchrunner.core.model import Event, Kind
 
@@ -59,6 +60,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     recovered: int = 0
     maybe_billed: int = 0
     hedged: int = 0  # second attempts beside stragglers
+    limited: int = 0  # good answers that end at the limit of their tokens
     duplicates: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -138,6 +140,7 @@ class Meter:
         self._recovered = 0
         self._maybe_billed = 0
         self._hedged = 0
+        self._limited = 0
         self._tokens_in = 0
         self._tokens_out = 0
         self._kinds = dict.fromkeys(Kind, 0)
@@ -176,6 +179,7 @@ class Meter:
             if result.kind is Kind.OK:
                 self._succeeded += 1
                 self._recovered += result.attempts > 1
+                self._limited += AT_ITS_LIMIT in result.flags
             else:
                 self._failures[result.kind] += 1
             self._lately.add(event.at, 1, tokens)
@@ -230,6 +234,7 @@ class Meter:
             recovered=self._recovered,
             maybe_billed=self._maybe_billed,
             hedged=self._hedged,
+            limited=self._limited,
             duplicates=self.duplicates,
             tokens_in=self._tokens_in,
             tokens_out=self._tokens_out,

@@ -40,6 +40,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     truncated: int = 0
     maybe_billed: int = 0
     hedged: int | UnsetType = UNSET  # second attempts beside stragglers; left out where there were none
+    hit_token_limit: int | UnsetType = UNSET  # good answers that end at the limit of their tokens; left out as well
     duplicates: int = 0
     seconds: float = 0.0
     tokens: Tokens = Tokens()
@@ -119,6 +120,7 @@ def summarise(snapshot: Snapshot, input: str, stopped: str = "", exit_code: int 
         truncated=snapshot.truncated,
         maybe_billed=snapshot.maybe_billed,
         hedged=snapshot.hedged or UNSET,
+        hit_token_limit=snapshot.limited or UNSET,
         duplicates=snapshot.duplicates,
         seconds=round(snapshot.seconds, 3),
         tokens=Tokens(snapshot.tokens_in, snapshot.tokens_out),

@@ -234,6 +234,16 @@ def test_check_report_says_2_when_there_is_a_problem() -> None:
     assert msgspec.json.decode(CheckReport(input="a", requests=3).to_json())["requests"] == 3
 
 
+def test_answers_that_end_at_the_token_limit_are_told_only_where_there_were_any() -> None:
+    meter = Meter(0.0, 2)
+    meter(event(1.0, Kind.OK))
+    assert "hit_token_limit" not in summarise(meter.snapshot(1.0), "a").to_json().decode()
+    short = event(2.0, Kind.OK)
+    assert short.result
+    meter(structs.replace(short, result=structs.replace(short.result, flags=("streamed", "hit_token_limit"))))
+    assert summarise(meter.snapshot(2.0), "a").hit_token_limit == 1
+
+
 def test_twins_are_counted_apart_from_retries_and_told_only_where_there_were_any() -> None:
     meter = Meter(0.0, 1)
     meter(event(1.0, Kind.CANCELLED, final=False, billed=True))

@@ -57,6 +57,11 @@ def test_all_good() -> None:
     assert said.splitlines()[1:] == ["  results   out.jsonl", "  exit      0"]
 
 
+def test_answers_cut_off_by_the_model_are_spoken_of() -> None:
+    said = text.final(ending(Snapshot(total=4, succeeded=4, limited=1)), JOB)
+    assert "  short     1 answer cut off at the token limit" in said
+
+
 def test_finished_with_failures() -> None:
     lines = text.final(ending(FULL, page="out.run/report.html"), JOB).splitlines()
     assert lines[0].startswith("✗ 49,871 of 50,000 succeeded, 129 failed  ")

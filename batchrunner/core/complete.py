@@ -24,7 +24,8 @@ from batchrunner.core.verdicts import Verdict
 COMPLETE = Verdict(Kind.OK)
 MISSING_FINISH = "missing_finish"  # the flag of an answer accepted without a finish reason
 _CALLED = Verdict(Kind.OK, "tool_calls")  # complete, and its arguments are worth a look
-_LIMITED = Verdict(Kind.OK, flags=("hit_token_limit",))
+AT_ITS_LIMIT = "hit_token_limit"  # that of one that is whole as it came, and ends where the model had to stop
+_LIMITED = Verdict(Kind.OK, flags=(AT_ITS_LIMIT,))
 _FILTERED = Verdict(Kind.POLICY, "content_filter", "the provider's content filter withheld or cut the answer")
 _REFUSED = Verdict(Kind.POLICY, "refusal", "the model refused to answer")
 _LOOPED = Verdict(Kind.OK, flags=("repetition",))

@@ -159,8 +159,10 @@ def _facts(ending: Report, job: Job) -> list[Fact]:
     waiting = f"  (waiting for the first byte: {100 * snapshot.first_byte_share:.0f} %)"
     spread = " · ".join(f"{name} {seconds(value)}" for name, value in _quantiles(snapshot))
     billed = f"{plural(summary.maybe_billed, 'failed attempt')} may be billed" if summary.maybe_billed else ""
+    limited = f"{plural(snapshot.limited, 'answer')} cut off at the token limit; ask for more tokens where that is too few"
     return [
         ("tokens", " · ".join(part for part in (tokens, cost, billed) if part)),
+        ("short", limited if snapshot.limited else ""),
         ("latency", spread + waiting if snapshot.p50 else ""),
         ("hedged", f"{plural(snapshot.hedged, 'second attempt')} beside stragglers" if snapshot.hedged else ""),
         ("trouble", _trouble(snapshot)),
