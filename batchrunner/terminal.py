@@ -8,6 +8,7 @@ Rules:
 """
 
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -42,6 +43,13 @@ def say(said: str, stream: TextIO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at its end
     except OSError as error:
         raise FileError("E404", f"stdout cannot be written: {error.strerror or error}.") from None
+
+
+def carry(piece: bytes) -> None:
+    """Write what is a file's content to stdout: as it is, but to a terminal with no more than line breaks and tabs to obey."""
+    if sys.stdout.isatty():
+        piece = re.sub(r"[^\n\t]+", lambda run: visible(run[0]), piece.decode()).encode()
+    sys.stdout.buffer.write(piece)
 
 
 def complain(error: BatchError) -> None:

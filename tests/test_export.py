@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,22 @@ def test_the_command_writes_every_form_and_stdout(job: Paths, capsys: pytest.Cap
     capsys.readouterr()
     assert main(["export", "a.results.jsonl", "-", "--columns", "custom_id,text"]) == 0
     assert capsys.readouterr().out == "custom_id,text\na,hi\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "md", "txt"])
+def test_a_terminal_is_sent_no_command(job: Paths, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(job.results, answer("a\x1b[2J", "one\ntwo\x9b1m\u202e\rthree é"))
+    shown = {}
+    for is_terminal in (True, False):
+        stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        monkeypatch.setattr(stdout, "isatty", lambda told=is_terminal: told)
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert main(["export", "a.jsonl", "-", "--as", form, "--columns", "custom_id,text"]) == 0
+        stdout.flush()
+        shown[is_terminal] = stdout.buffer.getvalue().decode()
+    assert set(re.findall(r"[\x00-\x1f\x7f-\x9f\u202e]", shown[True])) <= {"\n", "\t"}
+    assert "three é" in shown[True]
+    assert ("\x1b" in shown[False]) == (form in {"csv", "tsv"})  # which are for programs
 
 
 @pytest.mark.parametrize(("failed", "names"), [((), ["a"]), ((failure("b"),), ["a", "b"])])

@@ -1,13 +1,14 @@
 """report.text: what a run says, and that nothing from outside can command the terminal."""
 
 import shlex
+import subprocess
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind
-from batchrunner.core.wording import WORDS
+from batchrunner.core.wording import WORDS, visible
 from batchrunner.meter import Gauges, Snapshot
 from batchrunner.report import layout, preview, text
 from batchrunner.report.preview import CheckReport, Problem
@@ -40,11 +41,23 @@ def ending(snapshot: Snapshot, stopped: str = "", code: int = 0, page: str = "")
 # ---- commands ----
 
 
-@given(st.text(min_size=1).filter(lambda path: "\0" not in path))
+NAMES = st.text(min_size=1).filter(lambda path: "\0" not in path)
+
+
+@given(NAMES.filter(lambda path: path == visible(path)))
 @settings(deadline=None, max_examples=100)
 def test_the_next_command_survives_a_shell(path: str) -> None:
     job = text.Job(input=path, program=("python", "-m", "batchrunner"), options=("-o", path))
     assert shlex.split(job.command("retry")) == ["python", "-m", "batchrunner", "retry", path, "-o", path]
+
+
+@given(st.lists(NAMES | st.sampled_from(["we\x1b[31mird", "it's\x1bb\\", "\x9b1\u202e", "\udcff\n"]), min_size=1))
+@settings(deadline=None, max_examples=20)
+def test_the_next_command_sends_a_terminal_nothing_and_a_shell_everything(names: list[str]) -> None:
+    typed = text.Job(input=names[0], program=("printf", "%s\\0"), options=tuple(names[1:])).command()
+    assert typed == visible(typed)
+    read = subprocess.run(["bash", "-c", typed], stdout=subprocess.PIPE, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
+    assert read == b"".join(name.encode(errors="surrogateescape") + b"\0" for name in names)
 
 
 # ---- the end ----

@@ -4,7 +4,8 @@ Rules:
 
 1. Pure functions from counts to text. Nothing here prints, reads a clock or opens a file.
 2. Whatever came from outside passes `visible`.
-3. The next command to type is a whole one, quoted for a shell, and says again what the user said.
+3. The next command to type is a whole one, quoted for a shell, and says again what the user said. A word that a terminal
+   would obey is spelled out as `$'…'`, which bash, zsh and ksh read back.
 """
 
 import re
@@ -53,7 +54,21 @@ class Job(Struct, frozen=True, kw_only=True):
 
     def command(self, verb: str = "", *more: str) -> str:
         """A whole command for a shell; without a verb the one that continues the run."""
-        return shlex.join([*self.program, *([verb] if verb else []), self.input, *self.options, *more])
+        return " ".join(map(_quoted, [*self.program, *([verb] if verb else []), self.input, *self.options, *more]))
+
+
+def _quoted(word: str) -> str:
+    if word == visible(word):
+        return shlex.quote(word)
+    return f"$'{''.join(map(_spelled, word))}'"
+
+
+def _spelled(each: str) -> str:
+    """One letter between `$'` and `'`."""
+    if each == visible(each):
+        return f"\\{each}" if each in "\\'" else each
+    raw = each.encode(errors="surrogateescape" if "\udc80" <= each <= "\udcff" else "surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 # ---- while it goes on ----
