@@ -53,12 +53,21 @@ def test_every_file_the_texts_link_to_exists() -> None:
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_the_snippets_run(number: int, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.results.jsonl", "*.errors.jsonl", "*.run"))
-    (tmp_path / "out").mkdir()
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", SNIPPETS[number]], cwd=tmp_path, capture_output=True, text=True, check=False, env=environ
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_snippets_are_typed_as_strictly_as_we_say(tmp_path: Path) -> None:
+    files = [tmp_path / f"snippet_{number}.py" for number in range(len(SNIPPETS))]
+    for file, snippet in zip(files, SNIPPETS, strict=True):
+        file.write_text(snippet)
+    environ = {**os.environ, "MYPYPATH": str(ROOT)}
+    words = [sys.executable, "-m", "mypy", "--strict", *map(str, files)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_first_command_runs_in_a_fresh_checkout(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ WantedBy=multi-user.target""",
 #SBATCH --signal=B:TERM@120
 #SBATCH --requeue --open-mode=append
 # --shard auto takes its piece from the array. Two minutes before its time is up it drains, exits 143, and is queued again.
+mkdir -p out
 batchrunner prompts.jsonl --shard auto -o "out/$SLURM_ARRAY_TASK_ID.jsonl" --display log &
 run=$!
 trap 'kill -TERM $run' TERM
@@ -74,7 +75,10 @@ spec:
         - name: batchrunner
           image: YOUR/IMAGE
           workingDir: /work
-          command: [sh, -c, "exec batchrunner prompts.jsonl --shard auto/8 -o out/$JOB_COMPLETION_INDEX.jsonl --display log"]
+          command:
+            - sh
+            - -c
+            - mkdir -p out && exec batchrunner prompts.jsonl --shard auto/8 -o out/$JOB_COMPLETION_INDEX.jsonl --display log
           envFrom: [{secretRef: {name: api-key}}]  # OPENAI_API_KEY
           volumeMounts: [{name: work, mountPath: /work}]
       volumes: [{name: work, persistentVolumeClaim: {claimName: work}}]""",
