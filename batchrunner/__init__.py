@@ -54,3 +54,7 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module 'batchrunner' has no attribute {name!r}")
     return getattr(import_module(f"batchrunner.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from batchrunner import origins, roster
 from batchrunner.core.model import Kind, Result
-from batchrunner.core.wording import HOPELESS
+from batchrunner.core.wording import HOPELESS, failures_named
 from batchrunner.engine import streamed
 from batchrunner.errors import BatchError, StopError, UsageError
 from batchrunner.export import Exported, export
@@ -101,9 +101,10 @@ class Runner:
         """Ask again what failed: those that can succeed, or the `kinds` named (`["timeout_total"]`; `list(Kind)` is all).
 
         `done` are output and error files of a failed or expired batch of a provider's or vLLM's: what they answer is taken over,
-        what they lack is sent. Raises BatchError like `run`; E207 when they answer none of the input's requests.
+        what they lack is sent. Raises BatchError like `run`; E002 for a kind that does not exist, E207 when they answer none of
+        the input's requests.
         """
-        chosen = set(kinds) if kinds is not None else frozenset(Kind) - HOPELESS
+        chosen = frozenset(Kind) - HOPELESS if kinds is None else failures_named(kinds)
         reopen = Reopen(chosen.__contains__, [Path(path) for path in done])
         return await present(self._settings(input, output), reopen=reopen, hooks=self._hooks)
 

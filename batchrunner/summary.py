@@ -69,7 +69,7 @@ class Report(Struct, frozen=True):
     page: str = ""  # where the report to look at is; "" for nowhere
 
     def __repr__(self) -> str:
-        counts = f"{self.succeeded} of {self.summary.total} succeeded, {self.failed} failed, {self.summary.pending} pending"
+        counts = f"{self.succeeded} of {self.summary.total} succeeded, {self.failed} failed, {self.pending} pending"
         return f"Report({counts}, cost={self.cost})"
 
     @property
@@ -86,6 +86,11 @@ class Report(Struct, frozen=True):
     def failed(self) -> int:
         """Lines that failed for good, invalid ones included."""
         return self.summary.failed + self.summary.invalid
+
+    @property
+    def pending(self) -> int:
+        """Lines that are still to be asked."""
+        return self.summary.pending
 
     @property
     def cost(self) -> float | None:

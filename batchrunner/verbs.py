@@ -10,7 +10,7 @@ Rules:
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from msgspec import Struct
 
 from batchrunner import origins, retyped
 from batchrunner.beside import early
-from batchrunner.core.model import Kind
-from batchrunner.core.wording import HOPELESS, visible
+from batchrunner.core.wording import HOPELESS, failures_named, visible
 from batchrunner.crew import WORKER
 from batchrunner.errors import UsageError, nearest
 from batchrunner.report import text
@@ -65,24 +64,21 @@ def _submit(call: Call) -> int:
 
 
 def _retry(call: Call) -> int:
-    kinds = call.own.get("kind", [])
+    kinds = failures_named(call.own.get("kind", []))
     if kinds and call.own.get("all"):
         raise UsageError("E003", "--all and --kind exclude each other.")
     if "fresh" in call.typed:
         raise UsageError(
             "E003", "retry keeps earlier results; --fresh drops them.", "For a new start: batchrunner run INPUT --fresh"
         )
-    for kind in kinds:
-        if kind not in list(Kind):
-            raise UsageError("E002", f"--kind: {kind!r} is not a kind of failure.", nearest(kind, list(Kind)))
     done = [Path(name) for flag in ("done", "errors") for name in call.own.get(flag, [])]
     return _executed(call, _reopener(kinds, bool(call.own.get("all"))), done)
 
 
-def _reopener(kinds: Sequence[str], every: bool) -> Callable[[str], bool]:
+def _reopener(kinds: Container[str], every: bool) -> Callable[[str], bool]:
     """Which kinds of failure to send again: those named, all, or those that can succeed."""
     if kinds:
-        return set(kinds).__contains__
+        return kinds.__contains__
     return lambda kind: every or kind not in HOPELESS
 
 

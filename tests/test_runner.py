@@ -384,6 +384,23 @@ async def test_wrong_options_say_so(options: dict[str, Any], code: str, tmp_path
     assert caught.value.hint
 
 
+async def test_retry_asks_again_for_the_kinds_that_exist(tmp_path: Path) -> None:
+    def classify(_attempt: Attempt, _outcome: Outcome) -> str:
+        return "rejected"
+
+    job = written(tmp_path / "in.jsonl", lines(3))
+    await batchrunner.Runner(base_url="simulated", classify=classify).run(job)
+    runner = batchrunner.Runner(base_url="simulated")
+    with pytest.raises(batchrunner.BatchError, match=r"'rejectd' is not a kind of failure. \[E002\]\n.*rejected"):
+        await runner.retry(job, kinds=["rejectd"])
+    report = await runner.retry(job, kinds=(kind for kind in ["rejected"]))
+    assert (report.succeeded, report.failed, report.pending) == (3, 0, 0)
+
+
+def test_the_public_names_can_be_found_before_they_are_used() -> None:
+    assert set(batchrunner.__all__) <= set(dir(batchrunner))
+
+
 def test_the_keywords_are_the_options() -> None:
     """Editors complete what the command line takes; `output` and `input` are arguments of the calls."""
     assert set(typing.get_type_hints(Options)) == (set(OPTIONS) | {"config"}) - {"output"}
