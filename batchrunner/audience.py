@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from batchrunner.engine import Chore
 from batchrunner.errors import BatchError
-from batchrunner.notify import notify
+from batchrunner.notify import check, notify
 from batchrunner.outbox import Listener
 from batchrunner.pages import Pages
 from batchrunner.progress import PERIOD, Progress
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Audience:
     """Those who look on at one run, as `settings.display` wants it. `said` is what a next command must say again.
 
-    UsageError E206 when an extra is missing.
+    UsageError E206 when an extra is missing, E002 when the command to be told of the end is.
     """
 
     def __init__(self, settings: Settings, said: text.Job | None = None) -> None:
@@ -43,6 +43,7 @@ class Audience:
         self._pages: Pages | None = None
         self._dashboard: Dashboard | None = None
         self._ending: Report | None = None
+        check(settings.display.notify)
         if settings.display.otel:
             from batchrunner.otel import Spans
 
@@ -60,7 +61,7 @@ class Audience:
                 await self._dashboard.close(self._ending)
         ending = self._ending or (error if isinstance(error, BatchError) else None)
         if ending and self._settings.display.notify:
-            self._tell(await notify(self._settings.display.notify, ending, self._settings.input))
+            self._insist(await notify(self._settings.display.notify, ending, self._settings.input))
 
     def watch(self, run: Run) -> Sequence[Chore]:
         """A run begins."""
@@ -82,7 +83,8 @@ class Audience:
         self._ending = ending
         self.progress.close()
         if self._pages:
-            self._tell(await self._pages.keep(ending))
+            tell = self._insist if self._settings.display.report else self._tell
+            tell(await self._pages.keep(ending))
 
     async def _open(self, port: int) -> None:
         from batchrunner.dashboard import Dashboard
@@ -90,18 +92,18 @@ class Audience:
         try:
             self._dashboard = await Dashboard.open(port)
         except OSError as error:
-            self._tell(f"--dashboard: there is no port to listen on: {error.strerror}")
+            self._insist(f"--dashboard: there is no port to listen on: {error.strerror}")
             return
         if self._dashboard.port != port:
-            self._tell(f"--dashboard: port {port} is taken; another one is used")
+            self._insist(f"--dashboard: port {port} is taken; another one is used")
 
     def _insist(self, line: str) -> None:
         """What was asked for is said even where nothing else is."""
-        if self.progress.mode == "none":
+        if line and self.progress.mode == "none":
             with suppress(Exception):
                 sys.stderr.write(f"{line}\n")
         else:
-            self.progress.note(line)
+            self._tell(line)
 
     def _tell(self, line: str) -> None:
         if line:

@@ -11,25 +11,32 @@ Rules:
 import asyncio
 import os
 import shlex
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 
 import msgspec
 
-from batchrunner.errors import BatchError
+from batchrunner.errors import BatchError, UsageError
 from batchrunner.summary import Report
 
 PATIENCE = 60.0  # seconds
+_HINT = "It is run without a shell; where one is needed: --notify 'sh -c \"cat > told.json\"'"
 
 
-async def notify(command: str, ending: Report | BatchError, job: str, patience: float = PATIENCE) -> str:
-    """Run the command and wait for it. Returns what went wrong, "" for nothing."""
+def check(command: str) -> None:
+    """Refuse a command that cannot be run before anything is sent. UsageError E002; it may hold a secret, and is not repeated."""
     try:
         words = shlex.split(command)
     except ValueError as error:
-        return f"--notify: the command cannot be split: {error}"
-    if not words:
-        return "--notify: there is no command"
+        raise UsageError("E002", f"--notify: the command cannot be split: {error}.", _HINT) from None
+    if command and not shutil.which(words[0] if words else ""):
+        raise UsageError("E002", f"--notify: there is no program {words[0] if words else ''!r} that may be run.", _HINT)
+
+
+async def notify(command: str, ending: Report | BatchError, job: str, patience: float = PATIENCE) -> str:
+    """Run the command, one that passes `check`, and wait for it. Returns what went wrong, "" for nothing."""
+    words = shlex.split(command)
     try:
         return await _run(words, told(ending, job), {**os.environ, **_facts(ending, job)}, patience)
     except (OSError, ValueError) as error:

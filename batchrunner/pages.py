@@ -8,6 +8,8 @@ Rules:
 """
 
 import asyncio
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from batchrunner import reading
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.diagnosis import diagnose
 from batchrunner.core.trail import AttemptLine, End, Moment
-from batchrunner.disk import replace
+from batchrunner.disk import WHY, replace
 from batchrunner.errors import UsageError
 from batchrunner.listed import price_of
 from batchrunner.looking import paths_of
@@ -34,12 +36,15 @@ TAIL = 4 * 2**20  # bytes of attempts.jsonl in which the slowest are looked for 
 
 
 class Pages:
-    """The pages of one run under way. `said` is what the user typed, as far as a next command repeats it."""
+    """The pages of one run under way. `said` is what the user typed, as far as a next command repeats it.
+
+    UsageError E401 where a page was asked for that cannot be written.
+    """
 
     def __init__(self, run: Run, settings: Settings, said: text.Job) -> None:
         self._run = run
         self._said = said
-        self._wanted = Path(settings.display.report) if settings.display.report else None
+        self._wanted = _fit(Path(settings.display.report)) if settings.display.report else None
         self._paths = paths_of(settings) if run.job.folder else None
         self._priced = run.prices.priced
         self._earlier: list[Chapter] | None = None
@@ -83,6 +88,20 @@ class Pages:
         return _told([*self._earlier, chapter], attempts, count, self._said, self._priced, files)
 
 
+def _fit(place: Path) -> Path:
+    """A place that can be written to, as far as one can see."""
+    folder = place.absolute().parent
+    if place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        unfit = errno.EISDIR if place.is_dir() else errno.EACCES if folder.is_dir() else errno.ENOENT
+        raise unwritten(place, WHY[unfit])
+    return place
+
+
+def unwritten(place: Path, reason: str) -> UsageError:
+    """E401 for a page."""
+    return UsageError("E401", f"{place}: the page cannot be written: {reason}", "Choose another place: --report FILE.html")
+
+
 def why(error: Exception) -> str:
     """What went wrong with a page, in words that quote nothing."""
     return error.strerror or "no such place" if isinstance(error, OSError) else type(error).__name__
@@ -108,9 +127,7 @@ def rebuilt(settings: Settings, standing: Report, said: text.Job) -> Path:
     try:
         _write(html.page(story), [place])
     except OSError as error:
-        raise UsageError(
-            "E401", f"{place}: the page cannot be written: {why(error)}", "Choose another place: --report FILE.html"
-        ) from None
+        raise unwritten(place, why(error)) from None
     return place
 
 

@@ -70,7 +70,12 @@ class Display(Struct, frozen=True, kw_only=True):
     ] = 0
     notify: Annotated[
         str,
-        option("command to run at the end, with the summary as JSON on its stdin", group="Show", metavar="CMD", main=False),
+        option(
+            "command to run at the end, without a shell, with the summary as JSON on its stdin",
+            group="Show",
+            metavar="CMD",
+            main=False,
+        ),
     ] = ""
     otel: Annotated[
         float,

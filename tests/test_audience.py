@@ -353,8 +353,6 @@ async def test_no_shell_sees_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "part"),
     [
-        ("'unclosed", "cannot be split"),
-        ("   ", "there is no command"),
         ("/no/such/program", "cannot be run"),
         (f"{sys.executable} -c 'raise SystemExit(7)'", "ended with 7"),
     ],
@@ -363,6 +361,34 @@ async def test_a_fault_of_the_command_is_a_line(said: str, part: str) -> None:
     line = await notify(said, ending(), "a\0b")
     assert part in line
     assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("said", "part"), [("'unclosed", "cannot be split"), ("   ", "no program ''"), ("nosuch x", "'nosuch'")])
+def test_a_command_that_cannot_be_run_is_refused_before_anything_is_sent(
+    job: Path, said: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(job), "--base-url", "simulated", "-q", "--notify", said]) == 2
+    assert part in capsys.readouterr().err
+    assert not job.with_name("in.results.jsonl").exists()
+
+
+def test_a_fault_of_what_was_asked_for_is_said_even_where_nothing_else_is(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(job), "--base-url", "simulated", "-q", "--display", "none", "--notify", "false"]) == 0
+    assert "--notify: false ended with 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("no/x.html", "the folder does not exist"), ("in.jsonl/x.html", "does not exist"), (".", "it is a directory")],
+)
+def test_a_page_that_cannot_be_written_where_it_was_asked_for_is_refused(
+    job: Path, place: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [str(job), "--base-url", "simulated", "--report", str(job.parent / place)]
+    assert cli.main(typed) == 2
+    )
+    assert why in capsys.readouterr().err
+    assert not job.with_name("in.results.jsonl").stat().st_size, "nothing was sent"
 
 
 async def test_a_command_that_hangs_is_ended() -> None:
