@@ -386,7 +386,6 @@ def test_a_page_that_cannot_be_written_where_it_was_asked_for_is_refused(
 ) -> None:
     typed = [str(job), "--base-url", "simulated", "--report", str(job.parent / place)]
     assert cli.main(typed) == 2
-    )
     assert why in capsys.readouterr().err
     assert not job.with_name("in.results.jsonl").stat().st_size, "nothing was sent"
 
