@@ -30,7 +30,7 @@ from batchrunner.job import Redact, Reopen, watched, writer
 from batchrunner.journal import Journal
 from batchrunner.kept import kept_results
 from batchrunner.lines import read_lines
-from batchrunner.looking import check_input, evidence_of, failures, lines_have, paths_of, refuse_duplicates, remarks
+from batchrunner.looking import check_input, damage, evidence_of, failures, lines_have, paths_of, refuse_duplicates
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.paths import Paths
@@ -90,13 +90,12 @@ class FileJob:
         self._refuse_edits()
         self._refuse_mixture()
         standing = self._standing
-        self.note = "\n".join(filter(None, (self.note, remarks(standing, self.paths, settings.service.model))))
         if standing.pending:
             await self._watch_room()
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
-        if standing.succeeded:
-            self.note = "\n".join(filter(None, (self.note, await asyncio.to_thread(self._asked_otherwise))))
+        otherwise = await asyncio.to_thread(self._asked_otherwise) if standing.succeeded else ""
+        self.note = "\n".join(filter(None, (self.note, damage(standing, self.paths), otherwise)))
 
     def _asked_otherwise(self) -> str:
         """What the answers of the last run were asked with that is another now; a line's digest does not tell."""

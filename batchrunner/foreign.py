@@ -208,10 +208,10 @@ def read_record(raw: bytes) -> Record:
 
 
 def read_facts(raw: bytes) -> Facts:
-    """What we noted beside an answer; empty where we did not, or where the line is no record."""
+    """What we noted beside an answer, in a line that is a record; empty where we did not."""
     try:
         return _told(_noted, raw) or _UNTOLD
-    except (ValueError, IndexError):  # a program newer than this one has
+    except ValueError:  # a program newer than this one has
         return _UNTOLD
 
 

@@ -19,9 +19,8 @@ from msgspec import structs
 from batchrunner import ahead
 from batchrunner.core.model import Kind
 from batchrunner.core.selection import piece
-from batchrunner.disk import records
 from batchrunner.errors import UsageError
-from batchrunner.foreign import read_facts, read_record
+from batchrunner.foreign import read_record
 from batchrunner.landmarks import Landmark
 from batchrunner.lines import Line, read_lines
 from batchrunner.paths import PAGE, Paths
@@ -185,23 +184,11 @@ def refuse_duplicates(standing: Standing, name: str) -> None:
     )
 
 
-def remarks(standing: Standing, paths: Paths, model: str) -> str:
-    """What people should know of the output before a run goes on with it, a line each; "" for nothing."""
-    return "\n".join(filter(None, (_damage(standing.damaged, paths), _other_model(paths.results, model, standing.pending))))
-
-
-def _damage(count: int, paths: Paths) -> str:
+def damage(standing: Standing, paths: Paths) -> str:
+    """What to say of lines of the output that are no records; "" when there are none."""
+    count = standing.damaged
     lines = "1 damaged line stays" if count == 1 else f"{count} damaged lines stay"
     return f"{lines} in the output, passed over; copied to {paths.torn}." if count else ""
-
-
-def _other_model(results: Path, model: str, pending: int) -> str:
-    """Judged by the first answer."""
-    asked = read_facts(next((raw for _, raw in records(results)), b"")).model if model else ""
-    if asked in {"", model}:
-        return ""
-    rest = f"the {pending:,} to go are asked of {model}" if pending else f"nothing is left to ask of {model}"
-    return f"The answers so far are by {asked}, and stay; {rest} (--fresh asks it everything)."
 
 
 def lines_have(count: int) -> str:

@@ -676,16 +676,6 @@ def test_a_damaged_line_of_the_output_is_spoken_of(run: Command, sim: Simulator)
     assert "damaged" not in run("a.jsonl", "--fresh", "--display", "log").err
 
 
-def test_answers_of_another_model_are_spoken_of(run: Command) -> None:
-    def told(model: str, limit: str = "0") -> str:
-        return " ".join(run("a.jsonl", "--model", model, "--limit", limit, "--display", "log").err.split())
-
-    write(*range(5))
-    assert "answers so far" not in told("one", "3") + told("one", "1")
-    assert "The answers so far are by one, and stay; the 1 to go are asked of two (--fresh asks it everything)." in told("two")
-    assert "nothing is left to ask of three" in told("three")
-
-
 def test_a_file_of_somebody_else_is_not_written_to(run: Command, sim: Simulator) -> None:
     write(1)
     Path("notes.txt").write_text("my notes\nwithout an end")

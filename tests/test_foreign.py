@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchrunner.core.model import Error, Kind, Request, Result, Route
 from batchrunner.errors import UsageError
-from batchrunner.foreign import WRITERS, OutputFormat, dialect_of_record, read_facts, read_record
+from batchrunner.foreign import WRITERS, OutputFormat, dialect_of_record, read_record
 from batchrunner.origins import resolve
 
 CHAT = b'{"model":"m","messages":[]}'
@@ -211,11 +211,6 @@ def test_any_result_comes_back_from_any_dialect(result: Result, dialect: OutputF
     assert (record.id, record.line, record.digest, record.ok) == (request.id, request.line, request.digest, result.ok)
     assert record.ok or record.kind == result.kind
     assert WRITERS[dialect_of_record(raw)] is WRITERS[dialect]
-
-
-@pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"[1,2,3,4]", b"{garbage", b'{"batchrunner": 1}', b"[" * 5000])
-def test_what_is_no_record_holds_no_facts(raw: bytes) -> None:
-    assert read_facts(raw).model == ""
 
 
 @settings(max_examples=200, deadline=None)
