@@ -69,8 +69,16 @@ def _refuse_unknown(loose: Sequence[str], parser: _Parser, verb: str) -> None:
     for word in loose:
         if word.startswith("-") and word != "-":
             flag = word.partition("=")[0]
-            known = [each for each in parser._option_string_actions if each.startswith("--")]
-            raise UsageError("E001", f"{flag}: no such option{' of ' + verb if verb != 'run' else ''}.", nearest(flag, known))
+            whose = [name for name, each in VERBS.items() if flag in each.own]
+            hint = f"It is one of {' and '.join(whose)}." if whose else _meant(flag, parser)
+            raise UsageError("E001", f"{flag}: no such option{' of ' + verb if verb != 'run' else ''}.", hint)
+
+
+def _meant(flag: str, parser: argparse.ArgumentParser) -> str:
+    """The option that was probably meant; one that turns something off only where that was asked for."""
+    known = (each for each in parser._option_string_actions if each.startswith("--"))
+    stems = [each[2:] for each in known if flag.startswith("--no-") or not each.startswith("--no-")]
+    return nearest(flag.lstrip("-"), stems).replace("mean ", "mean --")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,5 +107,6 @@ def _answered(argv: Sequence[str]) -> int:
         say(asked["help"](width()) if "help" in asked else f"batchrunner {__version__}")
         return 0
     if len(call.words) > VERBS[call.verb].most:
-        raise UsageError("E003", f"one input at a time: what is {call.words[1]!r}?", "The verb comes first, then the input.")
+        hint = (argv[0] != call.verb and nearest(call.words[0], VERBS)) or "The verb comes first, then the input."
+        raise UsageError("E003", f"one input at a time: what is {call.words[1]!r}?", hint)
     return VERBS[call.verb].act(call)

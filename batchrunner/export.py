@@ -9,6 +9,7 @@ Rules:
 3. The file takes its name when it is whole. Nothing of the job is changed.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from batchrunner.paths import Paths
 from batchrunner.sheets import SHEETS, Rows, Write
 from batchrunner.spooling import Spool
 from batchrunner.standing import BIT
-from batchrunner.terminal import carry
+from batchrunner.terminal import carry, hush
 
 STDOUT = "-"
 
@@ -61,6 +62,9 @@ def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exp
     try:
         with nullcontext() if target == STDOUT else Spool(Path(target)) as spool:
             form(names, table, spool.write if spool else carry)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        hush(sys.stdout)  # whoever read has enough
     except OSError as error:
         raise FileError("E404", f"{target} cannot be written: {why(error)}", "make room, then export again") from None
     return Exported(target, table.count, names, [name for name in names if name not in table.filled])

@@ -40,9 +40,14 @@ def say(said: str, stream: TextIO | None = None) -> None:
     try:
         print(said, file=stream, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at its end
+        hush(stream)
     except OSError as error:
         raise FileError("E404", f"stdout cannot be written: {error.strerror or error}.") from None
+
+
+def hush(stream: TextIO) -> None:
+    """The reader of a stream has gone: what else is written there goes nowhere, or the interpreter complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def carry(piece: bytes) -> None:

@@ -179,7 +179,7 @@ def _diagnose(call: Call) -> int:
     moments = last_moments(paths)
     if not moments:
         hint = "Run the job first, or examine an endpoint: batchrunner diagnose --base-url URL"
-        raise UsageError("E201", f"{paths.events}: no run of this job has left a trail.", hint)
+        raise UsageError("E201", f"{paths.events}: no run of this job has sent a request by itself.", hint)
     findings = diagnose(moments)
     say(msgspec.json.encode(findings).decode() if settings.display.json else text.diagnosis(findings, call.job(), width()))
     return int(any(finding.verdict == "yes" for finding in findings))

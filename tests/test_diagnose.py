@@ -61,7 +61,7 @@ def test_the_exit_code_says_that_something_is_the_matter(tmp_path: Path, capsys:
 def test_a_job_without_a_trail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = said(capsys, "diagnose", job(tmp_path))
     assert code == 2
-    assert "no run of this job has left a trail" in err
+    assert "no run of this job has sent a request by itself" in err
     assert "--base-url URL" in err
     assert said(capsys, "diagnose")[0] == 2
 

@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import re
+import shlex
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -247,6 +250,15 @@ async def test_the_library_exports_what_it_ran(tmp_path: Path) -> None:
 )
 def test_one_fence_round_the_whole_is_taken_off(text: str, bare: str) -> None:
     assert unfenced(text) == bare
+
+
+def test_a_reader_who_has_seen_enough_is_no_fault(job: Paths) -> None:
+    write(job.results, *(answer(f"r-{n}") for n in range(10_000)))
+    words = shlex.join([sys.executable, "-m", "batchrunner", "export", "a.jsonl", "-"])
+    piped = f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["custom_id,text,error", "0"]
+    assert len(done.stderr.splitlines()) == 1, "how much was written, and nothing else"
 
 
 def test_memory_does_not_grow_with_the_results(job: Paths) -> None:
