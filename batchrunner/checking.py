@@ -2,8 +2,8 @@
 
 Rules:
 
-1. Every line is read as a run would read it. Problems of one kind stand together with all their line numbers; memory is
-   bounded by the number of kinds, not of lines.
+1. Every line is read as a run would read it, and its prompt cut as there. Problems of one kind stand together with all their
+   line numbers; memory is bounded by the number of kinds, not of lines.
 2. Tokens are guessed from bytes, by the ratio that the last run has counted where there was one. Every guess says how
    good it is.
 3. Only what is still to do is estimated; a line that is answered is not looked at again. What nobody knows is None: unknown is
@@ -18,11 +18,12 @@ from functools import partial
 from operator import add
 from typing import cast
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from batchrunner.core.cost import Prices, price_table
-from batchrunner.core.model import Request, Result
+from batchrunner.core.model import Kind, Request, Result
 from batchrunner.core.trail import AttemptLine, Moment
+from batchrunner.core.wording import WORDS
 from batchrunner.dialects import Dialect
 from batchrunner.errors import UsageError
 from batchrunner.expectation import check_of
@@ -37,6 +38,7 @@ from batchrunner.reading import attempts, last_moments
 from batchrunner.report.preview import CheckReport, ModelUse, Problem
 from batchrunner.selecting import of_shard, where
 from batchrunner.settings import Settings
+from batchrunner.slimming import concerned, slim
 from batchrunner.source import dialect_of
 from batchrunner.spooling import as_lines
 from batchrunner.standing import Standing
@@ -87,8 +89,13 @@ def _unanswered(settings: Settings, paths: Paths, found: "_Found") -> Iterator[t
 def _looking(settings: Settings, urls: Sequence[str], dialect: Dialect, found: "_Found") -> Look:
     """What looks at a block of lines: at a glance where that is enough, which also tells their ids, else as a run would."""
     origins, intake = tuple(urls), settings.intake
-    whole = partial(parse, origins=origins, model=settings.service.model, dialect=dialect)
-    glanced = dialect.format in GLANCED and not settings.service.model
+    read = partial(parse, origins=origins, model=settings.service.model, dialect=dialect)
+    cutting = structs.replace(settings.slimming, max_image_px=0)  # of which nobody counts the bytes as tokens
+    glanced = dialect.format in GLANCED and not (settings.service.model or cutting.max_prompt_tokens)
+
+    def whole(raw: Line, line: int) -> Request | Result:
+        item = read(raw, line)
+        return slim(item, cutting) if isinstance(item, Request) and concerned(item, cutting) else item
 
     def look(first: int, lines: Sequence[Line]) -> Sequence[str] | None:
         seen = glance(lines, origins) if glanced else [None] * len(lines)
@@ -203,9 +210,12 @@ class _Found:
         self._measure(range(first, first + len(plain)), plain, models.pop())
 
     def _refused(self, line: int, result: Result) -> None:
+        if self.standing and self.standing.done_of(line, 1, refused=False):
+            return  # what is asked of prompts now was not asked when it was answered
         self._problems += 1
         if result.error:
-            self._wrong(line, result.error.message, result.error.hint)
+            why = WORDS[Kind.CONTEXT] if result.kind is Kind.CONTEXT else result.error.message  # which tells the length of each
+            self._wrong(line, why, result.error.hint)
 
     def _measure(self, lines: Sequence[int], requests: Sequence[Plain | Request], model: str) -> None:
         """What these requests to one model will use."""

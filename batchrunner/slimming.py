@@ -182,6 +182,12 @@ class _Refused(Exception):  # noqa: N818  a fact about a request
 # ---- prompts ----
 
 
+_SHORTER = (
+    "Raise --max-prompt-tokens, or let it be cut: --overflow truncate-middle",
+    "Raise --max-prompt-tokens: what is never cut (system prompts, images, the rest of the body) is longer",
+)
+
+
 def _cut(request: Request, holder: dict[str, Any], tokens: float, policy: Slimming, facts: Slimmed) -> Slimmed:
     most, texts = policy.max_prompt_tokens, list(places(holder, FIELDS[request.route]))
     apart = request.route in APART
@@ -194,7 +200,7 @@ def _cut(request: Request, holder: dict[str, Any], tokens: float, policy: Slimmi
             raise _Refused(
                 Kind.CONTEXT,
                 f"the prompt has about {long:,.0f} tokens; at most {most:,} are wanted",
-                "Raise --max-prompt-tokens, or let it be cut: --overflow truncate-middle",
+                _SHORTER[policy.overflow != "fail"],
             )
         spared += round(long - most)
     return structs.replace(facts, tokens_cut=facts.tokens_cut + spared)

@@ -85,6 +85,25 @@ def test_line_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.examples[0].count == 10
 
 
+@pytest.mark.parametrize(("overflow", "lines", "hint"), [("fail", "2–4", "--overflow"), ("truncate-middle", "4", "never cut")])
+def test_what_a_run_would_fail_for_its_length_is_a_problem(tmp_path: Path, overflow: str, lines: str, hint: str) -> None:
+    """All of them together, however long each is; what a run would cut counts as it is cut."""
+    system = {"messages": [{"role": "system", "content": "s" * 900}]}
+    texts = [row(1), row(2, "x" * 900), row(3, "x" * 1000), row(4, **system), row(5, "x" * 90)]
+    found = checked(tmp_path, texts, max_prompt_tokens=100, overflow=overflow)
+    [problem] = found.examples
+    assert (problem.lines, problem.message, hint in problem.hint) == (lines, "prompt too long", True)
+    assert (found.problems, found.exit_code, found.to_go) == (problem.count, 2, 5 - problem.count)
+    assert found.tokens_in <= 100 * found.to_go
+
+
+def test_what_is_answered_is_not_too_long(tmp_path: Path) -> None:
+    texts = [row(1), row(2, "x" * 900), row(3, "x" * 900)]
+    (tmp_path / "a.results.jsonl").write_bytes(written(texts[1].encode(), 2, Kind.OK))
+    for more in ({}, {"where": "line > 1"}):
+        assert checked(tmp_path, texts, max_prompt_tokens=100, **more).examples[0].lines == "3"
+
+
 def test_cost_is_unknown_without_a_price_and_says_how_to_give_one(tmp_path: Path) -> None:
     found = checked(tmp_path, [row(1)])
     assert (found.cost, found.cost_most, found.unpriced) == (None, None, ("m",))

@@ -191,6 +191,8 @@ def test_a_system_prompt_is_kept_or_the_line_fails() -> None:
     assert json.loads(made.body)["messages"][0] == system
     failed = slim(request, Slimming(max_prompt_tokens=100, overflow="truncate-middle"))
     assert isinstance(failed, Result)
+    assert failed.error
+    assert "--overflow" not in failed.error.hint  # it was given, and is not enough
 
 
 def test_an_image_counts_as_an_image_and_not_as_its_bytes() -> None:
