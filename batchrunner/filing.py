@@ -26,6 +26,7 @@ from batchrunner.errors import FileError, UsageError
 from batchrunner.expectation import misfits_of
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import identify
+from batchrunner.iterables import IterableSource
 from batchrunner.job import Redact, Reopen, watched, writer
 from batchrunner.journal import Journal
 from batchrunner.kept import kept_results
@@ -38,7 +39,7 @@ from batchrunner.reading import last_start
 from batchrunner.resume import survey, tidy
 from batchrunner.selecting import of_shard
 from batchrunner.settings import OPTIONS, Settings, values
-from batchrunner.source import IterableSource, Source
+from batchrunner.source import Source
 from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of, place
 from batchrunner.standing import Standing
 from batchrunner.summary import Summary

@@ -20,10 +20,11 @@ from msgspec import Struct
 from batchrunner.core.model import Request, Result
 from batchrunner.engine import Chore
 from batchrunner.foreign import WRITERS
+from batchrunner.iterables import IterableSource
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder
 from batchrunner.settings import Settings
-from batchrunner.source import IterableSource, Source
+from batchrunner.source import Source
 from batchrunner.summary import Summary
 
 Redact = Callable[[bytes], bytes]

@@ -18,6 +18,7 @@ from batchrunner.core.model import Request, Result
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.engine import Chore
 from batchrunner.errors import StopError, UsageError
+from batchrunner.iterables import IterableSource
 from batchrunner.job import Redact, watched, writer
 from batchrunner.looking import Untouched, check_input, evidence_of, refuse_duplicates, refuse_own, with_kept
 from batchrunner.meter import Meter
@@ -25,7 +26,7 @@ from batchrunner.ordering import InOrder
 from batchrunner.paths import Paths
 from batchrunner.resume import survey
 from batchrunner.settings import Settings
-from batchrunner.source import IterableSource, Source
+from batchrunner.source import Source
 from batchrunner.spooling import Rows, as_lines, keep_input, lines_of, made_of, place
 from batchrunner.summary import Summary
 

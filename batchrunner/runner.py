@@ -119,8 +119,12 @@ class Runner:
         return self._begun(*self._asked(requests, output))
 
     def _asked(self, requests: Requests, output: str | os.PathLike[str] | None) -> tuple[Settings, FileJob | MemoryJob]:
-        """What a call asks for. UsageError E003: stdout is nobody's place for results that go to the caller."""
+        """What a call asks for. UsageError E003: it does not go with results for the caller, as they come."""
         settings = self._settings(requests if isinstance(requests, str | os.PathLike) else STDIN, output)
+        if settings.service.via == "batch":
+            raise UsageError(
+                "E003", "a batch service takes files, and answers within a day", 'Runner(via="batch").run(FILE), or retry'
+            )
         if settings.output == STDOUT:
             raise UsageError("E003", "the results go to the caller, not to stdout", "name a file as output, or leave it out")
         if not settings.output:

@@ -38,10 +38,9 @@ def where(lines: Iterable[Numbered], text: str) -> Iterable[Numbered]:
     return ((line, raw) for line, raw in lines if wanted(_fields(raw, line))) if wanted else lines
 
 
-def fits(raw: bytes, line: int, text: str) -> bool:
-    """Whether a line fits the condition."""
-    wanted = condition(text)
-    return wanted is None or wanted(_fields(raw, line))
+def fits(raw: bytes, line: int, shard: str, text: str) -> bool:
+    """Whether a line is of this piece and fits the condition."""
+    return any(where(of_shard([(line, raw)], shard), text))
 
 
 def _fields(raw: bytes | Oversized, line: int) -> Fields:

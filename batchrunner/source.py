@@ -9,11 +9,9 @@ Rules:
 """
 
 import asyncio
-import json
 import os
-import sys
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -21,19 +19,17 @@ from pathlib import Path
 from threading import Event
 from typing import Annotated, Self
 
-import msgspec
 from msgspec import Struct
 
 from batchrunner.core.model import Request, Result
 from batchrunner.core.policy import option
 from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import BatchError, FileError
-from batchrunner.formats import parse, refuse
+from batchrunner.formats import parse
 from batchrunner.glance import GLANCED, request
-from batchrunner.hooks import taking_rows
 from batchrunner.landmarks import START, Landmark
-from batchrunner.lines import MAX_LINE, PUT_BACK, Begin, Line, blank, open_blocks, read_lines, without_ending
-from batchrunner.selecting import fits, of_shard, where
+from batchrunner.lines import MAX_LINE, PUT_BACK, Begin, Line, blank, open_blocks, read_lines
+from batchrunner.selecting import of_shard, where
 
 Block = list[Request | Result]
 Row = Mapping[str, object] | Request | bytes
@@ -41,7 +37,6 @@ Read = Callable[[Line, int], Request | Result]
 
 BLOCK_LINES = 512
 BLOCK_BYTES = 256 * 1024
-BLOCK_ROWS = 64
 
 
 class Intake(Struct, frozen=True, kw_only=True):
@@ -230,72 +225,3 @@ def _check(path: Path, start: os.stat_result | None) -> None:
         raise FileError("E406", f"the input {path} was removed or replaced while it was read", PUT_BACK)
     if now.st_size < start.st_size:
         raise FileError("E406", f"the input {path} became shorter while it was read", PUT_BACK)
-
-
-class IterableSource:
-    """The requests of an iterable or async iterable, in blocks like those of a file, once.
-
-    A row is the dict of an input line, its bytes, or a finished `Request`, taken as it is but for its line number: rows count
-    from 1. NaN in a dict becomes null. A plain iterable is walked on the event loop, a few rows at a time; the rows of an async
-    one are passed on one by one, as they come.
-    """
-
-    def __init__(
-        self,
-        rows: Iterable[Row] | AsyncIterable[Row],
-        intake: Intake = _ALL,
-        origins: Collection[str] = (),
-        model: str = "",
-    ) -> None:
-        self._rows = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
-        self._left = intake.limit or sys.maxsize
-        self._line = 0
-        self._origins = tuple(origins)
-        self._model = model
-        self._intake = intake
-        self._dialect: Dialect | None = None  # that of the first row which tells
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Block:
-        while self._left and (rows := await self._take()):
-            block = [item for row in rows if (item := self._item(row))]
-            self._left -= len(block)
-            if block:
-                return block
-        raise StopAsyncIteration
-
-    async def close(self) -> None:
-        """Take no more rows. The iterable stays the caller's."""
-        self._left = 0
-
-    async def _take(self) -> list[Row]:
-        with taking_rows():
-            if isinstance(self._rows, AsyncIterator):
-                return [row] if (row := await anext(self._rows, None)) is not None else []
-            return list(islice(self._rows, min(BLOCK_ROWS, self._left)))
-
-    def _item(self, row: Row) -> Request | Result | None:
-        self._line += 1
-        if isinstance(row, Request):
-            return msgspec.structs.replace(row, line=self._line)
-        try:
-            raw = without_ending(row) if isinstance(row, bytes) else msgspec.json.encode(row)
-        except (TypeError, ValueError, RecursionError) as why:
-            return refuse(_named(row), self._line, f"the row cannot be written as JSON: {why}", "Use plain JSON values only.")
-        if not raw or raw.isspace() or not fits(raw, self._line, self._intake.where):
-            return None
-        return parse(raw, self._line, self._origins, self._model, self._dialect or self._settled(raw))
-
-    def _settled(self, raw: bytes) -> Dialect:
-        intake, keys = self._intake, keys_of(raw)
-        dialect = Dialect(intake.format, intake.route) if intake.format != "auto" else detected(keys, intake.route)
-        self._dialect = dialect if keys else None
-        return dialect
-
-
-def _named(row: Row) -> bytes:
-    """What is left of a row that cannot be written: the line that only says whose it is."""
-    name = row.get("custom_id") if isinstance(row, Mapping) else None
-    return json.dumps({"custom_id": name}).encode() if isinstance(name, str) else b""

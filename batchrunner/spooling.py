@@ -25,6 +25,7 @@ from batchrunner.core.model import Request
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.errors import FileError, UsageError
 from batchrunner.hooks import taking_rows
+from batchrunner.iterables import fields_of
 from batchrunner.paths import Paths
 from batchrunner.rendering import Recipe, lines_made
 from batchrunner.settings import Settings
@@ -190,11 +191,8 @@ def as_it_is(row: Row, number: int) -> bytes:
     """A row as a line of an input file. UsageError E203 when it cannot be written as JSON."""
     if isinstance(row, bytes):
         return row.rstrip(b"\r\n") + b"\n"
-    if isinstance(row, Request):
-        body = {"body": msgspec.Raw(row.body)} if row.body else {}
-        row = {"custom_id": row.id, "method": row.method, "url": row.path, **body}
     try:
-        return msgspec.json.encode(row) + b"\n"
+        return msgspec.json.encode(fields_of(row) if isinstance(row, Request) else row) + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError("E203", f"request {number} cannot be written as JSON: {error}", "use plain JSON values only") from None
 

@@ -15,7 +15,8 @@ from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
 from batchrunner.formats import identify, parse
-from batchrunner.source import Intake, IterableSource, Source, dialect_of
+from batchrunner.iterables import IterableSource
+from batchrunner.source import Intake, Source, dialect_of
 from tests.crash import served
 from tests.server import FaultServer, Peer, chat, json_reply
 

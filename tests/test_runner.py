@@ -212,6 +212,12 @@ async def test_rows_that_raise_in_the_middle_lose_no_answer() -> None:
     assert [result.id for result in broken.value.results if isinstance(result, Result)] == [f"q-{n}" for n in range(5)]
 
 
+@pytest.mark.parametrize("output", [None, "out.jsonl"])
+async def test_rows_are_not_sent_one_by_one_when_a_batch_was_asked_for(output: str | None, tmp_path: Path) -> None:
+    with pytest.raises(batchrunner.BatchError, match=r"\[E003\]"):
+        await batchrunner.gather(lines(1), output and tmp_path / output, base_url="simulated", via="batch")
+
+
 async def test_requests_made_by_prepare_can_be_kept_and_continued(tmp_path: Path) -> None:
     async with batchrunner.Runner(base_url="simulated") as runner:
         requests = [result.request for result in await runner.gather(lines(3))]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,20 @@ async def test_a_condition_holds_for_rows_of_the_library() -> None:
     rows = [batchrunner.chat("Hi", model=name, id=name) for name in ("x", "y", "x-2")]
     results = await batchrunner.gather(rows, base_url="simulated", where="'x' in body.model")
     assert [result.id for result in results] == ["x", "x-2"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_rows_of_the_library_are_selected_like_lines(finished: bool) -> None:
+    rows: list[Any] = [batchrunner.chat("Hi", model="m", id=f"r-{number}") for number in range(30)]
+    if finished:
+        rows = [result.request for result in await batchrunner.gather(rows, base_url="simulated")]
+    pieces = [await batchrunner.gather(rows, base_url="simulated", shard=f"{index}/3") for index in range(1, 4)]
+    assert all(pieces)
+    assert sorted(result.request.line for piece in pieces for result in piece) == list(range(1, 31))
+    kept = await batchrunner.gather(rows, "x.jsonl", base_url="simulated", shard="2/3")
+    assert [result.id for result in kept] == [result.id for result in pieces[1]]
+    some = await batchrunner.gather(rows, base_url="simulated", where="line > 3 and custom_id in ['r-2', 'r-3', 'r-4']")
+    assert [result.id for result in some] == ["r-3", "r-4"]
 
 
 async def test_shards_are_jobs_of_their_own_and_merge_to_the_whole() -> None:

@@ -11,14 +11,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError, UsageError
-from batchrunner.formats import identify
-from batchrunner.source import BLOCK_BYTES, BLOCK_LINES, Intake, IterableSource, Source
+from batchrunner.formats import identify, parse
+from batchrunner.iterables import IterableSource, fields_of
+from batchrunner.source import BLOCK_BYTES, BLOCK_LINES, Intake, Source
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
@@ -348,6 +350,23 @@ async def test_rows_of_a_list() -> None:
     assert [isinstance(item, Request) for item in taken] == [True, True, True, False, False, False]
     assert isinstance(taken[0], Request)
     assert taken[0].body == b'{"k":1}'
+
+
+async def test_a_row_that_is_none_ends_no_iterable() -> None:
+    async def rows() -> AsyncIterator[Any]:
+        for each in ({"url": "/x"}, None, {"url": "/y"}):
+            yield each
+
+    taken = await items(IterableSource(rows()))
+    assert [isinstance(item, Request) for item in taken] == [True, False, True]
+
+
+async def test_a_request_as_a_line_is_read_as_the_same_request() -> None:
+    first = parse(b'{"custom_id":"a","method":"PUT","url":"/x?y=1","headers":{"X-Tag":"v"},"body":{"k":[1.0]}}', 1)
+    assert isinstance(first, Request)
+    again = parse(msgspec.json.encode(fields_of(first)), 1)
+    assert isinstance(again, Request)
+    assert (again.method, again.path, again.headers, json.loads(again.body)) == ("PUT", "/x?y=1", first.headers, {"k": [1.0]})
 
 
 async def test_rows_have_the_identity_of_their_line() -> None:
