@@ -16,6 +16,7 @@ Rules:
 import asyncio
 import hmac
 import secrets
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from html import escape
@@ -66,10 +67,7 @@ class Dashboard:
         self = cls()
         self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=FAREWELL)
         await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, HOST, port).start()
-        except OSError:
-            await web.TCPSite(self._runner, HOST, 0).start()
+        await web.SockSite(self._runner, _listening(port)).start()
         self.port = self._runner.addresses[0][1]
         return self
 
@@ -287,3 +285,11 @@ def _endpoints(snapshot: Snapshot, moments: Sequence[Moment]) -> list[dict[str, 
         }
         for lane in (moments[-1].lanes if moments else ())
     ]
+
+
+def _listening(port: int) -> socket.socket:
+    """Bound and listening at once: of two runs that begin in one moment uvloop would let both have the port, one of them broken."""
+    try:
+        return socket.create_server((HOST, port))
+    except OSError:
+        return socket.create_server((HOST, 0))
