@@ -288,7 +288,7 @@ def _endpoints(snapshot: Snapshot, moments: Sequence[Moment]) -> list[dict[str, 
 
 
 def _listening(port: int) -> socket.socket:
-    """Bound and listening at once: of two runs that begin in one moment uvloop would let both have the port, one of them broken."""
+    """Bound and listening at once: of two runs that begin in one moment uvloop would let both have the port, one broken."""
     try:
         return socket.create_server((HOST, port))
     except OSError:
