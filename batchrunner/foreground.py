@@ -112,7 +112,7 @@ async def present(
             settings, job, reopen=reopen, hooks=hooks, listeners=audience.listeners, deliver=deliver, watch=watch, origins=origins
         )
         if settings.service.via == "batch" and job is None:
-            submission.clear(paths_of(settings).folder)
+            submission.clear(paths_of(settings))
         await audience.leave(ending)
         return ending
 

@@ -70,6 +70,11 @@ class Paths(Struct, frozen=True):
         return self.folder / "earlier"
 
     @property
+    def batches(self) -> Path:
+        """The folder of what a batch service has been given, and has answered."""
+        return self.folder / "batches"
+
+    @property
     def events(self) -> Path:
         """What every run says of itself, moment by moment."""
         return self.folder / "events.jsonl"

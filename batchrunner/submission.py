@@ -35,6 +35,7 @@ from batchrunner.keyring import Door, doors
 from batchrunner.meter import Meter
 from batchrunner.network import NONE, proxy_for, proxy_secrets
 from batchrunner.passing import STDOUT
+from batchrunner.paths import Paths
 from batchrunner.secret import redactor
 from batchrunner.settings import Settings
 from batchrunner.spooling import STDIN
@@ -96,7 +97,7 @@ async def submit(
     try:
         door = doors(settings.service, environ)[0]
         async with _service(door, settings, environ, pause) as api:
-            shelf = Shelf(job.paths.folder / "batches", door.base_url)
+            shelf = Shelf(job.paths.batches, door.base_url)
             if not shelf.state.parts:
                 await _fill(shelf, job.source([door.base_url], settings.service.model))
             await _Submission(api, shelf, note, pause).run()
@@ -105,9 +106,9 @@ async def submit(
         await job.close(None)
 
 
-def clear(folder: Path) -> None:
-    """What came back has been adopted: forget the batches of this run folder."""
-    shutil.rmtree(folder / "batches", ignore_errors=True)
+def clear(paths: Paths) -> None:
+    """What came back has been adopted: forget the batches of this job."""
+    shutil.rmtree(paths.batches, ignore_errors=True)
 
 
 @asynccontextmanager

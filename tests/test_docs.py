@@ -13,8 +13,10 @@ import pytest
 
 from batchrunner.cli import main
 from batchrunner.core.treatment import TREATMENT
+from batchrunner.paths import Paths
 from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS
+from batchrunner.spooling import KEPT
 from tests.docs import README, ROOT, with_options
 
 TEXT = README.read_text()
@@ -131,6 +133,14 @@ def test_the_chinese_readme_says_nothing_else() -> None:
 def test_the_topics_it_names_exist() -> None:
     assert {"files", "systemd", "slurm", "kubernetes", "monitoring"} == set(TOPICS)
     assert all(topic in TEXT and topic in CHINESE for topic in TOPICS)
+
+
+def test_explain_files_names_all_that_a_job_may_leave() -> None:
+    paths = Paths.of(Path("prompts.jsonl"))
+    own = [getattr(paths, name).name for name, each in vars(Paths).items() if isinstance(each, property)]
+    assert {"lock", "torn", "earlier", "batches"} < set(own)
+    told = TOPICS["files"][1]
+    assert [name for name in (*own, paths.results.name, paths.errors.name, KEPT) if not re.search(rf"\b{name}\b", told)] == []
 
 
 def test_the_test_command_is_the_one_ci_calls() -> None:

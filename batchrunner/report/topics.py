@@ -123,9 +123,13 @@ prompts.run/attempts.jsonl  failed and retried attempts with phases, deadline, r
                             (--log-attempts failed|sample|all, at most --log-size)
 prompts.run/events.jsonl    session · moment, moment, … · end: counters, latencies by endpoint and phase, limits in force
                             (every few seconds, at most 64 MiB)
+                            (each with its older half as events.1.jsonl and attempts.1.jsonl)
+prompts.run/input.jsonl     the requests that were made of a table or of texts, or came by stdin
+prompts.run/batches/        a batch of --via batch until its answers are in: it is paid for, and found again by this
+prompts.run/earlier/        answers that no longer count, from before --fresh or to a line that was edited since
 prompts.run/torn/           whatever repair had to cut off; nothing is thrown away
-The rest (checkpoint, learned.json, lock) are caches and a lock: delete them and nothing is lost. Nothing but the results
-and errors holds an answer, and no file holds a key.
+The rest are caches and a lock: checkpoint, learned.json, answers.sqlite (of --dedupe), lock. Delete them while nothing runs,
+and nothing is lost. No file holds a key.
 
 jq -r '[.custom_id, .response.body.choices[0].message.content] | @tsv' prompts.results.jsonl
 jq -r 'select(.event=="attempt" and .kind!="ok") | [.at,.id,.kind,.status,.message] | @tsv' prompts.run/attempts.jsonl
