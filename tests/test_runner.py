@@ -40,11 +40,12 @@ async def test_gather_keeps_the_order_of_the_requests() -> None:
     assert all(result.usage and result.usage.output > 0 for result in results)
 
 
-async def test_a_limit_that_answers_tell_is_kept_with_hardly_a_refusal() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_limit_that_answers_tell_is_kept_with_hardly_a_refusal(workers: int) -> None:
     async with Simulator(Profile(rate=150, median=0.1, sigma=0.5)) as simulator:
-        results = await batchrunner.gather(lines(450), base_url=simulator.url)
+        results = await batchrunner.gather(lines(450), base_url=simulator.url, workers=workers)
         assert all(result.ok for result in results)
-        assert simulator.stats()["faults"].get("limit.rate", 0) <= 15, "it is a busy machine's bound"
+        assert simulator.stats()["faults"].get("limit.rate", 0) <= 4, "a busy machine may hold up a few"
 
 
 async def test_stream_takes_async_iterables_and_yields_as_answers_come() -> None:

@@ -3,7 +3,8 @@
 Rules:
 
 1. What remains was told when the answer's request was let in. It is carried on from there: it fills (`core.filling`), and what
-   was sent since is gone. Each answer to a later request corrects it.
+   was sent since is gone. Each answer to a later request corrects it: downwards at once, upwards when others agree. For requests
+   overtake one another on their way, and the first that is let in tells of what is not yet gone for those that were sent before.
 2. As long as enough remains nothing waits; then requests go out as fast as it fills. Thus a limit that is told is kept without a
    single refusal, and a budget that is full is used up first.
 3. Others may use the same budget, and the endpoint may count otherwise than we do: how much is gone for each unit of ours is
@@ -30,8 +31,10 @@ _FIRST = tuple(dict.fromkeys(each[1] for each in _HEADERS))
 SEVERAL = 3.0  # times the mean of what a request takes must be left, where they differ
 MARGIN = 0.05  # seconds' worth that is left for requests that overtake one another
 SHARE = 0.1  # of a bucket that this may be at most
+LATELY = 0.5  # seconds of sending whose answers must agree that more remains
 LEARN, LEARN_UNIT = 0.3, 0.05  # weight of a second in what is gone for each unit of ours, of a request in their mean
 FEWEST, MOST = 0.01, 100.0  # and what it may be: a request is one at least
+SUDDEN = 2.0  # times what was known of it that is believed at once: what runs over in a pause seems to be gone as well
 FULL = 0.9  # of it, above which it may have run over
 HIT = 1e-3  # units by which less may be left than a request needs: floats do not meet
 REGARD = 1.0  # seconds between two looks at that
@@ -64,6 +67,7 @@ class Budget:
         "_filling",
         "_gone",
         "_heard",
+        "_lately",
         "_learn",
         "_level",
         "_mark",
@@ -85,7 +89,8 @@ class Budget:
         self._level = 0.0  # what they and the filling have made of it, counted from where it stood at first
         self._at = 0.0  # as of then
         self._heard = -1  # the turn of the last of the requests that have told what remains
-        self._carried = inf  # how much more remained than that level
+        self._carried = inf  # how much more remained than that level, at least, as the answers of late have it
+        self._lately = (-inf, inf, inf)  # since when they are, the least of those before, and theirs
         self._gone = 1.0  # of the endpoint's units, for one of ours
         self._unit = 1.0  # what a request of ours takes, on the mean
         self._mark = (0.0, 0.0, 0.0)  # moment, units used and left, since when `_gone` is looked at
@@ -122,9 +127,9 @@ class Budget:
         """The request of this line, which was sent then, has been answered, and this is what the answer tells."""
         turn, used, level = self._sent.pop(line, (0, 0.0, 0.0))
         self._filling.hear(left.remaining, left.reset)
-        carried = left.remaining - level
-        if turn > self._heard or (turn == self._heard and carried < self._carried):
-            self._heard, self._carried = turn, carried
+        if turn >= self._heard:
+            self._heard = turn
+            self._carry(left.remaining - level, started)
             self._regard(used, left.remaining, started)
             self.holds = self.holds and left.remaining < self._filling.size / 2.0
 
@@ -138,6 +143,15 @@ class Budget:
         size = self._filling.size
         return min(self._several * self._gone * self._unit + min(MARGIN * rate, SHARE * size), size / 2.0)
 
+    def _carry(self, carried: float, started: float) -> None:
+        """By the answer to a request that was sent then so much more remained than the level."""
+        since, before, least = self._lately
+        if started < since + LATELY:
+            self._lately = since, before, min(least, carried)
+        else:
+            self._lately = started, least, carried
+        self._carried = min(self._lately[1:])
+
     def _regard(self, used: float, left: float, started: float) -> None:
         """Compare what we have used with what is gone."""
         since, before, was = self._mark
@@ -150,5 +164,6 @@ class Budget:
         gone = (filling.slope * (started - since) + was - left) / (used - before)
         if gone > self._gone and min(left, was) > FULL * filling.size:
             return  # some of what came back may have run over
-        self._gone += self._learn * (min(MOST, max(self._fewest, gone)) - self._gone)
+        most = MOST if self._learn > LEARN else min(MOST, SUDDEN * self._gone)
+        self._gone += self._learn * (min(most, max(self._fewest, gone)) - self._gone)
         self._learn = max(LEARN, self._learn / 2.0)

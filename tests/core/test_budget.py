@@ -1,5 +1,6 @@
 """What the endpoint's own headers say is left, and how long that makes requests wait."""
 
+from bisect import insort
 from math import inf
 
 import pytest
@@ -59,13 +60,20 @@ def test_whatever_it_says_is_a_number_or_nothing(headers: dict[str, str]) -> Non
 
 
 class Served:
-    """A bucket, and what is left of its budget as one client sees it. An answer comes `latency` after its request."""
+    """A bucket, and what is left of its budget as one client sees it. An answer comes `latency` after its request.
 
-    def __init__(self, rate: float, size: float, latency: float = 0.3, counted: bool = True, each: float = 1.0) -> None:
+    Every other request is on its `way` to it for so long.
+    """
+
+    def __init__(
+        self, rate: float, size: float, latency: float = 0.3, counted: bool = True, each: float = 1.0, way: float = 0.0
+    ) -> None:
         self.rate, self.size, self.latency, self.each = rate, size, latency, each
-        self.level, self.at, self.now, self.line = size, 0.0, 0.0, 0
+        self.way = way
+        self.level, self.now, self.line = size, 0.0, 0
         self.others = 0.0  # units a second
         self.refused = self.sent = 0
+        self.going: list[tuple[float, int, float]] = []
         self.coming: list[tuple[float, int, float, Left]] = []
         self.budget = Budget(counted)
 
@@ -78,18 +86,27 @@ class Served:
             while self.coming and self.coming[0][0] <= self.now:
                 _, line, started, left = self.coming.pop(0)
                 self.budget.hear(line, started, left)
-            while len(self.coming) < most and self.budget.wait(self.now) == 0.0:
+            while len(self.coming) + len(self.going) < most and self.budget.wait(self.now) == 0.0:
                 self.line += 1
                 self.budget.take(1.0, self.line, self.now)
-                if self.level < self.each:
-                    self.refused += 1
-                    self.budget.drop(self.line, refused=True)
-                    break
-                self.level -= self.each
-                self.sent += 1
-                full = round((self.size - self.level) / self.rate, 3)
-                self.coming.append((self.now + self.latency, self.line, self.now, Left("requests", float(int(self.level)), full)))
+                self.going.append((self.now + self.way * (self.line % 2), self.line, self.now))
+                self._let_in()
+            self._let_in()
         return (self.sent - before) / seconds
+
+    def _let_in(self) -> None:
+        for here in [each for each in self.going if each[0] <= self.now]:
+            self.going.remove(here)
+            _, line, started = here
+            if self.level < self.each:
+                self.refused += 1
+                self.budget.drop(line, refused=True)
+                continue
+            self.level -= self.each
+            self.sent += 1
+            full = round((self.size - self.level) / self.rate, 3)
+            left = Left("requests", float(int(self.level)), full)
+            insort(self.coming, (self.now + self.latency, line, started, left), key=lambda each: each[0])
 
 
 @pytest.mark.parametrize(
@@ -103,6 +120,26 @@ def test_a_limit_that_is_told_is_used_up_and_never_met(rate: float, seconds: flo
     assert served.refused == 0
     assert served.run(10.0) == pytest.approx(rate, rel=0.03)
     assert served.budget.rate == pytest.approx(rate, rel=0.05)
+
+
+@pytest.mark.parametrize("way", [0.03, 0.1, 0.2])
+def test_the_first_of_those_that_overtake_others_is_not_believed(way: float) -> None:
+    """What it tells is not yet gone for those that were sent before it."""
+    served = Served(150.0, 150.0, latency=0.1, way=way)
+    served.run(0.2, most=16)
+    served.run(0.2, most=64)
+    served.run(10.0)
+    assert served.refused == 0
+    assert served.run(10.0) == pytest.approx(150.0, rel=0.03)
+
+
+def test_what_ran_over_in_a_pause_does_not_count_as_used_by_others() -> None:
+    served = Served(100.0, 100.0)
+    served.run(2.0, most=16)
+    served.run(10.0)
+    served.run(5.0, most=0)
+    served.run(2.0, most=1)
+    assert served.run(5.0) >= 100.0, "what came back in the pause is used up, and no time is lost"
 
 
 def test_what_others_use_is_left_to_them() -> None:

@@ -399,6 +399,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "told": Scenario("a bucket of 400 a second, told by headers", 8_000, told.bucket, TOLD),
     "told-burst": Scenario("the same, which holds five seconds' worth", 8_000, partial(told.bucket, seconds=5.0), TOLD),
     "told-shared": Scenario("the same, of which others take 150 for ten seconds", 8_000, told.shared, TOLD),
+    "told-overtaken": Scenario("150 a second, and requests overtake one another", 2_500, told.overtaken, TOLD),
     "told-tokens": Scenario("a bucket of tokens, told by headers", 2_500, told.tokens, TOLD_TOKENS),
     "cap": Scenario("100 at once, then 429", 10_000, cap, [at_least(YIELD, attained, 0.9), *THROTTLED]),
     "cap-small": Scenario("3 at once, then 429", 1_500, partial(cap, most=3), [at_least(YIELD, attained, 0.9), *THROTTLED]),

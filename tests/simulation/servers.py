@@ -89,6 +89,7 @@ class Nature(Struct):
     quota: Quota | None = None  # beyond it: 429
     says: Callable[[float], Mapping[str, str]] = lambda _: {}  # the headers of what is let in now
     told: Callable[[float], str] | None = None  # the retry-after of a refusal, from the seconds until one would pass
+    way: Callable[[int], float] = lambda _: 0.0  # line → seconds until its sendings reach it
     fails: Callable[[int, int, float], int] = lambda *_: 0  # (line, sending, now) → the status of an error at once; 0: none
     speed: Callable[[int], float] = lambda _: 1.0
     stalls: Callable[[int, int], float] = lambda *_: inf  # (line, sending) → seconds of a stream until it falls silent for ever

@@ -72,6 +72,14 @@ def shared(rows: int, seed: int) -> Stage:
     return _stage(rows, seed, RATE * rows / (rows + 1500), quota, quota.says)
 
 
+def overtaken(rows: int, seed: int) -> Stage:
+    """Every other request is on its way for as long as a new connection takes, or a worker that has just begun."""
+    quota = Bucket(steps(150.0))
+    stage = _stage(rows, seed, 150.0, quota, quota.says)
+    stage.servers["a"].way = lambda line: 0.15 * (line % 2)
+    return stage
+
+
 def tokens(rows: int, seed: int) -> Stage:
     quota = Tokens(seed)
     return _stage(rows, seed, 40.0, quota, quota.says)

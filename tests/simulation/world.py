@@ -130,10 +130,11 @@ class _Wire:
         self._rings = inf
 
     async def send(self, attempt: Attempt, review: Review) -> Reply | Fault:
-        began = self._loop.time()
+        began, line = self._loop.time(), attempt.request.line
+        if way := self._server.nature.way(line):
+            await asyncio.sleep(way)
         self._turn()
-        line = attempt.request.line
-        call = self._server.arrive(line, attempt.number, began - self._start)
+        call = self._server.arrive(line, attempt.number, self._loop.time() - self._start)
         if isinstance(call, Refusal):
             await asyncio.sleep(ROUND_TRIP)
             self._note(line, began, "refused", call.status)
