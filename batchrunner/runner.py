@@ -209,11 +209,11 @@ async def gather(requests: Requests, output: str | os.PathLike[str] | None = Non
 def run_sync(input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Unpack[Options]) -> Report:  # noqa: A002
     """`run` for code that is not async. Works where a loop is running already, as in a notebook: then in a thread of its own."""
     runner = Runner(**options)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+
+    def work() -> Report:
         return run_loop(runner.run(input, output))
-    return _in_thread(lambda: run_loop(runner.run(input, output)))
+
+    return _in_thread(work) if _in_loop() else work()
 
 
 def chat(text: str, *, model: str, id: str | None = None, **body: Any) -> dict[str, Any]:  # noqa: A002 - the field's word
@@ -232,6 +232,14 @@ def _whole(report: Report) -> None:
 
 
 _CODE = re.compile(r" ?\[(E[0-9]{3})\]")
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _in_thread(work: Callable[[], T]) -> T:

@@ -6,6 +6,7 @@ import re
 import typing
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
@@ -230,6 +231,13 @@ async def test_requests_made_by_prepare_can_be_kept_and_continued(tmp_path: Path
 
 def test_run_sync_without_a_loop(tmp_path: Path) -> None:
     assert batchrunner.run_sync(written(tmp_path / "in.jsonl", lines(5)), base_url="simulated").ok
+
+
+def test_an_error_of_run_sync_names_no_other(tmp_path: Path) -> None:
+    job = written(tmp_path / "in.jsonl", lines(1))
+    with pytest.raises(batchrunner.BatchError, match=r"\[E401\]") as caught:
+        batchrunner.run_sync(job, tmp_path / "nowhere" / "out.jsonl", base_url="simulated")
+    assert "no running event loop" not in "".join(format_exception(caught.value.with_traceback(None)))
 
 
 async def test_run_sync_inside_a_running_loop(tmp_path: Path) -> None:
