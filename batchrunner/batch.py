@@ -100,7 +100,7 @@ async def run(
             engine = view.engine = _engine(settings, job, meter, lanes, hooks, told, deliver, sink, slimmer)
             learning = _remembering(settings, job, ways.doors, engine.scheduler, stack)
             chores = [*job.chores(), *reusing, *learning, *trail.chores(), *_tending(lanes.crew, trail)]
-            caps = [*_caps(settings.stopping, meter, engine), *_outage(settings.stopping, engine), *_budget(settings, view)]
+            caps = [*_caps(settings.stopping, meter, engine), *_outage(settings, engine), *_budget(settings, view)]
             await engine.run([*chores, *caps, *watch(view)])
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
@@ -251,16 +251,15 @@ def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:
     return [Chore(stopping.max_time, over)] if stopping.max_time else []
 
 
-def _outage(stopping: Stopping, engine: Engine) -> list[Chore]:
+def _outage(settings: Settings, engine: Engine) -> list[Chore]:
     """Whether anybody answers at all, asked each second. While an attempt is under way there may yet be an answer."""
-    silence = Silence()
+    silence = Silence(settings.timeouts)
 
     async def judge() -> None:
         if not (engine.scheduler.in_flight or engine.scheduler.paused):
-            silent = silence.seconds(asyncio.get_running_loop().time())
-            engine.drain_if(outage(stopping, silent, silence.ever, silence.said))
+            engine.drain_if(outage(settings.stopping, silence, asyncio.get_running_loop().time()))
 
-    if not stopping.max_outage:
+    if not settings.stopping.max_outage:
         return []
     engine.outbox.listeners.append(silence)
     return [Chore(LISTEN_EVERY, judge)]

@@ -6,13 +6,16 @@ import re
 import pytest
 
 from batchrunner.batch import _outage
-from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Outcome, Phase, Reply
+from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.stopping import Silence, Stopping, outage
 from batchrunner.engine import Engine
+from batchrunner.settings import Settings
 from tests.virtual import Script, chat, engine_for, good, run_virtual
 
 REFUSED = Fault(Cause.REFUSED, Phase.CONNECT, "connection refused")
 LINES = 40
+LEARNED = Timeouts()
 
 
 async def refused(_attempt: Attempt) -> Fault:
@@ -34,12 +37,12 @@ async def prompt(_attempt: Attempt) -> Reply:
     return good()
 
 
-def ran(stopping: Stopping, *scripts: Script, lines: int = LINES) -> tuple[Engine, float]:
+def ran(stopping: Stopping, *scripts: Script, lines: int = LINES, timeouts: Timeouts = LEARNED) -> tuple[Engine, float]:
     """The engine after a run of `lines` requests, and how long that took."""
 
     async def main() -> tuple[Engine, float]:
         engine = engine_for([chat(n) for n in range(1, lines + 1)], *scripts, chance=lambda: 0.5)
-        await engine.run(_outage(stopping, engine))
+        await engine.run(_outage(Settings(stopping=stopping, timeouts=timeouts), engine))
         return engine, asyncio.get_running_loop().time() - 1000.0
 
     engine, took = run_virtual(main)
@@ -113,6 +116,50 @@ def test_each_outage_has_its_own_time() -> None:
     assert took > 800, "there was more than one outage"
 
 
+def given_up(after: float) -> Script:
+    """A server that is slower than the deadline, which passes after so many seconds."""
+
+    async def script(_attempt: Attempt) -> Fault:
+        await asyncio.sleep(after)
+        return Fault(Cause.TIMEOUT, Phase.FIRST_BYTE, "first byte: given up", Timing(total=after))
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "typed", "took"),
+    [
+        (Timeouts(timeout=1.0), "--timeout 1s", 12),
+        (Timeouts(first_byte_timeout=0.5, timeout=20.0), "--first-byte-timeout 0.5s", 7),
+        (Timeouts(max_timeout=2.0), "--max-timeout 2s", 24),
+        (Timeouts(timeout=20.0), "--timeout 20s", 81),
+    ],
+)
+def test_a_deadline_of_ones_own_that_ends_all_is_blamed_and_soon(timeouts: Timeouts, typed: str, took: float) -> None:
+    engine, seconds = ran(Stopping(), given_up(float(typed.split()[1][:-1])), timeouts=timeouts)
+    blamed = rf"and {re.escape(typed)} ended all [0-9]+ attempts: allow more \[E305\] \(a: first byte: given up\)"
+    assert re.search(blamed, engine.stopping), engine.stopping
+    assert engine.scheduler.open == LINES, "every line stays pending"
+    assert seconds == pytest.approx(took, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "scripts"),
+    [
+        (LEARNED, [given_up(60.0)]),
+        (Timeouts(timeout=60.0), [given_up(60.0)]),
+        (Timeouts(timeout=1.0), [given_up(1.0), refused]),
+        (Timeouts(timeout=1.0), [until(0.5, refused, given_up(1.0))]),
+        (Timeouts(timeout=1.0), [until(0.5, given_up(1.0), refused)]),
+    ],
+)
+def test_no_deadline_is_blamed_that_is_long_learned_or_not_alone(timeouts: Timeouts, scripts: list[Script]) -> None:
+    engine, seconds = ran(Stopping(), *scripts, timeouts=timeouts)
+    assert "[E305]" in engine.stopping
+    assert "ended all" not in engine.stopping
+    assert seconds > 60
+
+
 def test_what_every_endpoint_said_is_told() -> None:
     async def unknown(_attempt: Attempt) -> Fault:
         await asyncio.sleep(0.002)
@@ -178,7 +225,11 @@ def test_a_long_pause_asked_for_is_no_outage() -> None:
     ],
 )
 def test_when_an_outage_ends_a_run(stopping: Stopping, silent: float, ever: bool, stops: bool) -> None:
-    assert bool(outage(stopping, silent, ever, {"h": "refused"})) == stops
+    silence = Silence(LEARNED)
+    if silent:
+        silence(event(0.0, Kind.CONNECT))
+    silence.ever = ever
+    assert bool(outage(stopping, silence, silent)) == stops
 
 
 def event(at: float, kind: Kind, status: int = 0, name: str = "a") -> Event:
@@ -187,7 +238,7 @@ def event(at: float, kind: Kind, status: int = 0, name: str = "a") -> Event:
 
 
 def test_silence_begins_with_the_first_fault_and_ends_with_any_answer() -> None:
-    silence = Silence()
+    silence = Silence(LEARNED)
     assert silence.seconds(5.0) == 0.0
     silence(Event(1.0, None, None))
     silence(event(2.0, Kind.LOCAL))

@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from batchrunner.core.kills import PER_ANSWER, Kills
-from batchrunner.core.model import Attempt, Deadlines, Phase, Request, Timing
+from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Phase, Request, Timing
 from batchrunner.core.policy import Auto, option
 from batchrunner.core.span import FIRST_BYTE, IDLE, LOWEST, TOTAL, WINDOW, Samples, Span
 
@@ -51,7 +51,33 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 
 
 ENOUGH = 500.0  # answers a second that are learned from; as many may come at once
+HASTY = 30.0  # seconds below which a deadline may be the reason why nobody has ever answered
 SLACK = 0.98  # timers fire late and clocks are coarse: so much of a deadline counts as all of it
+
+
+class Imposed(Struct, frozen=True):
+    """A short deadline that no answer has taught: an option and its seconds."""
+
+    flag: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        return f"{self.flag} {self.seconds:g}s"
+
+
+def imposed(policy: Timeouts, outcome: Outcome) -> Imposed | None:
+    """The option that was hasty to end an attempt, before anything came of an answer; None: something else ended it."""
+    if outcome.kind is not Kind.TIMEOUT_FIRST_BYTE and outcome.kind is not Kind.TIMEOUT_TOTAL:
+        return None
+    for flag, allowed in (
+        ("--first-byte-timeout", policy.first_byte_timeout),
+        ("--timeout", policy.timeout),
+        ("--max-timeout", policy.max_timeout),
+    ):
+        if allowed != "auto" and allowed < HASTY and outcome.timing.total >= SLACK * allowed:
+            return Imposed(flag, allowed)
+    return None
 
 
 class Latencies(Struct, frozen=True, omit_defaults=True):
@@ -200,7 +226,8 @@ class Patience:
     def _words(self, why: str, request: Request, stream: bool) -> str:
         """Why the deadlines are what they are; `why` is said of the first byte of a stream, else of the whole."""
         if stream:
-            return f"first byte: {why}; silence: {self._idle.why(request)}"
+            whole = f"; whole: {self._total.set_by}" if self._total.fixed else ""
+            return f"first byte: {why}; silence: {self._idle.why(request)}{whole}"
         if self._first.fixed:
             why = f"{why}; first byte {self._first.set_by}"
         return f"{why}; silence {self._idle.set_by}" if self._idle.fixed else why

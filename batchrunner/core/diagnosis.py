@@ -9,10 +9,12 @@ Rules:
 4. A remedy names an option or a command that exists.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from batchrunner.core.deadlines import HASTY
 from batchrunner.core.evidence import Evidence, crowding, growth, mean
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding, Moment, quantile
@@ -37,6 +39,7 @@ CROWDED = 0.6  # good answers' p90 as a share of the deadline that kills: the ta
 HELD_SHARE = 0.2
 DEAD = 4.0  # times p99 that a killed attempt was waited for
 
+_FIXED = re.compile("set by (--[a-z-]+)")
 _DOCTOR = "batchrunner diagnose --base-url URL"
 
 
@@ -250,6 +253,9 @@ def _short(evidence: Evidence) -> Answer:
         said = f"{given_up}, and one good answer in ten takes {seconds(quantile(evidence.total, 0.9))}"
         return Answer("yes", said, _longer(evidence))
     if killed >= FEW // 4 and not evidence.good:
+        if deadline < HASTY and (remedy := _learned(evidence)):
+            said = f"{part(killed, evidence.attempts)} given up after {seconds(deadline)}, as was asked for, and nothing answered"
+            return Answer("yes", said, remedy)
         return Answer(
             "unknown", f"all was given up after {seconds(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
         )
@@ -264,11 +270,13 @@ def _crowded(evidence: Evidence) -> bool:
 
 
 def _longer(evidence: Evidence) -> str:
-    return "let it be learned: --timeout auto" if _fixed(evidence) else "give more time: --timeout T, --first-byte-timeout T"
+    return _learned(evidence) or "give more time: --timeout T, --first-byte-timeout T"
 
 
-def _fixed(evidence: Evidence) -> bool:
-    return any("set by" in lane.why for lane in evidence.last.lanes)
+def _learned(evidence: Evidence) -> str:
+    """What lets deadlines be learned that are fixed; "" where none is."""
+    fixed = dict.fromkeys(flag for lane in evidence.last.lanes for flag in _FIXED.findall(lane.why))
+    return f"let it be learned: {' '.join(f'{flag} auto' for flag in fixed)}" if fixed else ""
 
 
 def _long(evidence: Evidence) -> Answer:
@@ -279,8 +287,7 @@ def _long(evidence: Evidence) -> Answer:
     if alike and killed >= RARE and evidence.good >= FEW and held >= HELD_SHARE and age >= DEAD * p99:
         spent = f"{part(killed, evidence.attempts)} held their place for {seconds(age)}, {100 * held:.0f} % of all the time"
         said = f"{spent}, and were not answered; 99 % of the answers come within {seconds(p99)}"
-        tighter = "let it be learned: --timeout auto" if _fixed(evidence) else f"wait less: --timeout {max(1, round(3 * p99))}s"
-        return Answer("yes", said, tighter)
+        return Answer("yes", said, _learned(evidence) or f"wait less: --timeout {max(1, round(3 * p99))}s")
     return _no(evidence, f"{plural(killed, 'attempt')} given up, {100 * held:.0f} % of the time held by them")
 
 

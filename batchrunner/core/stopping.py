@@ -7,15 +7,16 @@ Rules:
    may still fail, and is recorded.
 3. A percentage is judged over at least `ENOUGH` finished requests, for three of the first four may just be bad luck.
 4. An outage begins with the first attempt that finds nobody after the last one that did. Waiting is none, however long.
+5. Where a short deadline of the user's own has ended every attempt of the run, it is blamed, and all the sooner.
 """
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Struct
 
+from batchrunner.core.deadlines import Imposed, Timeouts, imposed
 from batchrunner.core.model import Event, Kind, Outcome
 from batchrunner.core.policy import option
 from batchrunner.core.treatment import TREATMENT
@@ -23,6 +24,7 @@ from batchrunner.core.treatment import TREATMENT
 ENOUGH = 100
 OURSELVES = frozenset({Kind.LOCAL, Kind.CRASHED})  # they say nothing of who should answer
 FIRST_OUTAGE = 60.0  # seconds: an address where nobody has answered yet is more likely wrong than out of order
+FEW_TIMES = 10.0  # as long as the user's own deadline: a server that takes longer than it will not be quicker after more
 _CAP = re.compile(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?)%")
 
 
@@ -110,14 +112,18 @@ def alike(stopping: Stopping) -> int:
 class Silence:
     """How long every endpoint has been silent: a listener to the events of a run.
 
-    `since` is when the outage began, None while there is none; `said` is what each endpoint had to say since then.
+    `since` is when the outage began, None while there is none; `said` is what each endpoint had to say since then, to so many
+    attempts; `imposed` is the option that ended each of them.
     """
 
-    __slots__ = ("ever", "said", "since")
+    __slots__ = ("_timeouts", "attempts", "ever", "imposed", "said", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
         self.since: float | None = None
         self.said: dict[str, str] = {}
+        self.attempts = 0
+        self.imposed: Imposed | None = None
         self.ever = False  # somebody has answered in this run
 
     def __call__(self, event: Event) -> None:
@@ -127,10 +133,14 @@ class Silence:
             return
         self.ever = self.ever or (outcome.status > 0 and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK
         if _answered(outcome):
-            self.since = None
+            self.since, self.attempts = None, 0
             self.said.clear()
         elif outcome.kind not in OURSELVES:
-            self.since = event.at if self.since is None else self.since
+            ended = imposed(self._timeouts, outcome)
+            if self.since is None:
+                self.since, self.imposed = event.at, ended
+            self.imposed = self.imposed if self.imposed == ended else None
+            self.attempts += 1
             self.said[attempt.endpoint] = outcome.message
 
     def seconds(self, now: float) -> float:
@@ -146,13 +156,13 @@ def _answered(outcome: Outcome) -> bool:
     return begun or treatment.health != "down" or treatment.limit == "pushback"
 
 
-def outage(stopping: Stopping, silent: float, ever: bool, said: Mapping[str, str]) -> str:
-    """Why a run must stop that has heard nothing for `silent` seconds, in words; "" to go on.
-
-    `ever` tells whether anybody has answered before, `said` what the endpoints said instead of an answer.
-    """
-    patience = stopping.max_outage if ever else min(stopping.max_outage, FIRST_OUTAGE)
+def outage(stopping: Stopping, silence: Silence, now: float) -> str:
+    """Why a run must stop that hears nothing, in words; "" to go on."""
+    silent, own = silence.seconds(now), None if silence.ever else silence.imposed
+    patience = stopping.max_outage if silence.ever else min(stopping.max_outage, FIRST_OUTAGE)
+    patience = min(patience, FEW_TIMES * own.seconds) if own else patience
     if not silent or not patience or silent < patience:
         return ""
-    words = "; ".join(f"{name}: {message}" for name, message in said.items())
-    return f"no endpoint has answered {'' if ever else 'yet, '}for {silent:.0f} s [E305] ({words})"
+    words = "; ".join(f"{name}: {message}" for name, message in silence.said.items())
+    blamed = f", and {own} ended all {silence.attempts} attempts: allow more" if own else ""
+    return f"no endpoint has answered {'' if silence.ever else 'yet, '}for {silent:.0f} s{blamed} [E305] ({words})"

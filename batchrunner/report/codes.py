@@ -165,10 +165,12 @@ CODES: Mapping[str, Code] = {
     ),
     "E305": Code(
         "no endpoint is in reach",
-        "Nobody has answered for --max-outage but by the errors of gateways and servers (one minute if nobody ever did at all), "
+        "Nobody has answered for --max-outage but by the errors of gateways and servers (one minute if nobody ever did at all, "
+        "or ten times your own --timeout if that is less and ended every attempt), "
         "or an endpoint asked for a longer pause than a run waits. What was not answered stays pending.",
         (
             "the message says what each endpoint had to say: connection refused, unknown name, …",
+            "it names a timeout of yours that ended every attempt: allow more, or let it be learned: --timeout auto",
             "check with curl -i URL from this machine; look at proxies and VPN",
             "a second --base-url takes over when the first is down",
             "then the same command continues",

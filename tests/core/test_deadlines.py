@@ -422,6 +422,7 @@ def test_silence_is_judged_by_its_own_clock() -> None:
         ({"timeout": 60.0}, 50, False, "set by --timeout"),
         ({"timeout": 60.0, "idle_timeout": 5.0}, 0, False, "set by --timeout; silence set by --idle-timeout"),
         ({}, 0, True, "first byte: no answers yet: 60 s; silence: no answers yet: 60 s"),
+        ({"timeout": 5.0}, 0, True, "first byte: no answers yet: 60 s; silence: no answers yet: 60 s; whole: set by --timeout"),
         (
             {"idle_timeout": 5.0},
             100,

@@ -128,6 +128,7 @@ PLANTED: Mapping[str, tuple[Course, str, Mapping[str, Any]]] = {
     "rate limit": (throttling, "server", {}),
     "proxy": (cutting, "proxy", {"median": 5.0, "sigma": 0.6, "concurrency": 64}),
     "short timeout": (drowsy, "timeouts_short", {"timeout": "2s", "median": 1.2}),
+    "hasty timeout": (well, "timeouts_short", {"timeout": "1s", "median": 4.0, "sigma": 0.1, "requests": rows(30)}),
     "long timeout": (hanging, "timeouts_long", {"timeout": "120s"}),
 }
 LATER = {"slow for a while", "ever slower", "never answered", "long timeout"}  # comes late, or shows when asked again
@@ -205,6 +206,12 @@ def test_a_single_refusal_is_proof_where_nobody_has_answered() -> None:
     nobody = structs.replace(last, attempts=1, kinds={"connect": 1}, causes={"refused": 1})
     assert [finding.code for finding in causes(diagnose([nobody]))] == ["network"]
     assert not causes(diagnose([structs.replace(nobody, attempts=6, kinds={"connect": 1, "ok": 5})]))
+
+
+@pytest.mark.parametrize("option", ["timeout", "first_byte_timeout"])
+def test_the_deadline_that_is_too_short_is_the_one_to_be_learned(option: str) -> None:
+    seen = examined(well, 1, rows(30), median=4.0, sigma=0.1, **{option: "1s"})
+    assert seen.of("timeouts_short").remedy == f"let it be learned: --{option.replace('_', '-')} auto"
 
 
 @pytest.mark.parametrize(
