@@ -30,8 +30,8 @@ def fill_streams() -> None:
 
 
 def width() -> int:
-    """Columns to write in."""
-    return max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
+    """Columns to write in: those of the terminal, within reason."""
+    return max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
 
 
 def say(said: str, stream: TextIO | None = None) -> None:

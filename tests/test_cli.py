@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import batchrunner
-from batchrunner import cli, usage
+from batchrunner import cli, terminal, usage
 from batchrunner.core.model import Kind
 from batchrunner.errors import BatchError, FileError, StopError
 from batchrunner.meter import Snapshot
@@ -95,6 +95,12 @@ def test_short_help_is_one_screen_and_full_help_is_everything(
 def test_option_lines_fit_their_width(width: int) -> None:
     listed = usage.full(width).split("Input and output")[1].split("Other options")[0]
     assert max(map(len, listed.splitlines())) <= max(width, usage.COLUMN + 30)
+
+
+@pytest.mark.parametrize(("given", "columns"), [(1, 40), (45, 45), (80, 80), (300, 100)])
+def test_text_is_as_wide_as_the_terminal_within_reason(given: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(given))
+    assert terminal.width() == columns
 
 
 def test_full_help_names_every_verb_and_its_options() -> None:

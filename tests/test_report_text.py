@@ -97,7 +97,7 @@ def test_finished_with_failures() -> None:
 WORD = st.text(st.characters(categories=["L"]), max_size=30)
 
 
-@given(st.integers(60, 120), st.lists(WORD, max_size=6), st.integers(0, 10**9), st.sampled_from(["", *WORDS]))
+@given(st.integers(40, 120), st.lists(WORD, max_size=6), st.integers(0, 10**9), st.sampled_from(["", *WORDS]))
 @settings(deadline=None, max_examples=100)
 def test_prose_fits_the_screen_and_loses_no_word(width: int, words: list[str], figure: int, more: str) -> None:
     said = " ".join([*words, f"{figure:,} s", more, "≤ 26 s"])
@@ -106,11 +106,12 @@ def test_prose_fits_the_screen_and_loses_no_word(width: int, words: list[str], f
     assert all(len(line) <= width or len(line.split()) == 1 for line in lines)
 
 
-@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("width", [45, 60, 80, 100])
 def test_the_end_of_a_run_fits_the_screen(width: int) -> None:
     lines = text.final(ending(FULL, page="out.run/report.html"), JOB, width=width).splitlines()
-    assert max(map(len, lines)) <= width
-    assert "  next      batchrunner retry 'my input.jsonl' -o out.jsonl" in lines
+    typed = "  next      batchrunner retry 'my input.jsonl' -o out.jsonl"
+    assert max(len(line) for line in lines if line != typed) <= width
+    assert typed in lines
 
 
 def test_a_command_is_never_folded() -> None:
@@ -204,8 +205,9 @@ def test_opening() -> None:
         "results → out.jsonl · Ctrl-C is safe",
         "The answers are simulated: no model is asked.",
     ]
-    narrow = text.opening("in.jsonl", "r.jsonl", Snapshot(total=50000), ["one.example.com:8080", "two.example.com"], width=60)
-    assert max(map(len, narrow.splitlines())) <= 60
+    for name, width in (("in.jsonl", 60), ("in.jsonl", 40), ("in/a/folder/of/its/own.jsonl", 40)):
+        narrow = text.opening(name, "r.jsonl", Snapshot(total=50000), ["one.example.com:8080", "two.example.com"], width=width)
+        assert max(map(len, narrow.splitlines())) <= width
     loose = text.opening("a", "", Snapshot()).splitlines()
     assert loose == ["a  requests · nothing done before", "results are not kept: what is stopped starts anew"]
 

@@ -88,8 +88,9 @@ def opening(
     to_go = "" if snapshot.total is None else f", {number(snapshot.pending)} to go"
     asked = f" to {', '.join(map(visible, endpoints))}" if endpoints else ""
     where = f"results → {visible(results)} · Ctrl-C is safe" if results else "results are not kept: what is stopped starts anew"
-    head = fold(f"{total}{asked} · {before}{to_go}", width - len(visible(input)) - 2)
-    lines = [f"{visible(input)}  {head[0]}", *(f"  {line}" for line in head[1:]), *fold(where, width)]
+    said, room = f"{total}{asked} · {before}{to_go}", width - len(visible(input)) - 2
+    head = fold(said, room) if room >= 20 else ["", *fold(said, width - 2)]
+    lines = [f"{visible(input)}  {head[0]}".rstrip(), *(f"  {line}" for line in head[1:]), *fold(where, width)]
     return "\n".join([*lines, *(["The answers are simulated: no model is asked."] if simulated else [])])
 
 
