@@ -35,11 +35,11 @@ class Audience:
     UsageError E206 when an extra is missing, E002 when the command to be told of the end is.
     """
 
-    def __init__(self, settings: Settings, said: text.Job | None = None) -> None:
+    def __init__(self, settings: Settings, said: text.Job) -> None:
         self.progress = Progress(settings.display, settings.input)
         self.listeners: list[Listener] = [self.progress]
         self._settings = settings
-        self._said = said or text.Job(input=settings.input, options=("-o", settings.output) if settings.output else ())
+        self._said = said
         self._pages: Pages | None = None
         self._dashboard: Dashboard | None = None
         self._ending: Report | None = None

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from batchrunner import batch, submission
+from batchrunner import batch, retyped, submission
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.core.wording import HOPELESS
@@ -26,7 +26,7 @@ from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop, tune
 from batchrunner.outbox import Deliver
 from batchrunner.report import status, text
-from batchrunner.settings import Settings
+from batchrunner.settings import Settings, values
 from batchrunner.summary import Report
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -97,9 +97,9 @@ async def present(
 ) -> Report:
     """Run a job and show it as `settings.display` says; with `signals` obey those of the process.
 
-    `origins` tells where each setting comes from, `said` what the next command to type must say again.
+    `origins` tells where each setting comes from, `said` what the next command to type must say again, if one was typed.
     """
-    async with Audience(settings, said) as audience:
+    async with Audience(settings, said or _said(settings, origins)) as audience:
 
         def watch(run: Run) -> Sequence[Chore]:
             if signals:
@@ -115,6 +115,13 @@ async def present(
             submission.clear(paths_of(settings))
         await audience.leave(ending)
         return ending
+
+
+def _said(settings: Settings, origins: Mapping[str, str]) -> text.Job:
+    """The command that does what a program does."""
+    output = {"output": settings.output} if settings.output else {}
+    given = output | retyped.by_hand(values(settings), origins)
+    return text.Job(input=settings.input, options=retyped.words(given), hides=retyped.hides(given))
 
 
 async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:

@@ -11,7 +11,6 @@ Rules:
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchrunner.core.trail import Start
 from batchrunner.origins import ARGUMENT, COMMAND_LINE, FILE, PROJECT_FILE, SHARED_FILE
 from batchrunner.settings import MASK, OPTIONS, SECRETIVE, masked
 
@@ -20,11 +19,11 @@ Given = Mapping[str, Any]
 """Option names to what was given for them, as typed or as values."""
 
 
-def told(start: Start) -> dict[str, Any]:
-    """What the run that began so was given by hand."""
-    by_hand = (name for name, origin in start.origins.items() if origin in (COMMAND_LINE, ARGUMENT))
-    given = {name: start.settings[name] for name in by_hand if name in start.settings}
-    files = (origin.removeprefix(FILE) for origin in start.origins.values() if origin.startswith(FILE))
+def by_hand(settings: Given, origins: Mapping[str, str]) -> dict[str, Any]:
+    """What a run was given by hand, of these settings that come from there."""
+    typed = (name for name, origin in origins.items() if origin in (COMMAND_LINE, ARGUMENT))
+    given = {name: settings[name] for name in typed if name in settings}
+    files = (origin.removeprefix(FILE) for origin in origins.values() if origin.startswith(FILE))
     named = next((path for path in files if path not in (PROJECT_FILE, SHARED_FILE)), None)
     return {**given, CONFIG: named} if named else given
 

@@ -88,7 +88,8 @@ class Runner:
 
         Raises BatchError: UsageError before anything is sent, FileError when a file of ours fails. Cancelling flushes first.
         """
-        return await present(self._settings(input, output), hooks=self._hooks)
+        found = self._resolved(input, output)
+        return await present(found.settings, hooks=self._hooks, origins=found.origins)
 
     async def retry(
         self,
@@ -106,7 +107,8 @@ class Runner:
         """
         chosen = frozenset(Kind) - HOPELESS if kinds is None else failures_named(kinds)
         reopen = Reopen(chosen.__contains__, [Path(path) for path in done])
-        return await present(self._settings(input, output), reopen=reopen, hooks=self._hooks)
+        found = self._resolved(input, output)
+        return await present(found.settings, reopen=reopen, hooks=self._hooks, origins=found.origins)
 
     def stream(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> AsyncGenerator[Result, None]:
         """Results as they arrive; with the option `ordered` in the order of the requests.
@@ -190,10 +192,13 @@ class Runner:
         return export(paths_of(self._settings(input, output)), os.fspath(file), ",".join(columns))
 
     def _settings(self, requests: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Settings:
+        return self._resolved(requests, output).settings
+
+    def _resolved(self, requests: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> origins.Resolved:
         given: dict[str, Any] = {"display": "none", **self._options, "input": requests}
         if output is not None:
             given["output"] = output
-        return origins.resolve(given, os.environ, Path(), origins.user_file(os.environ), origins.ARGUMENT).settings
+        return origins.resolve(given, os.environ, Path(), origins.user_file(os.environ), origins.ARGUMENT)
 
 
 async def run(input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, **options: Unpack[Options]) -> Report:  # noqa: A002

@@ -269,7 +269,7 @@ def _before(settings: Settings) -> Mapping[str, Any]:
     from batchrunner.reading import last_start
 
     start = last_start(paths_of(settings))
-    return retyped.told(start) if start else {}
+    return retyped.by_hand(start.settings, start.origins) if start else {}
 
 
 def _with_input(call: Call) -> Settings:

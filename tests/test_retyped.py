@@ -10,8 +10,7 @@ import pytest
 import batchrunner
 from batchrunner import cli
 from batchrunner.cli import main
-from batchrunner.core.trail import Start
-from batchrunner.retyped import hides, told, words
+from batchrunner.retyped import by_hand, hides, words
 from batchrunner.settings import OPTIONS, SECRETIVE
 from batchrunner.simulator import Profile, Simulator
 from tests.crash import served
@@ -86,12 +85,18 @@ def test_status_says_the_command_of_the_last_run(sim: Simulator, capsys: pytest.
     assert "14 of 20 done" in said
 
 
+async def test_a_program_is_told_the_command_that_does_the_same(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    runner = batchrunner.Runner(base_url=sim.url, max_cost=5, price=["*=1/1"], limit=7)
+    assert (await runner.run("a.jsonl", "b.jsonl")).summary.pending == 13
+    command = f"batchrunner a.jsonl -o b.jsonl --limit 7 --base-url {sim.url} --price &#x27;*=1/1&#x27; --max-cost 5"
+    assert command in Path("b.run/report.html").read_text()
+    main(["status", "a.jsonl", "-o", "b.jsonl"])
+    assert next_of(capsys.readouterr().out)[1:5] == ["-o", "b.jsonl", "--limit", "7"]
+
+
 def test_figures_and_files_are_named_as_one_may_type_them() -> None:
     numbers = {"max_cost": 1e-6, "max_time": 7200.0}
     assert words(numbers) == ("--max-cost", "0.000001", "--max-time", "7200")
-    start = Start(
-        session=1, wall="", version="", python="", platform="", libraries={}, pid=1, input="a", total=1, resumed=0,
-        endpoints=[], simulated=False, settings={"rpm": 60, "tpm": 9, "model": "m", "rpd": 3},
-        origins={"rpm": "command line", "tpm": "file mine.toml", "model": "file batchrunner.toml", "rpd": "environment X"},
-    )  # fmt: skip
-    assert words(told(start)) == ("--rpm", "60", "--config", "mine.toml")
+    settings = {"rpm": 60, "tpm": 9, "model": "m", "rpd": 3}
+    origins = {"rpm": "command line", "tpm": "file mine.toml", "model": "file batchrunner.toml", "rpd": "environment X"}
+    assert words(by_hand(settings, origins)) == ("--rpm", "60", "--config", "mine.toml")
