@@ -34,6 +34,7 @@ from batchrunner.transport import Transport
 
 PATIENCE = 120.0  # seconds that a few words may take, unless the user has said so
 SHOWN = 5  # models
+WORKS = "It works."
 ROOTS = ("/v1", "", "/api/v1", "/openai/v1")  # where an API may be, when it is not where it was said to be
 
 
@@ -45,9 +46,17 @@ class Visit(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
 
     @property
+    def verdict(self) -> str:
+        """What it comes to; it works when it has answered."""
+        if any(step.state == "fail" for step in self.steps):
+            return "It does not work yet; see the arrow."
+        answered = any(step.name == "answer" and step.state == "ok" for step in self.steps)
+        return WORKS if answered else "It is there; whether it answers is not known: see the arrow."
+
+    @property
     def exit_code(self) -> int:
-        """1 when something is wrong."""
-        return int(any(step.state == "fail" for step in self.steps))
+        """0 when it works."""
+        return int(self.verdict != WORKS)
 
 
 class Sent(Struct, frozen=True):
@@ -97,8 +106,7 @@ def _told(visit: Visit, width: int) -> str:
         said = fold(visible(step.said), width, 23)
         lines.append(f"  {_MARKS[step.state]} {step.name:<8} {spent:>8}  {said[0].lstrip()}")
         lines += [*said[1:], *(fold(f"→ {visible(step.remedy)}", width, 23) if step.remedy else [])]
-    bad = sum(step.state == "fail" for step in visit.steps)
-    return "\n".join([*lines, "  It does not work yet; see the arrow." if bad else "  It works."])
+    return "\n".join([*lines, f"  {visit.verdict}"])
 
 
 class _Doctor:

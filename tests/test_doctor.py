@@ -127,7 +127,8 @@ async def test_a_server_without_a_list_of_models_is_asked_for_the_model_named() 
         unnamed = await visited(f"{server.url}/v1")
     assert unnamed.steps[-1].name == "answer"
     assert "--model NAME" in unnamed.steps[-1].remedy
-    assert unnamed.exit_code == 0
+    assert told([unnamed]).endswith("whether it answers is not known: see the arrow.")
+    assert unnamed.exit_code == 1, "nobody has answered"
 
 
 async def test_a_model_that_is_not_there() -> None:
