@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -28,10 +29,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError("E002", f"{message.removeprefix('argument ')}.", "All options: batchrunner --help")
 
 
-def _parser(verb: Verb) -> _Parser:
+def _parser(name: str, verb: Verb) -> _Parser:
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("-h", dest="help", action="store_const", const=usage.short)
-    parser.add_argument("--help", dest="help", action="store_const", const=usage.full)
+    whole = partial(usage.of, name)
+    parser.add_argument("-h", dest="help", action="store_const", const=usage.short if name == "run" else whole)
+    parser.add_argument("--help", dest="help", action="store_const", const=whole)
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--config")
     for flag, keywords in verb.own.items():
@@ -46,7 +48,7 @@ def _call(argv: Sequence[str]) -> tuple[Call, dict[str, Any]]:
     """The command, and what was asked in its place: help or version."""
     name, words = (argv[0], argv[1:]) if argv and argv[0] in VERBS else ("run", argv)
     verb = VERBS[name]
-    parser = _parser(verb)
+    parser = _parser(name, verb)
     end = words.index("--") if "--" in words else len(words)
     found, loose = parser.parse_known_args(list(_completed(words[:end])))
     said = vars(found)

@@ -2,7 +2,8 @@
 
 Rules:
 
-1. `short` is one screen: what people need on most days, each in its first few words. `full` holds everything there is.
+1. `short` is one screen: what people need on most days, each in its first few words. `full` holds everything there is, `of` what
+   is a verb's own.
 2. Frames are written by hand, option lines never: they follow from `OPTIONS`.
 """
 
@@ -31,6 +32,7 @@ _MORE_VERBS = """\
        batchrunner simulate        an endpoint to rehearse with: --port N --profile NAME --seed N
        batchrunner config show     settings in force; --origin says where each comes from
        batchrunner merge FILE …    join result files, one record a request: -o OUT [--input INPUT]
+       batchrunner help VERB       what a command does, and its own options
        batchrunner completion SH   for bash, zsh or fish: source <(batchrunner completion bash)
 """
 _INTRODUCTION = """
@@ -41,36 +43,49 @@ Run a file of requests to the end, resumable. The same command again continues.
   batchrunner jobs/input.jsonl --base-url A --base-url B      B when A is down
 """
 _SHORT_END = """
-All options: --help    Where each comes from: batchrunner config show --origin
+All options: --help    Those of a command: batchrunner help VERB
+Where each comes from: batchrunner config show --origin
 Exit: 0 all succeeded · 1 some failed for good · 2 wrong usage or input
       and resumable: 3 stopped early · 4 local fault · 130/143 signal
 """
-_FULL_END = """
+_OTHER = """
 Other options
       --config FILE                 read settings from this TOML file too
       --dry-run                     the same as check
       --version                     print the version
   -h, --help                        one screen, or all of this
 
-Of retry
+"""
+_OWN: Mapping[str, str] = {
+    "retry": """\
       --all                         send everything again that failed
       --kind KIND                   only failures of this kind; may be repeated
       --done FILE …                 output files of a batch of a provider's or vLLM's, failed or
       --errors FILE …               expired: take over what they answer, send only what they lack
-Of export
+""",
+    "export": """\
       --columns A,B,C               custom_id, text, error, status, kind, model, usage.NAME,
                                     usage.*, json.PATH, body.PATH, or any place in a record
       --as csv|tsv|md|txt|parquet   whatever the ending of FILE says
-Of merge
+""",
+    "merge": """\
       --input INPUT                 count what INPUT asks and no file answers
-Of simulate
+""",
+    "simulate": """\
       --port N                      where to listen on 127.0.0.1 [8765]
       --profile calm|flaky|storm    how it behaves [calm]
       --seed N                      another seed, other faults [1]
-Of config
+""",
+    "config": """\
       --origin                      say where each setting comes from
       show | schema                 the settings in force, or the JSON schema of the file
-
+""",
+}
+"""Options that one verb has alone."""
+_ELSE = """
+The options of a run, settings, exit codes: batchrunner --help
+"""
+_FULL_END = """
 Where settings come from, first come, first served
   1. the command line
   2. the environment: BATCHRUNNER_MAX_ATTEMPTS=3 for --max-attempts 3; OPENAI_BASE_URL for --base-url
@@ -96,8 +111,13 @@ Exit codes
 
 def verbs(known: Iterable[str]) -> dict[str, str]:
     """Each verb with its line of the help."""
-    told = dict(re.findall(r"^ +batchrunner (\w+)(?: \S+)*? {2,}(.*)$", _VERBS + _MORE_VERBS, re.MULTILINE))
+    told = {verb: does for _, verb, does in _told()}
     return {verb: told.get(verb, "a run, which is what a command without a verb is") for verb in known}
+
+
+def _told() -> list[tuple[str, str, str]]:
+    """A command as it is typed, its verb, and what it does."""
+    return re.findall(r"^ +(batchrunner (\w+)(?: \S+)*?) {2,}(.*)$", _VERBS + _MORE_VERBS, re.MULTILINE)
 
 
 def short(width: int = 100) -> str:
@@ -108,7 +128,15 @@ def short(width: int = 100) -> str:
 
 def full(width: int = 100) -> str:
     """Everything."""
-    return f"{_VERBS}{_MORE_VERBS}{_INTRODUCTION}\n{_listed(OPTIONS, width)}{_FULL_END.rstrip()}"
+    own = "".join(f"Of {verb}\n{options}" for verb, options in _OWN.items())
+    return f"{_VERBS}{_MORE_VERBS}{_INTRODUCTION}\n{_listed(OPTIONS, width)}{_OTHER}{own}{_FULL_END.rstrip()}"
+
+
+def of(verb: str, width: int = 100) -> str:
+    """One verb; all there is for that of a run."""
+    typed, does = next(((typed, does) for typed, known, does in _told() if known == verb), ("", ""))
+    own = f"\n{_OWN[verb]}" if verb in _OWN else ""
+    return f"usage: {typed} [options]\n\n  {does}\n{own}{_ELSE.rstrip()}" if typed else full(width)
 
 
 def written(each: Option) -> str:

@@ -203,7 +203,7 @@ def _completion(call: Call) -> int:
     if shell not in completion.SHELLS:
         known = ", ".join(completion.SHELLS)
         raise UsageError("E002", f"{shell or 'no shell'}: completion is for {known}.", "Try: batchrunner completion bash")
-    words = {"explain": list(codes.KNOWN), "config": ["show", "schema"], "completion": completion.SHELLS, "simulate": []}
+    words = {"explain": codes.KNOWN, "config": ["show", "schema"], "completion": completion.SHELLS, "simulate": [], "help": VERBS}
     flags = completion.flags({name: verb.own for name, verb in VERBS.items()})
     say(completion.script(shell, usage.verbs(VERBS), flags, words).rstrip("\n"))
     return 0
@@ -263,6 +263,16 @@ def _explain(call: Call) -> int:
     return 0
 
 
+def _help(call: Call) -> int:
+    from batchrunner import usage
+
+    verb = call.words[0] if call.words else ""
+    if verb and verb not in VERBS:
+        raise UsageError("E001", f"{verb}: no such command.", nearest(verb, VERBS) or f"They are: {', '.join(VERBS)}")
+    say(usage.of(verb, width()) if verb else usage.short(width()))
+    return 0
+
+
 def _before(settings: Settings) -> Mapping[str, Any]:
     """What the last run of this job was given by hand."""
     from batchrunner.looking import paths_of
@@ -305,4 +315,5 @@ VERBS: Mapping[str, Verb] = {
     "diagnose": Verb(_diagnose),
     "report": Verb(_report),
     "completion": Verb(_completion),
+    "help": Verb(_help),
 }

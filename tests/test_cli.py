@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -108,6 +109,24 @@ def test_full_help_names_every_verb_and_its_options() -> None:
         assert name in usage.full()
         for flag in verb.own:
             assert flag in usage.full()
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS.keys() - {"run"}))
+def test_a_verb_has_a_page_of_its_own(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, page, err = said(capsys, "help", verb)
+    assert (code, err) == (0, "")
+    assert page.startswith(f"usage: batchrunner {verb} ")
+    assert set(re.findall(r"^ +(--\w+)", page, re.MULTILINE)) == cli.VERBS[verb].own.keys()
+    assert len(page.splitlines()) <= 12
+    assert [said(capsys, verb, flag)[1] for flag in ("-h", "--help")] == [page, page]
+
+
+def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "help") == said(capsys, "run", "-h") == said(capsys, "-h")
+    assert said(capsys, "help", "run") == said(capsys, "run", "--help") == said(capsys, "--help")
+    code, out, err = said(capsys, "help", "chekc")
+    assert (code, out) == (2, "")
+    assert "Did you mean check?" in err
 
 
 def test_defaults_are_written_as_people_write_them() -> None:
