@@ -68,7 +68,9 @@ async def _run(words: list[str], line: bytes, environ: Mapping[str, str], patien
     command = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.PIPE, stdout=2, env=environ)
     try:
         async with asyncio.timeout(patience):
-            await command.communicate(line)
+            with suppress(RuntimeError):  # uvloop's word for a pipe whose reader ended before it read
+                await command.communicate(line)
+            await command.wait()
     except TimeoutError:
         return f"--notify: {words[0]} was ended after {patience:g} s"
     finally:

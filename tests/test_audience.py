@@ -21,6 +21,7 @@ from batchrunner.engine import Engine
 from batchrunner.errors import FileError, UsageError
 from batchrunner.foreground import present
 from batchrunner.hooks import Hooks
+from batchrunner.loop import run_loop
 from batchrunner.meter import Snapshot
 from batchrunner.notify import notify, told
 from batchrunner.origins import ARGUMENT, resolve
@@ -389,6 +390,13 @@ def test_a_page_that_cannot_be_written_where_it_was_asked_for_is_refused(
     assert cli.main(typed) == 2
     assert why in capsys.readouterr().err
     assert not job.with_name("in.results.jsonl").stat().st_size, "nothing was sent"
+
+
+def test_a_command_that_ends_before_it_has_read_is_no_fault_of_ours() -> None:
+    async def often() -> list[str]:
+        return [await notify("false", ending(), "a") for _ in range(60)]
+
+    assert set(run_loop(often())) == {"--notify: false ended with 1"}
 
 
 async def test_a_command_that_hangs_is_ended() -> None:
