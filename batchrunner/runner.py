@@ -158,8 +158,9 @@ class Runner:
     async def gather(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> list[Result]:
         """All results as a list in the order of the requests. A BatchError, such as StopError, holds those that had come.
 
-        With `output` only what is missing there is sent, and the list holds what earlier calls have kept as well: its answer,
-        attempts and seconds as they were, its request as the line has it.
+        With `output` only what is missing there is sent, and the list holds what earlier calls have kept as well, failures too:
+        its answer, attempts and seconds as they were, its request as the line has it. `retry` asks again what failed; rows are
+        kept for it as a file, of `out.jsonl` as `out.run/input.jsonl`.
         """
         settings, job = self._asked(requests, output)
         results: list[Result] = []

@@ -145,6 +145,20 @@ async def test_a_kept_refusal_says_what_the_server_said(strict: bool, tmp_path: 
     assert (kept[0].status, kept[0].body) == (400, told[0].body)
 
 
+async def test_rows_that_failed_are_asked_again_from_where_they_are_kept(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+
+    def classify(attempt: Attempt, _outcome: Outcome) -> str | None:
+        return "hook" if attempt.request.id == "q-1" else None
+
+    failing = batchrunner.Runner(base_url="simulated", classify=classify)
+    assert [result.ok for result in await failing.gather(lines(3), output)] == [True, False, True]
+    runner = batchrunner.Runner(base_url="simulated")
+    assert [result.ok for result in await runner.gather(lines(3), output)] == [True, False, True]
+    assert (await runner.retry(tmp_path / "out.run" / "input.jsonl", output)).summary.attempts == 1
+    assert [result.ok for result in await runner.gather(lines(3), output)] == [True, True, True]
+
+
 async def test_gather_gives_the_answer_to_the_text_of_now(tmp_path: Path) -> None:
     old, new = ([batchrunner.chat(text, model="m", id="q")] for text in ("old question", "new question"))
     output = tmp_path / "out.jsonl"
