@@ -24,7 +24,8 @@ DISK: Disk = Fast()
 
 
 class History(RuleBasedStateMachine):
-    """`said` is the model: for each text of a line that was ever answered, the kinds of its records in order."""
+    """`said` is the model: for each text of a line that was ever answered, the kinds of its records in order;
+    `paid` are the texts that ever had a good answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,6 +33,7 @@ class History(RuleBasedStateMachine):
         self.paths = Paths.of(self.folder / "in.jsonl")
         self.texts: list[str] = []
         self.said: dict[str, list[str]] = {}
+        self.paid: set[str] = set()
 
     @initialize(size=st.integers(1, 12))
     def begin(self, size: int) -> None:
@@ -80,6 +82,7 @@ class History(RuleBasedStateMachine):
         self.journal.append(self.record(text, line, kind), kind == "ok")
         self.standing.mark(line, kind == "ok", kind)
         self.said.setdefault(text, []).append(kind)
+        self.paid.update([text] if kind == "ok" else [])
 
     @rule(ok=st.booleans(), share=st.floats(0, 0.999), zeros=st.integers(0, 20), line=st.integers(1, 12))
     def crash_while_writing(self, ok: bool, share: float, zeros: int, line: int) -> None:
@@ -124,7 +127,7 @@ class History(RuleBasedStateMachine):
         lasting = {text.split()[0] for text in self.texts}
         for text, kinds in list(self.said.items()):
             if text.split()[0] in lasting and text not in self.texts:
-                self.said[text] = [kind for kind in kinds if kind == "ok"]
+                self.said[text] = [kind for kind in kinds if kind == "ok" and not self.answered_now(text)]
         held = [read_record(raw) for raw in self.paths.errors.read_bytes().splitlines()]
         mine = [record.digest for record in held if record.id in lasting]
         failing = [text for text in self.texts if self.word(text) not in {"", "ok"}]
@@ -136,6 +139,11 @@ class History(RuleBasedStateMachine):
         """The last word on a line: a success, else the last error."""
         kinds = self.said.get(text, [])
         return "ok" if "ok" in kinds else (kinds or [""])[-1]
+
+    def answered_now(self, text: str) -> bool:
+        """Whether the line that had this text has an answer to the one it has now."""
+        name = text.split()[0]
+        return any(self.word(other) == "ok" for other in self.texts if other.split()[0] == name)
 
     def answered_before(self, text: str) -> bool:
         name = text.split()[0]
@@ -165,9 +173,9 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def no_answer_is_ever_gone(self) -> None:
-        held = {read_record(raw).digest for raw in self.paths.results.read_bytes().splitlines()} if self.texts else set()
-        paid = {hashlib.sha256(text.encode()).hexdigest()[:16] for text, kinds in self.said.items() if "ok" in kinds}
-        assert paid <= held
+        files = [self.paths.results, *self.paths.earlier.glob("*")] if self.texts else []
+        held = {read_record(raw).digest for path in files for raw in path.read_bytes().splitlines()}
+        assert {hashlib.sha256(text.encode()).hexdigest()[:16] for text in self.paid} <= held
 
     def teardown(self) -> None:
         if self.texts:
