@@ -92,6 +92,7 @@ class Journal:
         paths, disk = self.paths, self._disk
         for path in (paths.results, paths.errors):
             repair.inspect(disk, path, paths.input)
+        self.spill.prepare()
         repair.folder(disk, paths.folder)
         self._lock = repair.lock(disk, paths.lock, paths.results)
         for ok, path in ((True, paths.results), (False, paths.errors)):

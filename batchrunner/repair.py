@@ -28,19 +28,22 @@ _MARKS = frozenset({"response", "error", "result"})  # of which a record in an o
 _KINDS = {stat.S_IFREG: "", stat.S_IFLNK: "it is a symbolic link", stat.S_IFDIR: "it is a directory"}
 
 
-def unusable(path: Path, reason: str) -> UsageError:
+ELSEWHERE = "Choose another place with -o FILE."
+
+
+def unusable(path: Path, reason: str, hint: str = ELSEWHERE) -> UsageError:
     """E401 for this path."""
-    return UsageError("E401", f"The output cannot be written to {path}: {reason}.", "Choose another place with -o FILE.")
+    return UsageError("E401", f"The output cannot be written to {path}: {reason}.", hint)
 
 
-def refusal(error: OSError, path: Path) -> BatchError:
+def refusal(error: OSError, path: Path, hint: str = ELSEWHERE) -> BatchError:
     """What an OSError before the first request means: a path to change, or a disk to mend."""
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else path
     if error.errno in _DEVICE:
         return FileError(
             "E404", f"Cannot write {path}: {why(error)}. Nothing was sent.", "Mend that, then run the same command again."
         )
-    return unusable(path, why(error))
+    return unusable(path, why(error), hint)
 
 
 def inspect(disk: Disk, path: Path, source: Path) -> None:

@@ -19,9 +19,10 @@ from batchrunner.errors import FileError
 
 
 class Spill:
-    """The spill of one output. Nothing is made before the first `put`."""
+    """The spill of one output. A folder that the user names is made at once, everything else by the first `put`."""
 
     def __init__(self, disk: Disk, results: Path, folder: str) -> None:
+        self._named = bool(folder)
         self.folder = Path(folder or Path(tempfile.gettempdir()) / f"batchrunner-{os.geteuid()}")
         place = results.parent.resolve() / results.name
         self._name = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
@@ -36,6 +37,14 @@ class Spill:
     def path(self, ok: bool) -> Path:
         """The file for results (`ok`) or errors."""
         return self.folder / f"{self._name}.{'results' if ok else 'errors'}.jsonl"
+
+    def prepare(self) -> None:
+        """Find out whether a folder that the user names will do, before answers are paid for. UsageError E401, FileError E404."""
+        try:
+            if self._named:
+                repair.folder(self._disk, self.folder, private=True)
+        except OSError as error:
+            raise repair.refusal(error, self.folder, "Name another --spill-dir, or leave it out.") from error
 
     def put(self, record: bytes, ok: bool) -> None:
         """Save one record. FileError E404 when it cannot be saved here either."""

@@ -531,7 +531,6 @@ def test_a_spill_taken_back_by_half_is_not_taken_twice(paths: Paths, policy: Dur
 def test_a_foreign_spill_is_refused(paths: Paths, policy: Durability, tmp_path: Path) -> None:
     with Journal.open(paths, policy) as journal:
         spill = journal.spill.path(True)
-    spill.parent.mkdir(0o700)
     (tmp_path / "forged").write_bytes(line(666))
     spill.symlink_to(tmp_path / "forged")
     with pytest.raises(UsageError, match="symbolic link"):
@@ -549,10 +548,19 @@ def test_a_spill_of_somebody_else_is_refused(paths: Paths, policy: Durability) -
 
 
 def test_a_spill_folder_open_to_others_is_not_used(paths: Paths, policy: Durability) -> None:
-    Path(policy.spill_dir).mkdir()
-    Path(policy.spill_dir).chmod(0o777)
-    with Journal.open(paths, policy) as journal, pytest.raises(FileError, match="Answers are lost"):
-        journal.spill.put(line(1), True)
+    with Journal.open(paths, policy) as journal:
+        Path(policy.spill_dir).chmod(0o777)
+        with pytest.raises(FileError, match="Answers are lost"):
+            journal.spill.put(line(1), True)
+    with pytest.raises(UsageError, match="other users can write to it"):
+        Journal.open(paths, policy)
+
+
+def test_a_spill_folder_that_cannot_be_made_is_refused_before_it_is_needed(paths: Paths, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the folder does not exist") as caught:
+        Journal.open(paths, Durability(spill_dir=str(tmp_path / "no" / "such")))
+    assert "--spill-dir" in caught.value.hint
+    assert not paths.results.exists()
 
 
 def begin(paths: Paths, policy: Durability) -> None:
