@@ -163,6 +163,7 @@ def _read_through(file: BinaryIO, start: bytes, max_line: int) -> Oversized:
     return Oversized(size + len(held), max_line, digest.hexdigest()[:16])
 
 
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "UTF-16 or UTF-32 text", "Save it as UTF-8: iconv -f utf-16 -t utf-8 FILE > requests.jsonl"),
     (b"\xfe\xff", "UTF-16 text", "Save it as UTF-8: iconv -f utf-16 -t utf-8 FILE > requests.jsonl"),
@@ -176,8 +177,8 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"SQLite format 3\x00", "an SQLite database", "Write its rows as JSON lines first."),
     (b"BZh", "a bzip2 file", "Unpack it: bunzip2 -k FILE"),
     (b"\xfd7zXZ\x00", "an xz file", "Unpack it: unxz -k FILE"),
-    (b"\x1f\x8b", "a gzip file within", "Unpack it: gunzip -c FILE > requests.jsonl"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file within", "Unpack it: unzstd -c FILE > requests.jsonl"),
+    (_GZIP, "a gzip file within", "Unpack it: gunzip -c FILE > requests.jsonl"),
+    (_ZSTD, "a zstd file within", "Unpack it: unzstd -c FILE > requests.jsonl"),
 )
 _BOM = b"\xef\xbb\xbf"
 _BARE_CR = re.compile(rb"\}[ \t]*\r\s*\{")  # two objects: no JSON has that
@@ -208,14 +209,20 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     with file:
         head = file.read(4)
         file.seek(0)
-        if head[:2] == b"\x1f\x8b":
+        if head.startswith(_GZIP):
             with gzip.GzipFile(fileobj=file) as plain:
                 yield cast(BinaryIO, plain)
-        elif head == b"\x28\xb5\x2f\xfd":
+        elif head.startswith(_ZSTD):
             with _zstd().ZstdFile(file) as plain:
                 yield plain
         else:
             yield file
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the file is unpacked when it is read."""
+    with path.open("rb") as file:
+        return file.read(4).startswith((_GZIP, _ZSTD))
 
 
 def _check_kind(path: Path) -> None:
@@ -235,11 +242,11 @@ def _unreadable(path: Path, fault: OSError) -> UsageError:
     return UsageError("E201", f"the input {path} cannot be read: {_reason(fault)}", hint)
 
 
-_ZSTD = ("compression.zstd", "backports.zstd")  # the standard library's from Python 3.14 on
+_ZSTD_MODULES = ("compression.zstd", "backports.zstd")  # the standard library's from Python 3.14 on
 
 
 def _zstd() -> ModuleType:
-    for name in _ZSTD:
+    for name in _ZSTD_MODULES:
         try:
             return importlib.import_module(name)
         except ImportError:
@@ -249,7 +256,7 @@ def _zstd() -> ModuleType:
 
 def _broken() -> tuple[type[Exception], ...]:
     """What reading raises when a file is damaged, cut or gone."""
-    loaded = [module.ZstdError for name in _ZSTD if (module := sys.modules.get(name))]
+    loaded = [module.ZstdError for name in _ZSTD_MODULES if (module := sys.modules.get(name))]
     return (OSError, EOFError, zlib.error, *loaded)
 
 

@@ -22,8 +22,8 @@ from batchrunner.core.selection import piece
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
 from batchrunner.landmarks import Landmark
-from batchrunner.lines import Line, read_lines
-from batchrunner.paths import PAGE, Paths
+from batchrunner.lines import Line, is_packed, read_lines
+from batchrunner.paths import PACKED, PAGE, Paths
 from batchrunner.progress import PERIOD, Progress
 from batchrunner.reader import Asked, Compared, Names, Reading, read
 from batchrunner.records import read_successes
@@ -170,8 +170,12 @@ def shown(
 
 
 def check_input(path: Path) -> None:
-    """Refuse what cannot be read as lines: E201, E202, E204, E206."""
-    next(read_lines(path, 1 << 20), None)
+    """Refuse what cannot be read as lines: E201, E202, E204, E206; and what is packed by its name alone, and no JSON."""
+    _, first = next(read_lines(path, 1 << 20), (0, b"{"))
+    odd = isinstance(first, bytes) and not first.lstrip().startswith((b"{", b"["))
+    if odd and path.name.lower().endswith(PACKED) and not is_packed(path):
+        message = f"the input {path} is packed by its name, but it is neither gzip nor zstd, nor lines of JSON"
+        raise UsageError("E204", message, f"Was it damaged on its way? Fetch it again. What it is: head -c 200 {path}")
 
 
 def refuse_duplicates(standing: Standing, name: str) -> None:

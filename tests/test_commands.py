@@ -705,6 +705,21 @@ def test_an_input_that_cannot_be_read(command: Command, name: str, word: str, ve
     assert sorted(path.name for path in Path().iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "A.ZST"])
+def test_what_is_packed_by_its_name_alone(run: Command, command: Command, name: str) -> None:
+    """Damaged, it is refused; unpacked on its way, or with one odd line, it is what it was."""
+    Path(name).write_bytes(b"\x00\x01 damaged\nmore\n")
+    before = sorted(path.name for path in Path().iterdir())
+    for said in (run(name), command("check", name), command("status", name)):
+        assert (said.code, said.out) == (2, "")
+        assert "neither gzip nor zstd, nor lines of JSON [E204]" in said.err
+    assert sorted(path.name for path in Path().iterdir()) == before
+    write(1, name=name)
+    assert run(name).code == 0
+    Path("b.jsonl.gz").write_bytes(gzip.compress(b"odd\n" + Path(name).read_bytes()))
+    assert (run("b.jsonl.gz").code, ids("b.results.jsonl")) == (1, [1])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_input_without_permission(command: Command) -> None:
     write(1)

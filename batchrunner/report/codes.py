@@ -93,8 +93,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E204": Code(
         "a file of another type",
-        "The input is UTF-16, Parquet, a zip archive or another binary format. Lines of JSON in UTF-8 are read, "
-        "plain or packed with gzip or zstd.",
+        "The input is UTF-16, Parquet, a zip archive or another binary format, or by its name a .gz or .zst that it is not. "
+        "Lines of JSON in UTF-8 are read, plain or packed with gzip or zstd.",
         ("convert it: iconv -f UTF-16 -t UTF-8, unzip -p, or a line of Python", "head -c 200 INPUT shows what it is"),
     ),
     "E205": Code(
