@@ -87,7 +87,7 @@ async def submit(
     """Have the open lines of a job answered by the first endpoint's batch service, however long that takes; the files it gave.
 
     `note` is told each step, `reopen` says which failures are asked again. UsageError: as for a run; E003 where there
-    is no file to go on from. StopError E301, E302, E308.
+    is no file to go on from. StopError E301, E302, E303, E308.
     """
     if settings.input == STDIN or settings.output == STDOUT:
         message = "a batch takes hours, and is gone on with: --via batch needs a file, and one to write to"
@@ -100,8 +100,12 @@ async def submit(
             shelf = Shelf(job.paths.batches, door.base_url)
             if not shelf.state.parts:
                 await _fill(shelf, job.source([door.base_url], settings.service.model))
-            await _Submission(api, shelf, note, pause).run()
+            async with asyncio.timeout(settings.stopping.max_time or None):
+                await _Submission(api, shelf, note, pause).run()
             return shelf.fetched()
+    except TimeoutError:
+        message = f"the time allowed is over (max_time {settings.stopping.max_time:g} s); the batches go on without us"
+        raise StopError("E303", message, "the same command goes on with them") from None
     finally:
         await job.close(None)
 

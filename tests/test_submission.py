@@ -1,5 +1,6 @@
 """A job by way of a Batch API: uploaded in parts, waited for, adopted; begun once whatever kills it; what is left is sent."""
 
+import asyncio
 import json
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 import batchrunner
 from batchrunner import submission
@@ -94,6 +96,21 @@ async def test_a_limit_holds_once_for_the_batch_and_the_calls_after_it() -> None
         assert report.summary.attempts > 0, "some are left open by the batch"
         again = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch", limit=10, max_attempts=50)
         assert (again.summary.succeeded, again.summary.pending) == (20, COUNT - 20)
+
+
+async def test_the_time_allowed_is_kept_and_the_batch_gone_on_with(sim: Simulator) -> None:
+    asked(3)
+
+    async def for_ever(_seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    given = settings(sim.url)
+    hurried = structs.replace(given, stopping=structs.replace(given.stopping, max_time=0.2))
+    with pytest.raises(StopError, match="max_time") as stopped:
+        await submit(hurried, told, pause=for_ever)
+    assert stopped.value.code == "E303"
+    assert len(await submit(hurried, told, pause=no_pause)) == 1
+    assert len(sim._batches._batches) == 1
 
 
 async def test_what_failed_before_goes_by_batch_as_well(sim: Simulator) -> None:

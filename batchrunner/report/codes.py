@@ -151,6 +151,7 @@ CODES: Mapping[str, Code] = {
         "A limit that you set for the whole run, of time, money or tokens, is used up. Requests in flight were let finish.",
         (
             "raise the cap, or run the same command again: caps count anew for each run",
+            "--price MODEL=IN/OUT says a price that nobody lists; without it --max-cost cannot be kept",
             "batchrunner status INPUT shows what is left",
         ),
     ),
