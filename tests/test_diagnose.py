@@ -58,6 +58,14 @@ def test_the_exit_code_says_that_something_is_the_matter(tmp_path: Path, capsys:
     assert "→" in out
 
 
+def test_little_evidence_is_not_told_as_health(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = job(tmp_path, 5)
+    said(capsys, path, "--base-url", "simulated")
+    code, out, _ = said(capsys, "diagnose", path)
+    assert code == 0
+    assert "no cause found; too little is known for 8 of 8 questions" in out
+
+
 def test_a_job_without_a_trail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = said(capsys, "diagnose", job(tmp_path))
     assert code == 2

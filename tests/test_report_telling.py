@@ -271,6 +271,14 @@ def test_troubles_say_what_to_do_where_something_is_left_to_do() -> None:
     assert rows[1] == ("rate limited", 4, 0, "Sent again; nothing to do.")
 
 
+@pytest.mark.parametrize(("stopped", "word"), [(None, "nothing to do"), ("no endpoint has answered [E305]", "check the address")])
+def test_what_stopped_a_run_is_not_just_sent_again(stopped: str | None, word: str) -> None:
+    lines = [start(), moment(1, 5.0, ok=0, limited=3, kinds={"connect": 27, "rate_limited": 3})]
+    connect, limited = told(lines, Count(summary=summary(0, stopped=stopped))).troubles
+    assert word in connect.remedy
+    assert "nothing to do" in limited.remedy
+
+
 def test_the_diagnosis_is_passed_on_as_it_was_said() -> None:
     findings = [
         Finding(code="network", question="Is it the network?", verdict=word, said="n", remedy="r")

@@ -20,7 +20,7 @@ from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding, Moment, quantile
 from batchrunner.core.wording import part, plural, seconds, stretch, tokens
 
-FEW = 20  # attempts below which hardly anything can be told
+FEW = 20  # attempts, or good answers, below which hardly anything can be told
 RARE = 3  # single mishaps prove nothing
 NETWORK_SHARE = 0.01
 SLOW_CONNECT = 0.5  # seconds, median
@@ -73,6 +73,15 @@ def _no(evidence: Evidence, said: str) -> Answer:
     if evidence.attempts < FEW:
         return Answer("unknown", f"only {plural(evidence.attempts, 'attempt')} so far")
     return Answer("no", said)
+
+
+def _answered(evidence: Evidence, said: str) -> Answer:
+    """A no that good answers bear out, if there are enough of them."""
+    if evidence.attempts >= FEW > evidence.good:
+        return Answer(
+            "unknown", f"only {plural(evidence.good, 'good answer')} so far" if evidence.good else "no good answer so far"
+        )
+    return _no(evidence, said)
 
 
 # ---- the questions ----
@@ -129,8 +138,8 @@ def _request(evidence: Evidence) -> Answer:
     if len(sizes) > 1:
         small, large = sizes[0], sizes[-1]
         times = f"{seconds(large.seconds / large.good)} against {seconds(small.seconds / small.good)}"
-        return _no(evidence, f"answers of {tokens(large.tokens)} tokens and more take {times} of the smallest")
-    return _no(evidence, "no request was refused for its length, and size makes no difference")
+        return _answered(evidence, f"answers of {tokens(large.tokens)} tokens and more take {times} of the smallest")
+    return _answered(evidence, "no request was refused for its length, and size makes no difference")
 
 
 def _heaviest(evidence: Evidence) -> Answer | None:
@@ -173,7 +182,9 @@ def _service(evidence: Evidence) -> Answer:
     if alike and judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE:
         said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
         return Answer("yes", said, "nothing to do: they are asked again; tell whoever runs it")
-    return _no(evidence, f"first byte after {seconds(quantile(evidence.first_byte, 0.5))} (median), all the time about the same")
+    return _answered(
+        evidence, f"first byte after {seconds(quantile(evidence.first_byte, 0.5))} (median), all the time about the same"
+    )
 
 
 def _server(evidence: Evidence) -> Answer:
@@ -194,7 +205,7 @@ def _server(evidence: Evidence) -> Answer:
             f" and the first byte after {seconds(more.first_byte)} instead of {seconds(less.first_byte)}"
         )
         return Answer("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(less.in_flight))}")
-    return _no(evidence, f"{part(busy + refused, evidence.attempts)} turned away, and answers do not wait for one another")
+    return _answered(evidence, f"{part(busy + refused, evidence.attempts)} turned away, and answers do not wait for one another")
 
 
 def _proxy(evidence: Evidence) -> Answer:
@@ -204,7 +215,7 @@ def _proxy(evidence: Evidence) -> Answer:
         said = f"{lost}; {100 * spike.slower:.2g} % of the good ones take longer"
         remedy = "answer in a stream: --stream on; or raise the proxy's limit (nginx: proxy_read_timeout)"
         return Answer("yes", said, remedy)
-    return _no(evidence, "no age at which answers break off")
+    return _answered(evidence, "no age at which answers break off")
 
 
 def _is_cut(evidence: Evidence) -> bool:
@@ -259,7 +270,9 @@ def _short(evidence: Evidence) -> Answer:
         return Answer(
             "unknown", f"all was given up after {seconds(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
         )
-    return _no(evidence, f"{plural(judged.wrong, 'attempt')} of {evidence.attempts:,} given up too early, as far as one can tell")
+    return _answered(
+        evidence, f"{plural(judged.wrong, 'attempt')} of {evidence.attempts:,} given up too early, as far as one can tell"
+    )
 
 
 def _crowded(evidence: Evidence) -> bool:
@@ -288,7 +301,7 @@ def _long(evidence: Evidence) -> Answer:
         spent = f"{part(killed, evidence.attempts)} held their place for {seconds(age)}, {100 * held:.0f} % of all the time"
         said = f"{spent}, and were not answered; 99 % of the answers come within {seconds(p99)}"
         return Answer("yes", said, _learned(evidence) or f"wait less: --timeout {max(1, round(3 * p99))}s")
-    return _no(evidence, f"{plural(killed, 'attempt')} given up, {100 * held:.0f} % of the time held by them")
+    return _answered(evidence, f"{plural(killed, 'attempt')} given up, {100 * held:.0f} % of the time held by them")
 
 
 _ASK: Mapping[str, Callable[[Evidence], Answer]] = {

@@ -66,13 +66,14 @@ def _quantile(table: Buckets, share: float) -> str:
     return seconds(quantile(table, share)) if table else "–"
 
 
-def troubles(lasts: Sequence[Moment], failures: Mapping[Kind, int]) -> Iterable[page.Trouble]:
-    """Every kind of failure with what to do, the worst first."""
+def troubles(lasts: Sequence[Moment], failures: Mapping[Kind, int], stopped: bool = False) -> Iterable[page.Trouble]:
+    """Every kind of failure with what to do, the worst first. `stopped`: perhaps by what made an endpoint seem down."""
     rows = [(kind, sum(last.kinds.get(kind, 0) for last in lasts), failures.get(kind, 0)) for kind in Kind if kind is not Kind.OK]
     worst = sorted((row for row in rows if row[1] or row[2]), key=lambda row: (-row[2], -row[1]))
     for kind, tries, failed in worst:
-        remedy = TREATMENT[kind].hint if failed or not TREATMENT[kind].again else "Sent again; nothing to do."
-        yield page.Trouble(WORDS[kind], tries, failed, remedy)
+        treatment = TREATMENT[kind]
+        left = failed or not treatment.again or (stopped and treatment.health in ("down", "stop"))
+        yield page.Trouble(WORDS[kind], tries, failed, treatment.hint if left else "Sent again; nothing to do.")
 
 
 def finding(found: Found) -> page.Finding:

@@ -66,7 +66,7 @@ def tell(
         moments=tuple(course(told[-rows.MOST_ROWS :])),
         sessions=tuple(sessions(told[-rows.MOST_ROWS :], count.running)),
         endpoints=tuple(rows.endpoints(told)),
-        troubles=tuple(rows.troubles(lasts, count.failures)),
+        troubles=tuple(rows.troubles(lasts, count.failures, count.summary.stopped is not None)),
         findings=tuple(rows.finding(each) for each in count.findings),
         deaths=tuple(rows.deaths(evidence)) if evidence else (),
         spikes=tuple(rows.spikes(evidence)) if evidence else (),

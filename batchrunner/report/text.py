@@ -122,13 +122,21 @@ def status(ending: Report, job: Job, width: int = WIDTH) -> str:
 
 def diagnosis(findings: Sequence[Finding], job: Job, width: int = WIDTH) -> str:
     """Every question with its answer."""
-    guilty = sum(finding.verdict == "yes" for finding in findings)
-    lines = [f"{visible(job.input)}  {plural(guilty, 'cause') if guilty else 'nothing is the matter, as far as one can tell'}"]
+    lines = [f"{visible(job.input)}  {_guilty(findings)}"]
     for finding in findings:
         lines.append(f"  {finding.verdict:<8} {finding.question}")
         lines += fold(visible(finding.said), width, 11)
         lines += fold(f"→ {visible(finding.remedy)}", width, 11) if finding.remedy else []
     return "\n".join(lines)
+
+
+def _guilty(findings: Sequence[Finding]) -> str:
+    verdicts = [finding.verdict for finding in findings]
+    if guilty := verdicts.count("yes"):
+        return plural(guilty, "cause")
+    if unknown := verdicts.count("unknown"):
+        return f"no cause found; too little is known for {unknown} of {len(findings)} questions"
+    return "nothing is the matter, as far as one can tell"
 
 
 def _is_open(summary: Summary) -> bool:

@@ -201,6 +201,16 @@ def test_little_evidence_is_no_verdict() -> None:
     assert [finding.code for finding in seen.findings] == list(QUESTIONS)
 
 
+@pytest.mark.parametrize("kinds", [{"connect": 40}, {"timeout_first_byte": 40}, {"rejected": 38, "ok": 2}])
+def test_what_only_answers_can_tell_is_unknown_where_there_are_hardly_any(kinds: dict[str, int]) -> None:
+    last = examined(well, 1, rows(5)).moments[-1]
+    found = {finding.code: finding for finding in diagnose([structs.replace(last, attempts=40, kinds=kinds)])}
+    for code in ("request", "service", "server", "proxy", "timeouts_short", "timeouts_long"):
+        assert found[code].verdict == "unknown", found[code]
+        assert found[code].said == ("only 2 good answers so far" if "ok" in kinds else "no good answer so far")
+    assert found["us"].verdict == "no"
+
+
 def test_a_single_refusal_is_proof_where_nobody_has_answered() -> None:
     last = examined(well, 1, rows(5)).moments[-1]
     nobody = structs.replace(last, attempts=1, kinds={"connect": 1}, causes={"refused": 1})
