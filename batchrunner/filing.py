@@ -9,7 +9,6 @@ Rules:
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -34,11 +33,11 @@ from batchrunner.lines import read_lines
 from batchrunner.looking import check_input, damage, evidence_of, failures, lines_have, paths_of, refuse_duplicates
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
-from batchrunner.paths import Paths
 from batchrunner.reading import last_start
 from batchrunner.resume import survey, tidy
 from batchrunner.selecting import of_shard
 from batchrunner.settings import OPTIONS, Settings, values
+from batchrunner.shelving import retire
 from batchrunner.source import Source
 from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of, place
 from batchrunner.standing import Standing
@@ -79,7 +78,7 @@ class FileJob:
         if self._rows is None and settings.input != STDIN:
             self._check_input()
         if settings.fresh:
-            await retire(self.paths, settings)
+            await retire(self.paths, settings.durability)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
         self._settle_dialect()
         await self._keep_input()
@@ -292,26 +291,3 @@ def _first_record(path: Path) -> bytes:
 
 def _first_line(path: Path) -> bytes:
     return next((raw for _, raw in read_lines(path) if isinstance(raw, bytes)), b"")
-
-
-async def retire(paths: Paths, settings: Settings) -> None:
-    """Move the output of earlier runs into the run folder, under the time of day: nothing that was paid for is deleted."""
-    with Journal.open(paths, settings.durability) as journal:
-        await journal.sync()  # after this, closing has no reason to look for the files under their old names
-        shelf: Path | None = None
-        for path in (paths.results, paths.errors, paths.events, paths.attempts):
-            if path.exists() and path.stat().st_size:
-                shelf = shelf or new_shelf(paths.earlier)
-                path.rename(shelf / path.name)
-        for cache in (paths.checkpoint, *(paths.answers.with_name(paths.answers.name + end) for end in ("", "-wal", "-shm"))):
-            cache.unlink(missing_ok=True)
-
-
-def new_shelf(folder: Path) -> Path:
-    """A new folder in this one, named by the time of day; those of one second are told apart."""
-    folder.mkdir(0o700, exist_ok=True)
-    stamp, number = time.strftime("%Y%m%d-%H%M%S"), 1
-    while (shelf := folder / f"{stamp}-{number}").exists():
-        number += 1
-    shelf.mkdir(0o700)
-    return shelf
