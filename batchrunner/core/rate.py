@@ -8,8 +8,8 @@ Rules:
 3. It also tells when a second of the endpoint's clock begins, if it has one (`core.second`). Such a second is sent so fast that
    it must refuse: what it has let in is the limit. Then the rate holds closely below that. The pause ends within a second of
    which nothing was used; what there was time for before the refusal goes at once. Into the next one nothing is carried over.
-4. A refusal while it holds trims it a little; another at once means that the limit fell: deep down, and up again. Where
-   seconds are known a single one tells how far it fell.
+4. A refusal while it holds trims it a little; another at once means that the limit fell, and so, at a crawl, where nothing
+   comes at once, does the fifth: deep down, and up again. Where seconds are known a single one tells how far it fell.
 5. After the hold it is tried whether more is let in, by such a second or by a climb; soon, where the limit has been seen to
    fall, and back where it came from as soon as it is. The longer nothing changes, the more rarely: a refusal costs a pause.
 6. Refusals may speak of a cap on what is in flight, whatever the endpoint says (`core.crowding`): then there is no rate any
@@ -247,7 +247,7 @@ class Rate:
             self._settle(now, wait, hold=0.0, climb=RETURN)
         elif not news and (told or (self._countable(second, wait) and now - self._since >= SHORT)):
             self._told_by_climb(second, wait, now, hold=self._holds(now) if told else 0.0)
-        elif self._hold and self.most == inf:
+        elif self._hold and self.most == inf and (second == 1.0 or self._cuts <= len(TRIMS)):
             self._was = self.value
             self.value *= AGAIN if second == 1.0 else AGAIN_CRAWLING
             self._settle(now, wait, hold=self._hold, climb=PROBE)

@@ -126,6 +126,21 @@ def test_a_single_refusal_while_it_holds_is_no_fall_and_a_second_one_at_once_is(
         now = rate.resume
 
 
+def test_a_crawl_that_is_refused_for_the_fifth_time_while_it_holds_goes_deep_down() -> None:
+    rate, now, left = Rate(), 0.0, []
+    rate.warm(4.0)
+    for _ in range(5):
+        before = rate.value
+        for _ in range(20):
+            now += 1 / rate.value
+            rate.sent(now)
+        rate.refused(now, 5, 1.0, now)
+        left.append(rate.value / before)
+        now = rate.resume
+    assert left[:4] == [pytest.approx(0.92)] * 4
+    assert left[4] == pytest.approx(0.5)
+
+
 def test_a_window_that_opens_with_a_request_is_told_from_a_clock_and_held_as_well() -> None:
     clock = Clock(Rate(), 400, lazy=True).run(25.0, speed=640)
     assert 0.93 * 400 <= clock.rate.value <= 400

@@ -524,6 +524,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         partial(trouble.lottery, share=0.01, status=429, told=True),
         [at_least(YIELD, attained, 0.15), LOST],  # 0.06
     ),
+    "luck-slow": Scenario(
+        "one in 33 of those",
+        6_000,
+        partial(trouble.lottery, share=0.03, status=429, told=True),
+        [at_least(YIELD, attained, 0.15), LOST],  # 0.07 where a crawl that is refused goes down a little each time
+    ),
     "luck-quick": Scenario(
         "one in ten, likewise, of requests that take 50 ms",
         10_000,
