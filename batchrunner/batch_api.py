@@ -19,7 +19,7 @@ from batchrunner.core.classify import classify
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Reply, Request, Route
 from batchrunner.core.retry import Retries, backoff
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import REFUSED, TREATMENT
 from batchrunner.errors import StopError
 from batchrunner.transport import Transport
 
@@ -150,7 +150,7 @@ class BatchApi:
         if outcome.status == 404:
             raise _MissingError(*_refused(outcome).args)
         treatment = TREATMENT[outcome.kind]
-        if not treatment.again or treatment.health == "stop" or failures == self._most:
+        if not treatment.again or treatment.health in REFUSED or failures == self._most:
             raise _refused(outcome)
         await self._pause(backoff(failures, random.random(), outcome.wait))
 

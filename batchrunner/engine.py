@@ -257,13 +257,13 @@ class Engine:
             self._wake_lanes()
             if not self.stopping and scheduler.stopped:
                 self.drain(scheduler.stopped)
-        if scheduler.withheld.decided:
+        if scheduler.decided:
             self._post_decided()
 
     def _post_decided(self) -> None:
         """What has been decided about requests that were held back."""
-        withheld = self.scheduler.withheld
-        decided, withheld.decided = withheld.decided, []
+        decided = self.scheduler.decided.copy()
+        self.scheduler.decided.clear()
         for attempt, outcome, result in decided:
             self.outbox.post(Event(self._clock(), attempt, outcome, result))
         self.feeder.look()

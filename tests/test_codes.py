@@ -8,7 +8,7 @@ import pytest
 from batchrunner.cli import main
 from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import REFUSED, TREATMENT
 from batchrunner.report.codes import CODES, explained, listing
 from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS
@@ -58,7 +58,7 @@ def test_a_topic_is_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_refusal_that_stops_an_endpoint_has_a_code() -> None:
-    assert set(REFUSALS) == {kind for kind, treatment in TREATMENT.items() if treatment.health == "stop"}
+    assert set(REFUSALS) == {kind for kind, treatment in TREATMENT.items() if treatment.health in REFUSED}
     assert set(REFUSALS.values()) <= set(CODES)
 
 
@@ -72,7 +72,8 @@ def test_kinds_are_explained_by_what_is_done_about_them(kind: Kind) -> None:
 
 def test_what_a_treatment_says_in_words() -> None:
     assert re.search(r"sent again +yes, at most 2 times", explained("stale"))
-    assert re.search(r"sent again +by another endpoint", explained("denied"))
+    assert re.search(r"sent again +by another endpoint", explained("quota"))
+    assert re.search(r"sent again +once, when others", explained("denied"))
     assert re.search(r"uses up an attempt +no", explained("rate_limited"))
     assert re.search(r"the concurrency limit +lowers it", explained("rate_limited"))
 

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. What is the endpoint's affair, a request does not pay for: a refused key, an outage, a pause whose length is named.
+1. What is the endpoint's affair, a request does not pay for: an outage, a pause whose length is named.
 2. What may have been billed without an answer waits until answers have paid for asking again (`core.retry.Purse`).
 """
 
@@ -40,8 +40,6 @@ class Chances:
     def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float) -> str | None:
         """Why the request is not sent again after a failure, in words; None when it is."""
         treatment = TREATMENT[outcome.kind]
-        if treatment.health == "stop":
-            return None  # the endpoint is to blame: the request stays pending, for another endpoint or another run
         if outcome.kind is Kind.INVALID_OUTPUT:
             asked, most = entry.repeated(outcome.kind), self._policy.reask
             return None if asked <= most else f"{asked} answers" if most else ""

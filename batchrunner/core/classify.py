@@ -25,7 +25,7 @@ from batchrunner.core.complete import COMPLETE, DECODERS, MISSING_FINISH, UNFINI
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
 from batchrunner.core.naming import body_id, request_id, told_id
 from batchrunner.core.stream import STREAMED
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import REFUSED, TREATMENT
 from batchrunner.core.verdicts import Verdict
 
 PATIENCE = 900.0  # seconds; an endpoint that asks for more is parked
@@ -272,7 +272,7 @@ def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, li
     verdict = verdicts.judge(attempt.request.route, status, told, page, bool(reply.body.strip(BLANKS)) and not line)
     kind, wait = _weighed(attempt, reply, told, status, verdict)
     treatment = TREATMENT[kind]
-    forbidden = reply.headers.get("x-should-retry", "").strip().lower() == "false"
+    forbidden = reply.headers.get("x-should-retry", "").strip().lower() == "false" and treatment.again
     return Outcome(
         kind,
         reply.status,
@@ -284,7 +284,7 @@ def _complained(attempt: Attempt, reply: Reply, told: Complaint, status: int, li
         flags=flags + verdict.flags,
         timing=reply.timing,
         billed=200 <= reply.status < 300 or _worked(kind, status),
-        final=(forbidden and treatment.again and treatment.health != "stop") or (status == _ORIGIN_SILENT and attempt.number > 2),
+        final=(forbidden and treatment.health not in REFUSED) or (status == _ORIGIN_SILENT and attempt.number > 2),
     )
 
 

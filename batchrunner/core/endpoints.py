@@ -4,7 +4,8 @@ Rules:
 
 1. It takes a request when nothing holds it: its limit, its gate, its breaker (`core.health`), its debut (`core.debut`),
    and the pace of the model asked for (`core.pace`).
-2. A refusal stops it for the rest of the run; one that has served is asked once more first, for gateways err.
+2. Without money it is out of use for the rest of the run. Any other refusal is doubted (`core.doubt`); one that has served is
+   given a pause before it is believed, for gateways err.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +14,18 @@ from math import inf
 from msgspec.structs import replace
 
 from batchrunner.core.debut import Debut
+from batchrunner.core.doubt import Doubt
 from batchrunner.core.health import Breaker, Gate
 from batchrunner.core.limit import Limit
-from batchrunner.core.model import Kind, Outcome
+from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.pace import Pace, Pacing
+from batchrunner.core.treatment import TREATMENT
 
 CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302", Kind.CONFIG: "E304"}
 """What a refusal that stops an endpoint is called (`batchrunner explain`)."""
 UNPACED = Pacing()
 ANY = "*"  # every model that is not named; and of names, the one asked for
+SHOWN = 80  # characters of a custom_id
 RECHECK = 5.0  # seconds until an endpoint that has served is asked whether it really means its refusal
 
 
@@ -44,13 +48,12 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_doubted",
         "_paces",
-        "_served",
         "base_url",
         "breaker",
         "by_chance",
         "debut",
+        "doubt",
         "gate",
         "inflight",
         "limit",
@@ -82,13 +85,12 @@ class Endpoint:
         self.gate = Gate()
         self.breaker = Breaker(limit)
         self.debut = Debut(alike)
+        self.doubt = Doubt()
         self._paces = _Paces(pacing)
         self.pace: Callable[[str], Pace] = self._paces.__getitem__  # how fast requests for a model may go here
         self.inflight = 0
         self.by_chance = 0  # attempts that were refused here whatever was sent (`core.luck`, `core.objections`)
         self.stopped = ""
-        self._served = False
-        self._doubted = inf  # when it first refused us after having served
 
     def asks(self, model: str) -> str | None:
         """What a model is called here; None: it is not served."""
@@ -106,6 +108,8 @@ class Endpoint:
         """0.0: send; seconds: not before; None: when something in flight here has ended, or never, if it is stopped."""
         served = self.inflight - self.breaker.caught  # what hangs since an outage keeps nobody from asking
         if self.stopped or served >= self.limit.size or self.inflight >= self.limit.most or self.debut.full:
+            return None
+        if self.inflight and served + self.doubt.held >= self.limit.size:
             return None
         rest = self.breaker.wait(now)
         return None if rest is None else max(rest, self.gate.until - now, 0.0)
@@ -168,19 +172,29 @@ class Endpoint:
             self.breaker.fail(started, now, u, self.inflight)
         else:
             self.breaker.void(started)
-        if outcome.kind is Kind.OK:
-            self._served = True
-            self._doubted = inf if started > self._doubted else self._doubted
-        elif health == "stop":
-            self._refused(started, outcome, now)
         self.by_chance += chance
         if outcome.wait and not chance and not self.gate.throttled(outcome.wait, now):
             self.stopped = self.stopped or f"{self.name} asks for a pause of {outcome.wait:.0f} s [E305]"
 
-    def _refused(self, started: float, outcome: Outcome, now: float) -> None:
-        """A refusal stops the endpoint; one that has served is asked again first, for gateways err."""
-        if self._served and started <= self._doubted:
-            self._doubted = min(self._doubted, now)
-            self.gate.throttled(RECHECK, now)
-        else:
-            self.stopped = self.stopped or f"{self.name}: {outcome.message or outcome.kind} [{CODES[outcome.kind]}]"
+    @property
+    def singles(self) -> bool:
+        """Whether requests are asked one by one, since what was refused holds every slot."""
+        return self.doubt.held >= self.limit.size
+
+    def refuse(self, attempt: Attempt, outcome: Outcome, now: float, another: bool) -> bool:
+        """It has refused a request, `another`: for the first time. Whether it would refuse everybody."""
+        self.doubt.refuse(attempt.started, now, another, self.limit.size)
+        if self.doubt.growing and not self.inflight:
+            self.gate.throttled(self.recheck, now)
+        return TREATMENT[outcome.kind].health == "stop" or (self.doubt.certain and not self.inflight)
+
+    @property
+    def recheck(self) -> float:
+        """Seconds until what was refused is asked again: one that has never answered is not waited for."""
+        return RECHECK if self.doubt.answered else 0.0
+
+    def give_up(self, attempt: Attempt, outcome: Outcome, others: int) -> None:
+        """It is out of use, for it refuses everybody as it did this request and so many others."""
+        request, said = attempt.request, outcome.message or outcome.kind
+        met = f"line {request.line}, {request.id[:SHOWN]}" + (f", and {others} more" if others else "")
+        self.stopped = self.stopped or f"{self.name}: {said} ({met}) [{CODES[outcome.kind]}]"

@@ -61,6 +61,8 @@ class Experience:
         elif treatment.limit == "crowded":
             lane.limit.crowded(attempt.started, lane.inflight, now)
         spared = lane.breaker.open and any(other.serves(now) for other in self._endpoints.values() if other is not lane)
+        if outcome.kind is Kind.OK:
+            lane.doubt.answer(attempt.started, attempt.request.model)
         lane.learn(treatment.health, attempt.started, outcome, now, u, spared, chance)
         patience = self.patience(attempt.endpoint, attempt.request, attempt.stream)
         if treatment.sample:
@@ -87,6 +89,7 @@ class Experience:
         """Begin with what this endpoint taught an earlier run, so many seconds ago; before the first request."""
         self._manners[endpoint].recall(lessons.facts)
         lane = self._endpoints[endpoint]
+        lane.doubt.known = bool(lessons.answers)
         lane.limit.warm(lessons.limit)
         for model, rate in lessons.rates.items():
             lane.pace(model).warm(rate)

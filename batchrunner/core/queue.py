@@ -30,6 +30,8 @@ class Open(Struct, eq=False, gc=False):
     number: int  # in the order they are to go
     where: int
     avoid: int = 0  # where it has just failed
+    refused: int = 0  # where it was refused (`core.refusals`)
+    vouched: int = 0  # and where others were answered after that
     spent: Spent = field(default_factory=Spent)
     sent: Attempt | None = None  # the last one
     began: float = -1.0
@@ -69,6 +71,10 @@ class Open(Struct, eq=False, gc=False):
             maybe_billed=self.billed,
             partial=b"" if good or not keep_partial else outcome.partial or self.partial,
         )
+
+
+Decided = tuple[Attempt, Outcome, Result | None]
+"""What became of an attempt that was held back; None: its request is open again."""
 
 
 class Row:
@@ -150,6 +156,12 @@ class Queue:
         for number, entry in zip(numbers, fresh, strict=True):
             entry.number = number
             self._row(entry).fresh.append(entry)
+
+    def farthest(self, rows: Iterable[Row]) -> Open | None:
+        """The fresh request of these rows that came last, and out of them; None when there is none."""
+        row = max((row for row in rows if row.fresh), key=lambda row: row.fresh[-1].number, default=None)
+        self._size -= row is not None
+        return row.fresh.pop() if row else None
 
     def take(self, rows: Iterable[Row], now: float, fresh_first: bool) -> Open | None:
         """The next request of these rows, and out of them; None when nothing is to be sent now."""

@@ -14,7 +14,8 @@ Rules:
 5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`, what it may take in
    `core.claims`, who is given up in `core.chances`, what an attempt teaches in `core.experience`; this room only obeys them.
 6. Every verb is O(log n) in the number of open requests.
-7. What fails during an endpoint's debut is kept back (`core.withheld`): it stays open until that tells what became of it.
+7. What fails during an endpoint's debut is held back (`core.withheld`), and what an endpoint refuses (`core.refusals`): it stays
+   open until it shows whose fault that was, and `decided` tells what became of it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,11 +31,12 @@ from batchrunner.core.experience import Experience
 from batchrunner.core.health import REST
 from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Phase, Request, Result, Wait
-from batchrunner.core.queue import Open, Queue
+from batchrunner.core.queue import Decided, Open, Queue
+from batchrunner.core.refusals import BLAMED, Refusals
 from batchrunner.core.retry import Retries, backoff
 from batchrunner.core.spread import Spread
 from batchrunner.core.streaming import Streaming
-from batchrunner.core.treatment import KILLS, TREATMENT
+from batchrunner.core.treatment import KILLS, REFUSED, TREATMENT
 from batchrunner.core.withheld import Withheld
 
 
@@ -64,7 +66,9 @@ class Scheduler:
         self._in_flight: dict[int, Open] = {}
         self.twins = Twins(hedging)
         self._claims = Claims(self._endpoints, self._spread, self._queue, self.experience)
-        self.withheld = Withheld(self._endpoints, self._queue)
+        self.decided: list[Decided] = []  # about what was held back, for whoever takes it from here
+        self._withheld = Withheld(self._endpoints, self._queue, self.decided)
+        self._refusals = Refusals(self._endpoints, self._spread, self._queue, self.decided)
         self._offered = 0
         self._coming = coming
         self.open = 0  # requests offered and not yet ended
@@ -135,7 +139,8 @@ class Scheduler:
             self._arrange = 2 * self.sent + 1
             self._queue.arrange(self._claims.weight)
         rows, again = self._claims.rows(lane, 0.0 if self.last else max(0.0, self._coming - self._offered), now)
-        entry = self._queue.take(rows, now, lane.breaker.open)
+        entry = self._queue.farthest(rows) if lane.singles else None
+        entry = entry or self._queue.take(rows, now, lane.breaker.open)
         if entry:
             return self._send(entry, lane, now)
         due = min((row.due() for row in rows), default=inf)
@@ -168,7 +173,7 @@ class Scheduler:
         return patience.in_force(attempt.request, attempt.stream)
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result | None:
-        """End an attempt: its request is sent again, or this is its result, or None: that is decided later, and `withheld` tells.
+        """End an attempt: its request is sent again, or this is its result, or None: it is `decided` later.
 
         Once per attempt, else KeyError.
         """
@@ -183,37 +188,57 @@ class Scheduler:
             self._queue.give_back(entry)
             return Again(now, "cancelled")
         self.notice = self.experience.inform(attempt, outcome, now, u)
+        end = self._refused if TREATMENT[outcome.kind].health in REFUSED else self._judged
+        verdict = end(entry, lane, attempt, outcome, now, u)
+        if self._refusals:
+            self.open -= self._refusals.decide(self._idle())
+        return verdict if lane.debut.over and not self._withheld else self._kept(lane, entry, attempt, outcome, verdict)
+
+    def _judged(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result:
         good = outcome.kind is Kind.OK
         why = "" if good else self._chances.over(entry, lane, attempt, outcome, now)
         if good and (paid := self._chances.answered()):
             self._queue.put_off(paid)
-        verdict: Again | Result
         if why is None:
-            verdict = self._again(entry, lane, outcome, now, u)
-        else:
-            self.experience.finished(attempt, outcome.kind, now)
-            verdict = entry.result(attempt, outcome, now, why, self._keep_partial)
-            self.open -= 1
-        return verdict if lane.debut.over and not self.withheld else self._withheld(lane, entry, attempt, outcome, verdict)
+            return self._again(entry, lane, outcome, now, u)
+        self.experience.finished(attempt, outcome.kind, now)
+        self.open -= 1
+        return entry.result(attempt, outcome, now, why, self._keep_partial)
 
-    def _withheld(
-        self, lane: Endpoint, entry: Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result
+    def _refused(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | None:
+        """It goes elsewhere, or waits for what the endpoint says to others."""
+        before = self._refusals.hear(entry, lane, attempt, outcome, now)
+        elsewhere = entry.where & self._spread.serving(now) & ~self._spread.bit(lane.name)
+        if lane.stopped or (elsewhere and not before):
+            return self._again(entry, lane, outcome, now, u)
+        entry.due = now + lane.recheck
+        result = entry.result(attempt, outcome, now, BLAMED, self._keep_partial) if before else None
+        self._refusals.hold(entry, attempt, outcome, result)
+        if not before:
+            return Again(entry.due, outcome.kind)
+        self.experience.finished(attempt, outcome.kind, now)
+        return None
+
+    def _kept(
+        self, lane: Endpoint, entry: Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result | None
     ) -> Again | Result | None:
         result = verdict if isinstance(verdict, Result) else None
-        kept = self.withheld.take(lane, entry, attempt, outcome, result)
+        kept = self._withheld.take(lane, entry, attempt, outcome, result)
         self.open += kept and result is not None
-        self.open -= self.withheld.decide(lane, self.open)
+        self.open -= self._withheld.decide(lane, self.open)
         return None if kept else verdict
 
     def reopen(self) -> None:
-        """Whatever is kept back is open again: the run ends, and nothing will tell any more whose fault it was."""
-        self.withheld.reopen()
+        """Whatever is held back is open again: the run ends, and nothing will tell any more whose fault it was."""
+        self._withheld.reopen()
+        self._refusals.reopen()
 
     def pending(self) -> Iterable[Request]:
         """The requests still open, in no order."""
         yield from (entry.request for entry in self._in_flight.values())
         yield from (entry.request for entry in self._queue)
-        yield from self.withheld
+        yield from self._withheld
+        yield from self._refusals
         yield from (entry.request for entry in self._chances.unpaid)
 
     def _unaffordable(self) -> str:
@@ -225,7 +250,11 @@ class Scheduler:
 
     def _stranded(self) -> bool:
         """Whether all that is open waits for endpoints that are stopped, and nothing else can come."""
-        if self._in_flight or not (self.last or self.open >= self._max_open):
+        return (self.last or self.open >= self._max_open) and self._idle()
+
+    def _idle(self) -> bool:
+        """Whether nothing is in flight, and nothing lies in the queue that an endpoint in use could be sent."""
+        if self._in_flight:
             return False
         live = self._spread.in_use()
         return not any(len(row) and row.where & live for row in self._queue.rows)
@@ -297,7 +326,7 @@ class Scheduler:
         if other is None:
             return None
         entry, treatment = self._in_flight[attempt.request.line], TREATMENT[outcome.kind]
-        ends = outcome.final or not (treatment.again or treatment.health == "stop")
+        ends = outcome.final or not (treatment.again or treatment.health in REFUSED)
         if outcome.kind is Kind.OK or (ends and outcome.kind is not Kind.CANCELLED):
             self.twins.beat(other)
             entry.billed += 1
@@ -309,6 +338,8 @@ class Scheduler:
         lane.left(attempt.started)
         if outcome.kind is not Kind.CANCELLED:
             self.notice = self.experience.inform(attempt, outcome, now, u)
+        if treatment.health in REFUSED:
+            self._refusals.hear(entry, lane, attempt, outcome, now)
         return Again(now, "its twin goes on")
 
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, now: float, u: float) -> Again:
@@ -334,5 +365,5 @@ class Scheduler:
 
 NOTHING = Wait()
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
-FLED = frozenset({"down", "stop"})
+FLED = REFUSED | {"down"}
 """What an endpoint's health hears when its failed requests are better sent elsewhere."""

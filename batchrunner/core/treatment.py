@@ -4,7 +4,8 @@ Rules:
 
 1. What a kind entails stands here and nowhere else; whoever obeys it only looks it up.
 2. Waiting spends nothing, and neither does what no request can help: a stale connection, a refused key, our own machine.
-3. What would be met again by every request stops the endpoint; the request is not to blame, and may go elsewhere.
+3. What every request would meet again stops the endpoint; the request is not to blame, and may go elsewhere. What looks like that
+   and may be about this request alone raises a doubt first (`core.refusals`).
 """
 
 from collections.abc import Mapping
@@ -15,16 +16,16 @@ from msgspec import Struct
 from batchrunner.core.model import Error, Kind, Outcome, Request, Result
 
 Signal = Literal["", "success", "pushback", "crowded"]
-Health = Literal["", "up", "down", "pause", "stop"]
+Health = Literal["", "up", "down", "pause", "doubt", "stop"]
 
 
 class Treatment(Struct, frozen=True, gc=False):
     """What a kind of outcome entails."""
 
-    again: bool  # the request may be sent again; where health is "stop", elsewhere or in another run
+    again: bool  # the request may be sent again; where health is in REFUSED, elsewhere or in another run
     spends: bool  # one of the request's counted attempts
     limit: Signal  # what the concurrency limit hears
-    health: Health  # what the endpoint's health hears: "pause" as long as it asks, "stop" for the rest of the run
+    health: Health  # what the endpoint's health hears: "pause" as long as it asks, "stop" for this run, "doubt" perhaps
     sample: bool  # the latency teaches the deadlines
     fresh: bool  # the next sending goes over a new connection
     at_once: bool  # and without a pause
@@ -61,10 +62,10 @@ _ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] =
     Kind.RESPONSE_TOO_LARGE: (NO,  YES, "",         "up",     NO,   NO,   NO,   0),
     Kind.INVALID:            (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
     Kind.INVALID_OUTPUT:     (YES, NO,  "success",  "up",     YES,  NO,   YES,  0),
-    Kind.DENIED:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.DENIED:             (YES, NO,  "",         "doubt",  NO,   NO,   NO,   0),
     Kind.QUOTA:              (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
     Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.CONFIG:             (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
+    Kind.CONFIG:             (YES, NO,  "",         "doubt",  NO,   NO,   NO,   0),
     Kind.LOCAL:              (YES, NO,  "crowded",  "",       NO,   NO,   NO,   0),
     Kind.CRASHED:            (YES, NO,  "",         "",       NO,   NO,   NO,   4),
     Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
@@ -98,7 +99,8 @@ _HINTS: Mapping[Kind, str] = {
     Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: raise --max-response, or ask for less.",
     Kind.INVALID: "The line cannot be sent as it is: correct it.",
     Kind.INVALID_OUTPUT: "No answer ever fitted: look at the last one and at the rule; --reask N asks more, --feedback says why.",
-    Kind.DENIED: "The endpoint refuses the key or this access: check the key, its permissions and the region.",
+    Kind.DENIED: "The endpoint refuses the key, or this access: check the key, its permissions and the region; "
+    "if only this line, look at its content and model.",
     Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run again.",
     Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
     Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
@@ -110,6 +112,8 @@ _HINTS: Mapping[Kind, str] = {
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
 """Attempts that our own deadline ended."""
+REFUSED = frozenset({"doubt", "stop"})
+"""What an endpoint's health hears when it will not serve us, or not this request."""
 
 
 def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Result:

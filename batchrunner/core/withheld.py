@@ -11,19 +11,19 @@ from collections.abc import Iterator, Mapping
 
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Attempt, Outcome, Request, Result
-from batchrunner.core.queue import Open, Queue
+from batchrunner.core.queue import Decided, Open, Queue
 
 
 class Withheld:
-    """Of some endpoints, by name. `decided`: what became of which attempt; None: its request is open again."""
+    """Of some endpoints, by name. `decided` hears what became of which attempt; None: its request is open again."""
 
-    __slots__ = ("_endpoints", "_failures", "_queue", "decided")
+    __slots__ = ("_decided", "_endpoints", "_failures", "_queue")
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], queue: Queue) -> None:
+    def __init__(self, endpoints: Mapping[str, Endpoint], queue: Queue, decided: list[Decided]) -> None:
         self._endpoints = endpoints
         self._queue = queue
         self._failures: list[tuple[Open, Attempt, Outcome, Result]] = []
-        self.decided: list[tuple[Attempt, Outcome, Result | None]] = []
+        self._decided = decided
 
     def __len__(self) -> int:
         return len(self._failures)
@@ -58,14 +58,14 @@ class Withheld:
 
     def _fail(self, lane: Endpoint) -> int:
         mine = self._of(lane)
-        self.decided += [(attempt, outcome, result) for _, attempt, outcome, result in mine]
+        self._decided += [(attempt, outcome, result) for _, attempt, outcome, result in mine]
         return len(mine)
 
     def _release(self, lane: Endpoint) -> None:
         mine = self._of(lane)
         for entry, *_ in reversed(mine):
             self._queue.give_back(entry)
-        self.decided += [(attempt, outcome, None) for _, attempt, outcome, _ in mine]
+        self._decided += [(attempt, outcome, None) for _, attempt, outcome, _ in mine]
 
     def _of(self, lane: Endpoint) -> list[tuple[Open, Attempt, Outcome, Result]]:
         """Take out what is kept back of this endpoint's requests."""

@@ -134,9 +134,11 @@ CODES: Mapping[str, Code] = {
     "E301": Code(
         "the endpoint refused the key",
         "It answered 401 or 403: the key is wrong, expired, of another project or region, or may not use this model. "
-        "The run stopped at once, since every further request would have met the same; none of them counts as failed.",
+        "It refused the line that the message names, and others that were asked after it: every further request would have met "
+        "the same. None of them counts as failed. A line that is refused while others are answered fails alone.",
         (
             "check the variable that holds the key: batchrunner config show --origin, option api_key_env",
+            "if it refuses what this line asks for, and all lines like it: correct them, or take them out",
             "try the key with one request: batchrunner INPUT --limit 1",
             "then the same command continues",
         ),
@@ -157,7 +159,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E304": Code(
         "the endpoint does not know the model, route or address",
-        "It answered that what was asked for does not exist there, and it would say so to every other line as well.",
+        "It answered that what the line in the message asks for does not exist there, and said so to others asked after it. "
+        "None of them counts as failed. A line that is refused while others are answered fails alone.",
         (
             "compare --base-url with the provider's page: it ends before /chat/completions",
             "compare the model's name; --model NAME sets it for every line",
@@ -321,10 +324,11 @@ def _kind(kind: Kind, width: int) -> str:
 def _facts(treatment: Treatment) -> list[tuple[str, str]]:
     """What the table of treatments says, in words."""
     often = f", at most {treatment.cap} times" if treatment.cap else ""
-    stops = treatment.health == "stop"
-    again = "by another endpoint, or by the next run" if stops else f"yes{often}" if treatment.again else "no"
+    elsewhere = {"stop": "by another endpoint, or by the next run", "doubt": "once, when others have been answered"}
+    again = elsewhere.get(treatment.health, f"yes{often}" if treatment.again else "no")
     effect = {
         "stop": "out of use for the rest of the run",
+        "doubt": "out of use for the rest of the run, if it refuses others as well",
         "down": "after several in a row it rests",
         "pause": "pauses if it asks to",
     }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Cause, Fault, Kind, Outcome, Phase, Reply, Route
 from batchrunner.core.naming import REQUEST_IDS
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import REFUSED, TREATMENT
 from batchrunner.errors import FileError
 from tests.core.answers import CHAT, WHOLE, attempt, chat, error, outcome, reply
 
@@ -215,7 +215,7 @@ def test_what_costs_no_attempt() -> None:
 
 def test_the_table_is_coherent() -> None:
     for kind, treatment in TREATMENT.items():
-        if treatment.health == "stop":
+        if treatment.health in REFUSED:
             assert (treatment.again, treatment.spends) == (True, False), kind  # the request is not to blame
         if treatment.at_once or treatment.cap:
             assert treatment.again, kind
@@ -223,7 +223,8 @@ def test_the_table_is_coherent() -> None:
         if not treatment.spends and treatment.again and treatment.health in {"", "up"} and not counted_elsewhere:
             assert treatment.cap, f"{kind} could go on for ever"
     assert [kind for kind in Kind if TREATMENT[kind].limit == "success"] == [K.OK, K.INVALID_OUTPUT]
-    assert {kind for kind in Kind if TREATMENT[kind].health == "stop"} == {K.DENIED, K.QUOTA, K.QUOTA_WINDOW, K.CONFIG}
+    assert {kind for kind in Kind if TREATMENT[kind].health == "stop"} == {K.QUOTA, K.QUOTA_WINDOW}
+    assert {kind for kind in Kind if TREATMENT[kind].health == "doubt"} == {K.DENIED, K.CONFIG}
 
 
 @pytest.mark.parametrize(("cause", "phase"), [(cause, phase) for cause in Cause for phase in Phase])

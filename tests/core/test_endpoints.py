@@ -4,9 +4,10 @@ from math import inf
 
 import pytest
 
-from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.endpoints import RECHECK, Endpoint
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Kind, Outcome
+from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome
+from tests.virtual import chat
 
 
 def endpoint(concurrency: int = 2) -> Endpoint:
@@ -88,30 +89,56 @@ def test_an_endpoint_that_throttles_is_alive_and_one_that_loads_says_nothing() -
         assert lane.breaker.open is not closes
 
 
-def test_a_refusal_stops_an_endpoint_that_has_never_served() -> None:
+DENIED = Outcome(Kind.DENIED, 403, message="no")
+
+
+def attempt(line: int, started: float) -> Attempt:
+    return Attempt(chat(line), "a", 1, started, Deadlines(1.0, 1.0, 1.0, 1.0))
+
+
+def test_what_was_refused_keeps_its_slot_until_somebody_sent_later_is_answered() -> None:
+    lane = endpoint(concurrency=3)
+    lane.inflight = 1
+    lane.refuse(attempt(1, 0.0), DENIED, 1.0, True)
+    assert lane.ready(1.0) == 0.0
+    lane.refuse(attempt(2, 0.0), DENIED, 1.0, True)
+    assert lane.ready(1.0) is None
+    lane.doubt.answer(0.5, "m")
+    assert lane.ready(1.0) is None, "sent before the refusal"
+    lane.doubt.answer(1.5, "m")
+    assert lane.ready(2.0) == 0.0
+
+
+def test_without_a_slot_others_are_asked_one_by_one_and_after_two_refusals_it_is_certain() -> None:
+    lane = endpoint(concurrency=1)
+    assert not lane.refuse(attempt(1, 0.0), DENIED, 1.0, True)
+    assert (lane.singles, lane.ready(1.0)) == (True, 0.0)
+    lane.inflight = 1
+    assert lane.ready(1.0) is None
+    lane.inflight = 0
+    assert not lane.refuse(attempt(2, 1.0), DENIED, 2.0, True)
+    assert not lane.refuse(attempt(1, 2.0), DENIED, 3.0, False), "the same line says nothing new"
+    assert lane.refuse(attempt(3, 3.0), DENIED, 4.0, True)
+
+
+def test_every_line_that_was_to_blame_makes_it_take_one_more() -> None:
+    lane = endpoint(concurrency=1)
+    lane.doubt.proven = 3
+    assert [lane.refuse(attempt(n, float(n)), DENIED, n + 0.5, True) for n in range(6)] == [False] * 5 + [True]
+
+
+def test_only_one_that_has_answered_is_waited_for() -> None:
+    for answered in (False, True):
+        lane = endpoint(concurrency=1)
+        if answered:
+            lane.doubt.answer(0.0, "m")
+        for line in (1, 2):
+            lane.refuse(attempt(line, float(line)), DENIED, line + 0.5, True)
+        assert lane.ready(3.0) == (RECHECK - 0.5 if answered else 0.0)
+
+
+def test_another_model_that_was_answered_for() -> None:
     lane = endpoint()
-    lane.learn("stop", 0.0, Outcome(Kind.DENIED, 401, message="bad key"), 1.0, 0.5)
-    assert lane.stopped == "a: bad key [E301]"
-
-
-def test_one_that_has_served_is_asked_again() -> None:
-    lane = endpoint()
-    denied = Outcome(Kind.DENIED, 401)
-    lane.learn("up", 0.0, Outcome(Kind.OK), 1.0, 0.5)
-    lane.learn("stop", 1.0, denied, 2.0, 0.5)
-    lane.learn("stop", 1.5, denied, 3.0, 0.5)
-    lane.learn("up", 1.6, Outcome(Kind.OK), 3.0, 0.5)
-    assert not lane.stopped, "all of these were sent before the doubt arose"
-    assert lane.ready(3.0) == 5.0
-    lane.learn("stop", 8.0, denied, 8.5, 0.5)
-    assert lane.stopped == "a: denied [E301]"
-
-
-def test_an_answer_after_the_doubt_dispels_it() -> None:
-    lane = endpoint()
-    denied = Outcome(Kind.DENIED, 401)
-    lane.learn("up", 0.0, Outcome(Kind.OK), 1.0, 0.5)
-    lane.learn("stop", 1.0, denied, 2.0, 0.5)
-    lane.learn("up", 7.0, Outcome(Kind.OK), 8.0, 0.5)
-    lane.learn("stop", 9.0, denied, 10.0, 0.5)
-    assert not lane.stopped
+    assert not lane.doubt.knows_others("m")
+    lane.doubt.answer(0.0, "m")
+    assert (lane.doubt.knows_others("m"), lane.doubt.knows_others("bad")) == (False, True)

@@ -13,7 +13,7 @@ from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Request, Result, Route, Wait
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import REFUSED, TREATMENT
 
 
 def request(line: int) -> Request:
@@ -142,26 +142,31 @@ def test_a_stale_connection_is_retried_at_once_on_a_fresh_one_for_free() -> None
 def test_a_refused_key_stops_the_endpoint_and_leaves_the_request_pending() -> None:
     room = scheduler()
     room.offer(request(1))
-    verdict = room.settle(send(room), Outcome(Kind.DENIED, 401, message="bad key"), 0.0, 0.5)
-    assert isinstance(verdict, Again)
-    assert "bad key" in room.stopped
-    assert room.next("a", 1e9) == Wait()
+    denied = Outcome(Kind.DENIED, 401, message="bad key")
+    assert room.settle(send(room), denied, 0.0, 0.5) == Again(0.0, Kind.DENIED)
+    assert not room.stopped, "it is asked again first"
+    assert room.settle(send(room), denied, 0.0, 0.5) is None
+    assert room.stopped == "a: bad key (line 1, r-1) [E301]"
+    assert (room.next("a", 1e9), room.open) == (Wait(), 1)
     assert [pending.line for pending in room.pending()] == [1]
+    assert [(attempt.number, result) for attempt, _, result in room.decided] == [(2, None)]
 
 
-def test_a_key_refused_in_mid_run_is_asked_once_more() -> None:
-    room = scheduler()
-    for n in range(5):
+def test_after_a_refusal_in_mid_run_others_are_asked_the_farthest_first() -> None:
+    room = scheduler(endpoint(concurrency=1))
+    for n in range(9):
         room.offer(request(n))
+    denied = Outcome(Kind.DENIED, 401, message="no")
     room.settle(send(room), Outcome(Kind.OK, 200), 0.0, 0.5)
-    late = send(room, 0.5)
-    room.settle(send(room, 1.0), Outcome(Kind.DENIED, 401), 1.0, 0.5)
+    room.settle(send(room, 1.0), denied, 1.0, 0.5)
+    probe = send(room, 1.0)
+    assert probe.request.line == 8
+    room.settle(probe, denied, 1.5, 0.5)
     assert not room.stopped
-    room.settle(late, Outcome(Kind.DENIED, 401), 1.1, 0.5)
-    assert not room.stopped, "it was sent before the doubt arose"
-    assert isinstance(room.next("a", 2.0), Wait)
-    room.settle(send(room, 10.0), Outcome(Kind.DENIED, 401), 10.0, 0.5)
-    assert room.stopped
+    assert room.next("a", 2.0) == Wait(6.5), "gateways err"
+    room.settle(send(room, 10.0), denied, 10.0, 0.5)
+    assert room.stopped == "a: no (line 1, r-1, and 2 more) [E301]"
+    assert sorted(pending.line for pending in room.pending()) == list(range(1, 9))
 
 
 def test_cancelling_puts_the_request_back_uncharged() -> None:
@@ -229,7 +234,7 @@ def test_every_kind_ends_in_the_end(kind: Kind) -> None:
     pytest.fail("neither ended nor stopped")
 
 
-ENDING = [kind for kind in Kind if TREATMENT[kind].health != "stop"]
+ENDING = [kind for kind in Kind if TREATMENT[kind].health not in REFUSED]
 
 
 @settings(max_examples=60, deadline=None)

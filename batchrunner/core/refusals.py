@@ -1,0 +1,138 @@
+"""Lines that an endpoint refuses, until it shows whose fault that is: the line's, or everybody's (`core.doubt`).
+
+Rules:
+
+1. A refused line waits until the endpoint has answered somebody asked later, and is asked once more. If it is refused again, and
+   somebody is answered again, it is to blame: it is not asked there any more, and if nobody else serves it, it fails.
+2. If the endpoint would refuse everybody, it is out of use, and they are all open again. One without money is so at once.
+3. A model is to blame itself where another one was answered for in this run. That proves nothing of the endpoint.
+4. When nobody else is left to ask, each is asked once more all the same. Those refused again fail where the endpoint has served
+   this job, unless they were refused for the key, with no answer to anybody in between: then the endpoint is out of use.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.model import Attempt, Outcome, Request, Result
+from batchrunner.core.queue import Decided, Open, Queue
+from batchrunner.core.spread import Spread
+from batchrunner.core.treatment import TREATMENT
+
+BLAMED = "2 refusals, while others were answered"
+_OF_LINES = frozenset({403, 404})  # what else refuses may be about one line; everything else is about who we are
+
+
+class Held(Struct, frozen=True, gc=False):
+    """A line that waits for what becomes of others. `result`: how it fails, if it was its second refusal."""
+
+    entry: Open
+    attempt: Attempt
+    outcome: Outcome
+    result: Result | None
+
+
+class Refusals:
+    """Of some endpoints, by name. `decided` hears what became of a second refusal."""
+
+    __slots__ = ("_decided", "_endpoints", "_held", "_queue", "_spread")
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], spread: Spread, queue: Queue, decided: list[Decided]) -> None:
+        self._endpoints = endpoints
+        self._spread = spread
+        self._queue = queue
+        self._decided = decided
+        self._held: list[Held] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Request]:
+        return (held.entry.request for held in self._held)
+
+    def hear(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        """A line is refused: what that says of the endpoint. Whether it was refused there before."""
+        here = self._spread.bit(lane.name)
+        before = bool(entry.refused & here)
+        entry.refused |= here
+        if "model" in outcome.flags and lane.doubt.knows_others(attempt.request.model):
+            return before
+        if lane.refuse(attempt, outcome, now, not before):
+            met, others = (None, 0) if TREATMENT[outcome.kind].health == "stop" else (self._first(lane), lane.doubt.held - 1)
+            lane.give_up(*(met or (attempt, outcome)), others)
+        return before
+
+    def hold(self, entry: Open, attempt: Attempt, outcome: Outcome, result: Result | None) -> None:
+        """Keep it back; `decide` tells what becomes of it. `result`: how it fails, if it was refused before."""
+        self._held.append(Held(entry, attempt, outcome, result))
+
+    def decide(self, idle: bool) -> int:
+        """Decide what can be; `idle`: nobody else is left to ask. How many lines have failed for good."""
+        failed = 0
+        for lane in self._endpoints.values():
+            if lane.stopped:
+                self._release(self._of(lane))
+            elif not lane.doubt.held:
+                failed += self._vouch(lane, self._of(lane))
+            elif idle:
+                failed += self._end(lane, self._of(lane))
+        return failed
+
+    def reopen(self) -> None:
+        """All of them are open again: the run ends, and nothing will tell any more."""
+        self._release(self._held)
+        self._held = []
+
+    def _first(self, lane: Endpoint) -> tuple[Attempt, Outcome] | None:
+        return next(((held.attempt, held.outcome) for held in self._held if held.attempt.endpoint == lane.name), None)
+
+    def _of(self, lane: Endpoint) -> list[Held]:
+        """Take out what waits for this endpoint."""
+        mine = [held for held in self._held if held.attempt.endpoint == lane.name]
+        self._held = [held for held in self._held if held.attempt.endpoint != lane.name]
+        return mine
+
+    def _release(self, mine: Sequence[Held]) -> None:
+        for held in reversed(mine):
+            self._queue.give_back(held.entry)
+        self._decided += [(held.attempt, held.outcome, None) for held in mine if held.result]
+
+    def _vouch(self, lane: Endpoint, mine: Sequence[Held]) -> int:
+        """The endpoint has answered somebody since. How many have failed."""
+        for held in mine:
+            held.entry.vouched |= self._spread.bit(lane.name)
+        return self._blame(lane, mine)
+
+    def _blame(self, lane: Endpoint, mine: Sequence[Held]) -> int:
+        """A first refusal is asked again, a second one is the line's own. How many have failed."""
+        here, failed = self._spread.bit(lane.name), 0
+        for held in mine:
+            entry, result = held.entry, held.result
+            if result:
+                lane.doubt.proven += 1
+                entry.where &= ~here
+                result = None if entry.where else result
+                failed += result is not None
+                self._decided.append((held.attempt, held.outcome, result))
+            entry.avoid = here if entry.where & ~here else 0
+            if entry.where:
+                self._queue.put_off(entry)
+        return failed
+
+    def _end(self, lane: Endpoint, mine: Sequence[Held]) -> int:
+        """Nobody else will be answered here: each is asked once more, if it was not yet. How many have failed."""
+        firsts = [held for held in mine if not held.result]
+        if firsts:
+            self._held += [held for held in mine if held.result]
+            return self._blame(lane, firsts)
+        here = self._spread.bit(lane.name)
+        if all(held.entry.vouched & here or (lane.doubt.known and _about_line(held.outcome)) for held in mine):
+            return self._blame(lane, mine)
+        lane.give_up(mine[0].attempt, mine[0].outcome, len(mine) - 1)
+        self._release(mine)
+        return 0
+
+
+def _about_line(outcome: Outcome) -> bool:
+    return outcome.status in _OF_LINES or "model" in outcome.flags
