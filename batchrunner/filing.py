@@ -82,7 +82,7 @@ class FileJob:
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
         self._settle_dialect()
         await self._keep_input()
-        await self._adopt()
+        await self._adopt(meter)
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep", settings.intake.shard)
         self._evidence = evidence_of(self._journal, settings)
         await self._survey()
@@ -233,7 +233,7 @@ class FileJob:
                 "ask them again:     --changed rerun\nstart over:         --fresh",
             )
 
-    async def _adopt(self) -> None:
+    async def _adopt(self, meter: Meter) -> None:
         """Take over the answers of another batch, before anything is compared."""
         if self._reopen and self._reopen.done:
             batch = Batch(
@@ -241,7 +241,9 @@ class FileJob:
             )
             adopted = await asyncio.to_thread(adopt, batch, self._keep)
             self.note = str(adopted)
-            self._answered = adopted.matched - adopted.left_out if self._reopen.ours else 0
+            if self._reopen.ours:
+                self._answered = adopted.matched - adopted.left_out
+                meter.charge(adopted.tokens_in, adopted.tokens_out)
 
     def _settle_dialect(self) -> None:
         """Records are written as they are already, else as the batch that is adopted has them, else as OpenAI's."""

@@ -132,6 +132,7 @@ class Meter:
     def __init__(self, now: float = 0.0, total: int | None = None) -> None:
         self.total = total
         self.duplicates = 0
+        self.unpriced = False  # some of the tokens were used at a price that is not known
         self._started = now
         self._succeeded = 0
         self._resumed = 0
@@ -169,6 +170,12 @@ class Meter:
         self._resumed += succeeded + sum((failures or {}).values())
         for kind, count in (failures or {}).items():
             self._failures[kind] += count
+
+    def charge(self, tokens_in: int, tokens_out: int) -> None:
+        """Count tokens that a batch of this run's has used; what a batch service takes for them is not known."""
+        self._tokens_in += tokens_in
+        self._tokens_out += tokens_out
+        self.unpriced = self.unpriced or tokens_in + tokens_out > 0
 
     def __call__(self, event: Event) -> None:
         """Count one event."""

@@ -66,7 +66,7 @@ class Run:
             timeouts=timeouts,
             oldest=self._oldest(),
             paused=scheduler.paused,
-            cost=self.prices.cost(self.trail.tally.spend()),
+            cost=None if self.meter.unpriced else self.prices.cost(self.trail.tally.spend()),
         )
         return self.meter.snapshot(_now(), gauges)
 

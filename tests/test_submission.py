@@ -80,10 +80,16 @@ def told(_line: str) -> None:
 
 async def test_a_job_goes_by_batch_and_is_answered_in_full(sim: Simulator) -> None:
     asked()
-    report = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch")
+    report = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch", price="*=1/1")
     assert (report.summary.succeeded, report.summary.attempts) == (COUNT, 0)
     assert ids() == sorted(f"r-{n}" for n in range(COUNT))
     assert not Path("a.run/batches").exists()
+    used = [
+        json.loads(line)["response"]["body"]["usage"]["prompt_tokens"]
+        for line in Path("a.results.jsonl").read_text().splitlines()
+    ]
+    assert report.summary.tokens.input == sum(used) > 0
+    assert report.summary.cost is None, "nobody knows what a batch service takes"
     again = await batchrunner.run("a.jsonl", base_url=sim.url, via="batch")
     assert (again.summary.succeeded, again.summary.attempts, len(sim._batches._batches)) == (COUNT, 0, 1)
 
