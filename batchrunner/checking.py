@@ -304,5 +304,4 @@ def _rate(moments: Sequence[Moment]) -> float | None:
     if not moments:
         return None
     last = moments[-1]
-    finished = last.done - last.resumed
-    return finished / last.at if finished >= ENOUGH and last.at > 0 else None
+    return last.asked / last.at if last.asked >= ENOUGH and last.at > 0 else None

@@ -61,6 +61,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     maybe_billed: int = 0
     hedged: int = 0  # second attempts beside stragglers
     limited: int = 0  # good answers that end at the limit of their tokens
+    unsent: int = 0  # requests of this run that came to their end without a sending
     duplicates: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -86,6 +87,11 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def done(self) -> int:
         """Lines that need nothing more."""
         return self.succeeded + self.failed + self.invalid
+
+    @property
+    def asked(self) -> int:
+        """Requests of this run that were sent and need nothing more."""
+        return self.done - self.resumed - self.unsent
 
     @property
     def pending(self) -> int:
@@ -139,6 +145,7 @@ class Meter:
         self._resumed_good = 0
         self._retries = 0
         self._recovered = 0
+        self._unsent = 0
         self._maybe_billed = 0
         self._hedged = 0
         self._limited = 0
@@ -183,6 +190,7 @@ class Meter:
         if event.attempt is not None:
             tokens = self._count_attempt(event)
         if result is not None:
+            self._unsent += not result.attempts
             if result.kind is Kind.OK:
                 self._succeeded += 1
                 self._recovered += result.attempts > 1
@@ -242,6 +250,7 @@ class Meter:
             maybe_billed=self._maybe_billed,
             hedged=self._hedged,
             limited=self._limited,
+            unsent=self._unsent,
             duplicates=self.duplicates,
             tokens_in=self._tokens_in,
             tokens_out=self._tokens_out,

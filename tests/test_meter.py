@@ -138,6 +138,7 @@ def test_every_count_from_one_story() -> None:
         2,
     )
     assert (found.attempts, found.retries, found.recovered, found.maybe_billed, found.duplicates) == (7, 3, 1, 2, 2)
+    assert (found.unsent, found.asked) == (1, 4)
     assert (found.rate_limited, found.timeouts, found.truncated) == (1, 2, 1)
     assert (found.tokens_in, found.tokens_out) == (15, 32)
     assert found.failures == {Kind.CONTEXT: 1, Kind.INVALID: 2, Kind.TIMEOUT_CONNECT: 1, Kind.POLICY: 1}

@@ -237,6 +237,12 @@ def test_tiles_add_up_over_sessions() -> None:
     assert tiles["timeouts"] == ("0", "")
 
 
+def test_lines_that_were_never_sent_are_no_speed() -> None:
+    for unsent, said in ((0, "10.0 req/s"), (40, "2.0 req/s"), (50, "")):
+        tiles = {tile.name: tile.note for tile in told([start(1), moment(1, 5.0, ok=50, unsent=unsent), end(1, 5.0)]).tiles}
+        assert tiles["time"] == said
+
+
 def test_an_unknown_cost_is_unknown() -> None:
     lines = [start(), moment(1, 5.0, ok=9, cost=None)]
     assert ("unknown", "") in [(tile.value, tile.note) for tile in told(lines).tiles]

@@ -130,6 +130,11 @@ def test_resumed_lines_are_no_speed() -> None:
     assert "req/s" not in text.final(ending(Snapshot(total=10, succeeded=10, resumed=10, seconds=1.0)), JOB)
 
 
+def test_nor_are_lines_that_were_never_sent() -> None:
+    assert "1.0 req/s" in text.final(ending(Snapshot(total=2010, succeeded=10, invalid=2000, unsent=2000, seconds=10.0)), JOB)
+    assert "req/s" not in text.final(ending(Snapshot(total=2000, invalid=2000, unsent=2000, seconds=0.06)), JOB)
+
+
 def test_nothing_to_retry_when_all_failures_are_hopeless() -> None:
     said = text.final(ending(Snapshot(total=2, failed=1, invalid=1, failures={Kind.CONTEXT: 1, Kind.INVALID: 1})), JOB)
     assert "next" not in said

@@ -233,6 +233,12 @@ class Moment(Struct, frozen=True, kw_only=True, tag="moment", tag_field="event")
     prompts: list[Size] = []
     answers: list[Size] = []
     judged: Judged = Judged()
+    unsent: int = 0  # requests of this run that came to their end without a sending
+
+    @property
+    def asked(self) -> int:
+        """Requests of this run that were sent and need nothing more."""
+        return self.done - self.resumed - self.unsent
 
 
 def together(run: Ourselves, workers: Sequence[Ourselves]) -> Ourselves:

@@ -126,8 +126,8 @@ def _tiles(count: Count, told: Sequence[Chapter], lasts: Sequence[Moment], evide
     yield page.Tile(
         "failed", number(summary.failed + summary.invalid), f"{number(summary.pending)} to go" if summary.pending else ""
     )
-    spent, settled = sum(chapter.seconds for chapter in told), sum(last.done - last.resumed for last in lasts)
-    yield page.Tile("time", seconds(spent), rate(settled / spent) if settled and spent else "")
+    spent, asked = sum(chapter.seconds for chapter in told), sum(last.asked for last in lasts)
+    yield page.Tile("time", seconds(spent), rate(asked / spent) if asked and spent else "")
     used = sum(last.tokens_in for last in lasts), sum(last.tokens_out for last in lasts)
     yield page.Tile("tokens", f"{amount(used[0])} in", f"{amount(used[1])} out")
     if evidence and evidence.total:

@@ -147,8 +147,7 @@ def _verdict(summary: Summary, snapshot: Snapshot, width: int) -> list[str]:
     bad = [f"{number(count)} {word}" for word, count in (("failed", summary.failed), ("invalid", summary.invalid)) if count]
     mark = "✗" if bad else "✓"
     said = ", ".join([f"{mark} {number(summary.succeeded)} of {number(summary.total)} succeeded", *bad])
-    fresh = snapshot.done - snapshot.resumed
-    pace = f" · {rate(fresh / summary.seconds)}" if summary.seconds > 0 and fresh else ""
+    pace = f" · {rate(snapshot.asked / summary.seconds)}" if summary.seconds > 0 and snapshot.asked else ""
     return ends(said, f"{seconds(summary.seconds)}{pace}", min(width, WIDTH))
 
 
