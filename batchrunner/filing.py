@@ -39,7 +39,7 @@ from batchrunner.selecting import of_shard
 from batchrunner.settings import OPTIONS, Settings, values
 from batchrunner.shelving import retire
 from batchrunner.source import Source
-from batchrunner.spooling import STDIN, Rows, as_lines, keep_input, made_of, place
+from batchrunner.spooling import KEPT, STDIN, Rows, as_lines, keep_input, made_of, place
 from batchrunner.standing import Standing
 from batchrunner.summary import Summary
 
@@ -132,6 +132,8 @@ class FileJob:
             place(self.paths.input, self._place)
             self._read_from(self._place)
             self._checkpoint.note_input()
+        if (kept := self.paths.folder / KEPT) != self._place:
+            kept.unlink(missing_ok=True)  # what was kept of another input would be looked at for this one
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""

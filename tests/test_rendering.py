@@ -189,6 +189,17 @@ def test_a_later_input_takes_the_place_of_the_kept_one(monkeypatch: pytest.Monke
     assert main(["people.csv", *options]) == 0, "the checkpoint knows the input at its place"
 
 
+def test_what_was_kept_of_another_input_does_not_stand_for_this_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.jsonl").write_text('{"bio":"Ada"}\n{"bio":"Eve"}\n')
+    assert main(["rows.jsonl", *OPTIONS]) == 0
+    requests = [{"custom_id": name, **batchrunner.chat(name, model="m")} for name in "abc"]
+    Path("rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in requests))
+    assert main(["rows.jsonl", *OPTIONS[4:], "--changed", "rerun", "--limit", "1"]) == 0
+    capsys.readouterr()
+    assert main(["status", "rows.jsonl", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["total"] == 3
+
+
 def test_status_needs_no_prompt_and_check_may_write_the_requests(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "people.csv", *OPTIONS, "--render", "made.jsonl"]) == 2
     assert [("url" in row) for row in read("made.jsonl")] == [True, False, True]
