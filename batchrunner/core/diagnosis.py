@@ -20,7 +20,7 @@ from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding, Moment, quantile
 from batchrunner.core.wording import part, plural, seconds, stretch, tokens
 
-FEW = 20  # attempts, or good answers, below which hardly anything can be told
+FEW = 20  # attempts, good answers or refusals below which hardly anything can be told
 RARE = 3  # single mishaps prove nothing
 NETWORK_SHARE = 0.01
 SLOW_CONNECT = 0.5  # seconds, median
@@ -28,6 +28,7 @@ KILLED_SHARE = 0.1  # of the attempts of one size
 ILL_SHARE = 0.02  # errors of the server
 UNANSWERED_SHARE = 0.01
 PUSHBACK_SHARE = 0.02
+CHANCE = 0.5  # of the refusals
 GREW = 3.0  # times as long to the first byte as in better times
 SPIKE_SHARE = 0.6  # of the lost attempts, at one age
 SLOWER_SHARE = 0.02  # good answers that outlive that age
@@ -192,9 +193,11 @@ def _server(evidence: Evidence) -> Answer:
     if busy + refused >= FEW // 2 and evidence.share(busy + refused) >= PUSHBACK_SHARE:
         flight = max(1, round(0.8 * mean([moment.in_flight for moment in evidence.moments])))
         said = f"{part(busy + refused, evidence.attempts)} turned away ({refused:,} by a rate limit, {busy:,} overloaded)"
-        if 2 * sum(lane.by_chance for lane in evidence.last.lanes) > busy + refused:
+        if evidence.by_chance >= CHANCE:
             remedy = "by chance, however little is sent: ask whoever runs it; a second --base-url takes over"
             return Answer("yes", said, remedy)
+        if busy + refused < FEW:
+            return Answer("yes", said, "too few to tell chance from a limit: nothing to do, they are asked again")
         return Answer("yes", said, f"ask for less at once: --max-concurrency {flight}; or for a higher limit")
     worst = max(evidence.saturated, key=crowding, default=None)
     if worst:

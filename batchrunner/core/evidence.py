@@ -136,6 +136,17 @@ class Evidence:
         return Spike(told[-1] if told else mean, count, sum(aged.values()), slower / max(1, sum(self.total.values())))
 
     @cached_property
+    def by_chance(self) -> float:
+        """Share of the later half of the refusals that came by chance; of the first it is never known."""
+        told = [
+            (sum(lane.pushed_back for lane in moment.lanes), sum(lane.by_chance for lane in moment.lanes))
+            for moment in self.moments
+        ]
+        refused, chance = told[-1]
+        earlier = max((each for each in told if 2 * each[0] <= refused), default=(0, 0))
+        return (chance - earlier[1]) / max(1, refused - earlier[0])
+
+    @cached_property
     def windows(self) -> dict[str, list[Window]]:
         """For each endpoint the stretches of time that can be compared."""
         return {lane.name: self._windows(place) for place, lane in enumerate(self.last.lanes)}
