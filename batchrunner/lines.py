@@ -72,7 +72,8 @@ def read_blocks(
             plain = isinstance(file, BufferedReader)
             yield from _numbered(_from(file, begin), max_line, begin.line, note if plain else None)
         except _broken() as fault:
-            raise FileError("E406", f"the input cannot be read any further: {_reason(fault)}", PUT_BACK) from None
+            name = f" {source}" if isinstance(source, str | os.PathLike) else ""
+            raise FileError("E406", f"the input{name} cannot be read any further: {_reason(fault)}", PUT_BACK) from None
 
 
 def open_blocks(path: Path, max_line: int, begin: Begin) -> Iterator[tuple[int, list[Line]]]:

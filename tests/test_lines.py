@@ -146,6 +146,7 @@ def test_a_cut_gzip_file_ends_the_run_not_the_input(tmp_path: Path, start: int, 
     with pytest.raises(FileError) as caught:
         list(read_lines(kept(tmp_path, gzip.compress(content)[start:-end])))
     assert caught.value.code == "E406"
+    assert f"the input {tmp_path}" in caught.value.message
 
 
 @pytest.mark.parametrize("at", [10, 9_000, -5])
