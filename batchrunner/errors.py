@@ -13,7 +13,8 @@ Rules:
 2. A message never holds a key, a prompt or an answer.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class BatchError(Exception):
@@ -60,3 +61,33 @@ def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str:
 
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=likeness)
     return f"Did you mean {close[0]}?" if close else ""
+
+
+_TYPES: Mapping[str, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+_BOUNDS: Mapping[str, str] = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
+
+
+def misfit(error: Exception) -> str:
+    """What a typed decode says of a value, in plain words and after its place: `header: a list is wanted, not a table`."""
+    said, _, place = str(error).partition(" - at `$")
+    name = re.sub(r"\[[^]]*\]", "", place.rstrip("`")).lstrip(".")
+    return f"{name}: {_plainly(said)}" if name else _plainly(said)
+
+
+def _plainly(said: str) -> str:
+    if types := re.fullmatch(r"Expected `([^`]*)`, got `([^`]*)`", said):
+        wanted, found = (" or ".join(_TYPES.get(each, each) for each in some.split(" | ")) for some in types.groups())
+        return f"{wanted} is wanted, not {found}"
+    if bound := re.fullmatch(r"Expected `[^`]*` ([<>]=?) (\S+)", said):
+        return f"{_BOUNDS[bound[1]]} {float(bound[2]):g}"
+    if lack := re.fullmatch(r"Object missing required field `(.*)`", said):
+        return f"{lack[1]} is missing"
+    return f"{said[:1].lower()}{said[1:]}"

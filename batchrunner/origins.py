@@ -26,7 +26,7 @@ from batchrunner.core.selection import array_piece, condition, piece
 from batchrunner.core.service import check_variables
 from batchrunner.core.stopping import cap_of
 from batchrunner.core.template import Template
-from batchrunner.errors import UsageError, nearest
+from batchrunner.errors import UsageError, misfit, nearest
 from batchrunner.rendering import params
 from batchrunner.roster import NAME, roster
 from batchrunner.settings import FOREIGN, MASK, OPTIONS, PREFIX, SECRETIVE, Option, PriceRow, Settings, masked
@@ -124,7 +124,7 @@ def _value(each: Option, raw: Any) -> Any:
     try:
         value = msgspec.convert(raw, each.annotation)
     except msgspec.ValidationError as error:
-        raise ValueError(f"does not fit: {str(error)[:1].lower()}{str(error)[1:]}") from None
+        raise ValueError(f"does not fit: {misfit(error)}") from None
     _CHECKS.get(each.name, bool)(value)
     if each.name in SECRETIVE:
         _refuse_mask(each.name, value)
@@ -143,7 +143,8 @@ def _convert(each: Option, given: Given) -> Any:
     try:
         return _value(each, given.value)
     except ValueError as error:
-        told = "the value" if each.name in SECRETIVE else repr(given.value)
+        items = given.value if each.type is tuple and isinstance(given.value, list | tuple) else [given.value]
+        told = "the value" if each.name in SECRETIVE else ", ".join(map(repr, items))
         examples = ", ".join(each.choices) or _EXAMPLES.get(each.name) or _EXAMPLES.get(each.unit) or _EXAMPLES.get(each.type)
         hint = f"Examples: {examples}{', auto' if each.auto else ''}" if examples else ""
         raise UsageError("E002", f"{given.label}: {told} {error}.", hint) from None
@@ -207,7 +208,7 @@ def _priced(content: dict[str, Any], path: Path) -> dict[str, Any]:
         rows = msgspec.convert(content.pop("prices"), dict[str, PriceRow])
     except msgspec.ValidationError as error:
         hint = '[prices."MODEL"]\ninput = 0.15\noutput = 0.60'
-        raise UsageError("E002", f"{path}: prices: {str(error)[:1].lower()}{str(error)[1:]}.", hint) from None
+        raise UsageError("E002", f"{path}: prices: {misfit(error)}.", hint) from None
     items = [f"{model}={row.input!r}/{row.output!r}" for model, row in rows.items()]
     more = content.get("price", [])
     return {**content, "price": [*([more] if isinstance(more, str) else more), *items]}
@@ -276,7 +277,8 @@ def resolve(
     told = {name: _convert(OPTIONS[name], found) for name, found in _situated(given, environ).items()}
     settings = _assembled(os.fspath(path), told)
     if rows:
-        service = msgspec.structs.replace(settings.service, endpoints=roster(rows.value, rows.label.removeprefix(f"{NAME} in ")))
+        place = rows.label.removeprefix(NAME).removeprefix(" in ")
+        service = msgspec.structs.replace(settings.service, endpoints=roster(rows.value, place))
         settings = msgspec.structs.replace(settings, service=service)
     _refuse_contradictions(settings)
     told_by = {name: given[name].origin if name in given else "default" for name in OPTIONS}

@@ -15,7 +15,7 @@ import msgspec
 
 from batchrunner.core import units
 from batchrunner.core.service import COUNTS, EndpointRow, check_variables
-from batchrunner.errors import UsageError, nearest
+from batchrunner.errors import UsageError, misfit, nearest
 
 NAME = "endpoint"
 FIELDS = EndpointRow.__struct_fields__
@@ -23,10 +23,11 @@ _EXAMPLE = '[[endpoint]]\nbase_url = "https://api.example.com/v1"\napi_key_env =
 
 
 def roster(found: Any, place: str) -> tuple[EndpointRow, ...]:
-    """The rows as given; `place` says where. UsageError E001 for an unknown name, E002 for a value that does not fit."""
+    """The rows as given; `place` is the file they stand in, if any. UsageError E001: no such name. E002: no such value."""
+    where = f"{place}, {NAME}" if place else NAME
     if not isinstance(found, Iterable) or isinstance(found, str | Mapping):
-        raise UsageError("E002", f"{place}: endpoint is a list of tables.", _EXAMPLE)
-    return tuple(_row(row, f"{place}, endpoint {number}") for number, row in enumerate(found, 1))
+        raise UsageError("E002", f"{where} is a list of tables.", _EXAMPLE)
+    return tuple(_row(row, f"{where} {number}") for number, row in enumerate(found, 1))
 
 
 def _row(found: Any, place: str) -> EndpointRow:
@@ -42,7 +43,7 @@ def _row(found: Any, place: str) -> EndpointRow:
     try:
         row = msgspec.convert({**found, **counts}, EndpointRow)
     except msgspec.ValidationError as error:
-        raise UsageError("E002", f"{place}: {str(error)[:1].lower()}{str(error)[1:]}.", _EXAMPLE) from None
+        raise UsageError("E002", f"{place}: {misfit(error)}.", _EXAMPLE) from None
     try:
         check_variables([row.api_key_env or ""])
     except ValueError as error:

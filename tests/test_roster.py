@@ -16,7 +16,7 @@ from batchrunner.cli import main
 from batchrunner.core.service import EndpointRow
 from batchrunner.errors import UsageError
 from batchrunner.keyring import doors
-from batchrunner.origins import resolve
+from batchrunner.origins import ARGUMENT, resolve
 from batchrunner.settings import schema
 from tests.crash import served
 from tests.server import FaultServer, Peer, chat, json_reply
@@ -44,6 +44,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def rows(file: str = FILE, flags: dict[str, Any] | None = None, environ: dict[str, str] | None = None) -> tuple[EndpointRow, ...]:
     Path("batchrunner.toml").write_text(file)
     return resolve(flags or {}, environ or {}, Path()).settings.service.endpoints
+
+
+def test_a_row_of_an_argument_has_no_place_but_its_number() -> None:
+    with pytest.raises(UsageError) as refused:
+        resolve({"endpoint": [{"base_url": "http://h", "wieght": 3}]}, {}, Path(), origin=ARGUMENT)
+    assert str(refused.value).startswith("endpoint 1: wieght: no such setting")
 
 
 def answering(status: int = 200) -> Callable[[Peer], Awaitable[None]]:
@@ -79,15 +85,15 @@ def test_a_file_names_endpoints_in_tables() -> None:
     [
         (FILE.replace("weight", "wieght"), "E001", "Did you mean weight?"),
         (FILE.replace("api_key_env", "api_key"), "E001", "endpoint 1: api_key"),
-        (FILE.replace("weight = 3", "weight = -1"), "E002", "endpoint 1"),
+        (FILE.replace("weight = 3", "weight = -1"), "E002", "endpoint 1: weight: at least"),
         (FILE.replace("concurrency = 8", "concurrency = 0"), "E002", "endpoint 2"),
         (FILE.replace("concurrency = 8", 'concurrency = "many"'), "E002", "endpoint 2: concurrency: 'many' is not"),
         (FILE.replace("concurrency = 8", 'rpm = "40q"'), "E002", "endpoint 2: rpm: '40q' is not a whole number"),
-        (FILE.replace("concurrency = 8", 'rpm = "auto"'), "E002", "endpoint 2: expected"),
+        (FILE.replace("concurrency = 8", 'rpm = "auto"'), "E002", "2: rpm: a whole number or nothing is wanted, not a text"),
         (FILE.replace("concurrency = 8", 'concurrency = "0"'), "E002", "endpoint 2"),
         ('endpoint = "http://h/v1"', "E002", "list of tables"),
         ("endpoint = [3]", "E002", "endpoint 1"),
-        ("[[endpoint]]\nweight = 1", "E002", "base_url"),
+        ("[[endpoint]]\nweight = 1", "E002", "endpoint 1: base_url is missing"),
         (f'base_url = "http://h"\n{FILE}', "E003", "twice"),
     ],
 )

@@ -280,7 +280,12 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name(tmp_path: Path, where:
         ("quiet", "maybe", ["--quiet", "neither true nor false"]),
         ("max_timeout", float("inf"), ["--max-timeout", "finite"]),
         ("max_timeout", float("nan"), ["--max-timeout", "finite"]),
-        ("model", 5, ["--model", "5 does not fit"]),
+        ("model", 5, ["--model", "5 does not fit: a text is wanted, not a whole number."]),
+        ("workers", "1000", ["--workers: '1000' does not fit: at most 256."]),
+        ("max_tokens_total", [1], ["--max-tokens-total: [1] does not fit: a whole number is wanted, not a list."]),
+        ("price", ["m", "n"], ["--price: 'm', 'n' is not"]),
+        ("param", {"a": 1}, ["--param: {'a': 1} does not fit: a list is wanted, not a table."]),
+        ("param", ["a=1", 3], ["--param: 'a=1', 3 does not fit: a text is wanted, not a whole number."]),
     ],
 )
 def test_a_bad_value_says_option_reason_and_example(tmp_path: Path, name: str, value: Any, parts: list[str]) -> None:
