@@ -4,7 +4,7 @@ Rules:
 
 1. Who has had enough objects to the last that came: with more in flight than beside anything that was let in. Chance strikes
    beside any number. So it is chance where objections of a kind, on the mean of late, stand in the midst of what was let in.
-2. Where most of what was sent in a row was refused it is never chance: then less must be sent, whatever the reason. What was
+2. Where much of what was sent in a row was refused it is never chance: then less must be sent, whatever the reason. What was
    sent at once is refused before anything of it is answered: so it counts when they were sent, not when they were heard of.
 3. Objections of a kind are judged together, and apart from those of another. A 429 comes here only where it is known not to
    speak of a rate (`core.luck`), for a limit on the rate refuses beside any number, just as chance does.
@@ -20,7 +20,7 @@ LET_IN = 64  # sendings among which an objection is ranked
 WEIGHT = 0.2  # of an objection in the mean of ranks
 MIDST = 0.08  # mean rank above which it is chance; 0.5 where nothing grows, less while the limit does, next to 0.0 for a limit
 ROW = 16  # sendings
-MOST = 9  # of them refused: of a service that refuses one in seven less than one refusal in a thousand is the last of so many
+MUCH = 7  # of them refused
 
 
 class Objections:
@@ -30,7 +30,7 @@ class Objections:
 
     def __init__(self) -> None:
         self._beside: deque[int] = deque(maxlen=LET_IN)  # how many were in flight with each that is not known to be refused
-        self._refused: deque[int] = deque(maxlen=MOST)  # which sendings were refused of late
+        self._refused: deque[int] = deque(maxlen=MUCH)  # which sendings were refused of late
         self._ranks: dict[Kind, float] = {}  # by kind: 0.0 above all that was let in, 1.0 below
         self._sent = 0
 
@@ -46,7 +46,7 @@ class Objections:
         if beside in let_in:
             let_in.remove(beside)
         self._refused.append(sending)
-        if len(self._refused) == MOST and max(self._refused) - min(self._refused) < ROW:
+        if len(self._refused) == MUCH and max(self._refused) - min(self._refused) < ROW:
             self._ranks.clear()
             return False
         above = sum((other > beside) + (other >= beside) for other in let_in) / max(1, 2 * len(let_in))
