@@ -237,14 +237,17 @@ def _ended(raw: bytes) -> Record:
 
 
 def _row(raw: bytes) -> Record:
-    """A line of the cookbook's. Those of the script itself name no line of any input."""
+    """A line of the cookbook's. Those of the script itself name no line of any input.
+
+    An answer may be a list as errors are; with all our facts these say which it is.
+    """
     parts = _read_row(raw)
     if len(parts) != 4 or bytes(parts[3])[:1] != b"{":
         raise ValueError("not a record: a line of the cookbook's script says not which line it answers")
     facts = _read_facts(parts[3])
     if not facts.custom_id:
         raise ValueError("not a record: it names no line")
-    return _record(facts.custom_id, facts, bytes(parts[1])[:1] != b"[")
+    return _record(facts.custom_id, facts, facts.line > 0 or bytes(parts[1])[:1] != b"[")
 
 
 def _record(name: str, facts: _Facts, good: bool) -> Record:

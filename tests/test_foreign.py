@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Error, Kind, Request, Result, Route
@@ -203,6 +203,7 @@ RESULTS = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(RESULTS, st.sampled_from(FORMATS))
+@example(msgspec.structs.replace(GOOD, body=b"[]"), "cookbook")
 def test_any_result_comes_back_from_any_dialect(result: Result, dialect: OutputFormat) -> None:
     raw = WRITERS[dialect](result)
     assert raw.count(b"\n") == 1
