@@ -590,7 +590,7 @@ async def test_a_client_that_leaves_frees_its_place_for_a_waiting_one() -> None:
 
 
 async def test_an_idle_connection_is_closed() -> None:
-    async with Simulator(Profile(keep_alive=0.01)) as sim, dialled(sim) as (reader, writer):
+    async with Simulator(Profile(keep_alive=0.3)) as sim, dialled(sim) as (reader, writer):
         writer.write(raw(CHAT))
         assert (await hear(reader)).status == 200
         assert await asyncio.wait_for(reader.read(), 5) == b""
