@@ -69,7 +69,8 @@ class Experience:
             patience.success(attempt, outcome.timing, now)
         elif outcome.kind in KILLS:
             patience.killed(attempt, now - attempt.started)
-        return self._manners[attempt.endpoint].learn(attempt, outcome)
+        said = self._manners[attempt.endpoint].learn(attempt, outcome)
+        return said or (f"{attempt.endpoint}: {slow}" if attempt.booked and (slow := pace.exceeded(outcome.usage)) else "")
 
     def finished(self, attempt: Attempt, kind: Kind, now: float) -> None:
         """The request has ended for good: what we ended of its attempts is judged by how long the last one took."""

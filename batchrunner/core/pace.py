@@ -7,7 +7,8 @@ Rules:
    have shown, and for the answer the mean of late, at most `max_tokens`.
 3. Where there is a pace, refusals for their rate are its business and not the concurrency limit's: one rule for one signal.
 4. What the endpoint's own headers say of its budgets holds requests back as well (`core.budget`), where the user gives no number.
-5. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
+5. A number of the user's that one request exceeds by itself holds all the same: it is said, once.
+6. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
 
 Buckets of our own and not aiolimiter's: one such limiter cannot change its rate, which here follows refusals four times a second,
 cannot take back what was not used, and tells nobody how long to wait, which endpoints that share work have to know.
@@ -23,6 +24,7 @@ from batchrunner.core.budget import Budget
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Usage
 from batchrunner.core.policy import option
 from batchrunner.core.rate import Rate
+from batchrunner.core.wording import seconds
 
 
 class Pacing(Struct, frozen=True, kw_only=True):
@@ -45,7 +47,7 @@ LEARN = 0.05  # weight of an answer in the means
 class Pace:
     """The pace of one model at one endpoint."""
 
-    __slots__ = ("_answer", "_budgets", "_prompt", "_requests", "_tokens", "_unpaced", "day", "rate")
+    __slots__ = ("_answer", "_budgets", "_prompt", "_requests", "_said", "_tokens", "_unpaced", "day", "rate")
 
     def __init__(self, pacing: Pacing) -> None:
         self.rate = Rate(_rate(pacing.rpm))
@@ -56,6 +58,7 @@ class Pace:
         self._prompt = 1.0  # tokens of a prompt, as a multiple of the guess
         self._answer = FIRST_ANSWER
         self._budgets: dict[str, Budget] = {}  # the endpoint's own, as it tells them
+        self._said = False
 
     @property
     def value(self) -> float:
@@ -126,6 +129,15 @@ class Pace:
         if wait and self.rate.known:
             self._requests.hold(self.rate.resume, self.rate.credit)
         return not self._unpaced or self.told < inf
+
+    def exceeded(self, usage: Usage | None) -> str:
+        """What is to be said, once, of an answer that took more tokens than the user's number lets pass in a minute."""
+        used, a_minute = usage.input + usage.output if usage else 0, 60.0 * self._tokens.rate
+        if self._said or used <= a_minute:
+            return ""
+        self._said = True
+        pause = seconds(used / self._tokens.rate)
+        return f"--tpm {a_minute:.0f} is less than the {used:,} tokens of one answered request: the next goes out in {pause}"
 
     def _settle_tokens(self, request: Request, booked: float, usage: Usage | None) -> None:
         self._tokens.pour_back(booked - (usage.input + usage.output if usage else 0))

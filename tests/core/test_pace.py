@@ -83,6 +83,24 @@ def test_tokens_are_booked_by_guess_and_settled_by_use() -> None:
     assert pace.wait(0.0) == pytest.approx(1.0)
 
 
+def test_a_number_that_one_request_exceeds_is_told_once() -> None:
+    scheduler = room(tpm=5)
+    for line in range(3):
+        scheduler.offer(chat(line))
+    (first,), wait = drained(scheduler, 0.0)
+    assert wait.until is not None
+    scheduler.settle(first, Outcome(Kind.OK, 200, usage=Usage(13, 12)), 1.0, 0.5)
+    assert scheduler.notice == "a: --tpm 5 is less than the 25 tokens of one answered request: the next goes out in 5 m"
+    (second,), _ = drained(scheduler, 400.0)
+    scheduler.settle(second, Outcome(Kind.OK, 200, usage=Usage(13, 12)), 401.0, 0.5)
+    assert scheduler.notice == ""
+
+
+@pytest.mark.parametrize(("tpm", "usage"), [(25, Usage(13, 12)), (5, None), (0, Usage(13, 12))])
+def test_a_number_that_lets_a_request_pass_in_a_minute_is_not_remarked_on(tpm: int, usage: Usage | None) -> None:
+    assert Pace(Pacing(tpm=tpm)).exceeded(usage) == ""
+
+
 def test_guesses_learn_from_what_was_used() -> None:
     pace = Pace(Pacing(tpm=6000))
     assert pace.take(chat(1, body=b"x" * 400), 0.0) == 100 + FIRST_ANSWER
