@@ -2,8 +2,8 @@
 
 Rules:
 
-1. It is never believed over the files: other input, other output, another piece of the input, another version, a wrong byte,
-   and it is removed and rebuilt.
+1. It is never believed over the files: other input, or another piece or length of its lines (`read_as`), other output, another
+   version, a wrong byte, and it is removed and rebuilt.
 2. It speaks only of records that are on stable storage; with `sync = none` there is none.
 3. With it, only what was appended since is read. A record there that does not simply settle an open line voids it.
 4. No fsync of its own: what a power cut leaves of it fails its checksum.
@@ -22,11 +22,13 @@ from msgspec import Struct
 
 from batchrunner.disk import DISK, Disk, records, write_all
 from batchrunner.journal import Journal
+from batchrunner.lines import MAX_LINE
 from batchrunner.resume import Known
 from batchrunner.standing import Standing
 
-VERSION = 3
+VERSION = 4
 _ENDS = 1 << 16
+ReadAs = tuple[str, int]  # which shard of the input is read, and up to which length a line
 
 
 class _Mark(Struct, frozen=True, array_like=True):
@@ -45,7 +47,7 @@ class _Saved(Struct, frozen=True, array_like=True):
     results: _Mark
     errors: _Mark
     keep_changed: bool
-    shard: str
+    read_as: ReadAs
     standing: Standing
 
 
@@ -82,10 +84,10 @@ def _output_mark(path: Path, size: int) -> _Mark | None:
 class Checkpoint:
     """The checkpoint of one open journal. Make it before the input is read: it notes what the input looks like."""
 
-    def __init__(self, journal: Journal, keep_changed: bool = False, shard: str = "", disk: Disk = DISK) -> None:
+    def __init__(self, journal: Journal, keep_changed: bool = False, read_as: ReadAs = ("", MAX_LINE), disk: Disk = DISK) -> None:
         self._journal = journal
         self._keep_changed = keep_changed
-        self._shard = shard
+        self._read_as = read_as
         self._disk = disk
         self.note_input()
 
@@ -137,7 +139,7 @@ class Checkpoint:
         if results is None or errors is None:
             return None
         bare = msgspec.structs.replace(standing, current=bytearray())
-        return msgspec.msgpack.encode(_Saved(VERSION, source, results, errors, self._keep_changed, self._shard, bare))
+        return msgspec.msgpack.encode(_Saved(VERSION, source, results, errors, self._keep_changed, self._read_as, bare))
 
     def _write(self, frozen: bytes) -> bool:
         packed = zlib.compress(frozen, 1)
@@ -159,8 +161,8 @@ class Checkpoint:
         if zlib.crc32(raw[4:]).to_bytes(4, "big") != raw[:4]:
             return None
         saved = msgspec.msgpack.decode(zlib.decompress(raw[4:]), type=_Saved)
-        ours = (VERSION, self._input, self._keep_changed, self._shard)
-        if (saved.version, saved.input, saved.keep_changed, saved.shard) != ours:
+        ours = (VERSION, self._input, self._keep_changed, self._read_as)
+        if (saved.version, saved.input, saved.keep_changed, saved.read_as) != ours:
             return None
         paths, standing = self._journal.paths, saved.standing
         for path, mark in ((paths.results, saved.results), (paths.errors, saved.errors)):

@@ -19,7 +19,7 @@ from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError
 from batchrunner.journal import Durability, Journal, Paths
-from batchrunner.lines import Line, blank, read_blocks
+from batchrunner.lines import MAX_LINE, Line, blank, read_blocks
 from batchrunner.reader import Asked, Compared, Reading, read
 from batchrunner.records import Successes, read_successes, record
 from batchrunner.resume import Evidence, Output, survey, tidy
@@ -604,6 +604,12 @@ def test_an_edit_far_from_both_ends_of_the_input_voids_it(job: Job) -> None:
 def test_it_is_for_one_way_to_treat_changed_lines(job: Job) -> None:
     assert saved(job, job.survey())
     assert Checkpoint(job.journal, keep_changed=True).load(read_record) is None
+
+
+@pytest.mark.parametrize("read_as", [("1/2", MAX_LINE), ("", 1024)])
+def test_it_is_for_one_way_to_read_the_input(job: Job, read_as: tuple[str, int]) -> None:
+    assert saved(job, job.survey())
+    assert Checkpoint(job.journal, read_as=read_as).load(read_record) is None
 
 
 def test_it_is_not_written_when_it_would_mislead(job: Job) -> None:

@@ -90,6 +90,15 @@ async def test_run_keeps_results_beside_the_file_and_continues(tmp_path: Path) -
     assert report.to_dict()["total"] == 30
 
 
+async def test_a_line_that_was_too_long_is_sent_when_it_is_no_longer(tmp_path: Path) -> None:
+    job = written(tmp_path / "in.jsonl", [*lines(2), batchrunner.chat("long" * 500, model="m", id="long")])
+    report = await batchrunner.run(job, base_url="simulated", max_line=1024)
+    assert (report.succeeded, report.summary.invalid) == (2, 1)
+    report = await batchrunner.run(job, base_url="simulated")
+    assert (report.ok, report.succeeded) == (True, 3)
+    assert (tmp_path / "in.errors.jsonl").read_text() == ""
+
+
 async def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([True, True, False])
     monkeypatch.setattr("batchrunner.filing.ROOM_EVERY", 0.0)
