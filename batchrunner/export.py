@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.columns import DEFAULT, Seen, column, spread
+from batchrunner.core.wording import plural
 from batchrunner.disk import records, why
 from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import read_record
@@ -44,7 +45,7 @@ class Exported(Struct):
 
     def __str__(self) -> str:
         odd = f"\nnothing is in: {', '.join(self.empty)}" if self.empty and self.records else ""
-        return f"{self.records:,} records → {self.file}{odd}"
+        return f"{plural(self.records, 'record')} → {self.file}{odd}"
 
 
 def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exported:

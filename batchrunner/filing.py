@@ -19,6 +19,7 @@ import msgspec
 from batchrunner.adoption import Batch, adopt
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result
+from batchrunner.core.wording import size
 from batchrunner.disk import records, replace
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError, UsageError
@@ -282,10 +283,10 @@ class FileJob:
 
     async def _watch_room(self) -> None:
         if not self._journal.room():
-            least = self._settings.durability.min_free / 2**20
+            least = size(self._settings.durability.min_free)
             raise FileError(
                 "E404",
-                f"less than {least:,.12g} MiB are left on the disk of {self.results}; stopped before paying for more",
+                f"less than {least} are left on the disk of {self.results}; stopped before paying for more",
                 "make room, then run the same command again; or allow less: --min-free SIZE",
             )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from batchrunner.core.wording import plural
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
@@ -55,7 +56,8 @@ class Merged(Struct):
             "lines that are no records": self.unreadable,
         }
         counts = " · ".join(f"{what} {count:,}" for what, count in told.items() if count)
-        return f"{self.files} files with {self.lines:,} lines: {counts or 'nothing in them'}\n{self.output} · {self.errors}"
+        read = f"{plural(self.files, 'file')} with {plural(self.lines, 'line')}"
+        return f"{read}: {counts or 'nothing in them'}\n{self.output} · {self.errors}"
 
 
 class _Row(Struct, array_like=True, gc=False):

@@ -27,6 +27,7 @@ from batchrunner import simulator
 from batchrunner.batch_api import ENDED, Batch, BatchApi, Pause
 from batchrunner.core.asking import asking
 from batchrunner.core.model import Request, Result, Route
+from batchrunner.core.wording import seconds
 from batchrunner.disk import replace
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.filing import FileJob
@@ -104,7 +105,7 @@ async def submit(
                 await _Submission(api, shelf, note, pause).run()
             return shelf.fetched()
     except TimeoutError:
-        message = f"the time allowed is over (max_time {settings.stopping.max_time:g} s); the batches go on without us"
+        message = f"the time allowed is over (max_time {seconds(settings.stopping.max_time)}); the batches go on without us"
         raise StopError("E303", message, "the same command goes on with them") from None
     finally:
         await job.close(None)

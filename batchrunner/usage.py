@@ -14,6 +14,7 @@ from itertools import groupby
 
 from msgspec import structs
 
+from batchrunner.core.wording import size
 from batchrunner.settings import OPTIONS, Option
 
 COLUMN = 36
@@ -147,7 +148,7 @@ def written(each: Option) -> str:
     if each.unit == "seconds" and value != "auto":
         return f"{value / 60:g}m" if value % 60 == 0 else f"{value:g}s"
     if each.unit == "bytes":
-        return f"{value / 2**20:g}MiB"
+        return size(value).replace(" ", "")
     return str(value)
 
 

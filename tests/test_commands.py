@@ -970,7 +970,7 @@ def test_simulate_answers_until_it_is_interrupted(command: Command) -> None:
 def test_the_time_allowed_is_over(held: tuple[Held, FaultServer], command: Command) -> None:
     _, server = held
     code, out, _ = command("a.jsonl", "--base-url", server.url, "-c", "4", "--max-time", "300ms", "--grace", "100ms")
-    assert (code, "max_time 0.3 s" in out) == (3, True)
+    assert (code, "max_time 300 ms" in out) == (3, True)
     assert (len(records()), summary()["pending"]) == (5, 35)
 
 
@@ -1025,7 +1025,7 @@ def test_a_disk_with_too_little_room_is_not_paid_for(run: Command, sim: Simulato
     write(*range(4))
     code, out, err = run("a.jsonl", "--min-free", "1000TiB")
     assert (code, out, sim.stats()["requests"]) == (4, "", 0)
-    assert "less than 1,048,576,000 MiB are left" in err
+    assert "less than 1000 TiB are left" in err
     assert "[E404]" in err
     assert run("a.jsonl").code == 0
     assert run("a.jsonl", "--min-free", "1000TiB").code == 0, "nothing is left to be sent"

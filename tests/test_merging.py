@@ -96,6 +96,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     write("2.jsonl", record("b", 400))
     assert main(["merge", "1.jsonl", "2.jsonl", "-o", "all.jsonl"]) == 1
     assert capsys.readouterr().out == "2 files with 2 lines: succeeded 1 · failed 1\nall.jsonl · all.errors.jsonl\n"
+    assert main(["merge", "1.jsonl", "-o", "c.jsonl"]) == 0
+    assert capsys.readouterr().out.startswith("1 file with 1 line: ")
     assert main(["merge", "1.jsonl", "-o", "b.jsonl", "--json"]) == 0
     assert Merged(**json.loads(capsys.readouterr().out)).succeeded == 1
 

@@ -213,8 +213,10 @@ def test_opening() -> None:
     for name, width in (("in.jsonl", 60), ("in.jsonl", 40), ("in/a/folder/of/its/own.jsonl", 40)):
         narrow = text.opening(name, "r.jsonl", Snapshot(total=50000), ["one.example.com:8080", "two.example.com"], width=width)
         assert max(map(len, narrow.splitlines())) <= width
+    rows = text.opening("requests", "", Snapshot(), ["simulated"]).splitlines()
+    assert rows[0] == "requests  to simulated · nothing done before"  # how many there are nobody knows yet
     loose = text.opening("a", "", Snapshot()).splitlines()
-    assert loose == ["a  requests · nothing done before", "results are not kept: what is stopped starts anew"]
+    assert loose == ["a  nothing done before", "results are not kept: what is stopped starts anew"]
 
 
 def test_stopping_says_what_another_signal_does() -> None:

@@ -104,7 +104,7 @@ async def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("batchrunner.filing.ROOM_EVERY", 0.0)
     monkeypatch.setattr("batchrunner.journal.Journal.room", lambda _journal: next(looks))
     job = written(tmp_path / "in.jsonl", lines(30))
-    with pytest.raises(FileError, match=r"less than 0.5 MiB are left .* \[E404\]"):
+    with pytest.raises(FileError, match=r"less than 512 KiB are left .* \[E404\]"):
         await batchrunner.run(job, base_url="simulated", concurrency=2, min_free="512KiB")
     assert len(ids(tmp_path / "in.results.jsonl")) < 30
 

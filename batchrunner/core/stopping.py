@@ -20,6 +20,7 @@ from batchrunner.core.deadlines import Imposed, Timeouts, imposed
 from batchrunner.core.model import Event, Kind, Outcome
 from batchrunner.core.policy import option
 from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.wording import seconds
 
 ENOUGH = 100
 OURSELVES = frozenset({Kind.LOCAL, Kind.CRASHED})  # they say nothing of who should answer
@@ -90,7 +91,7 @@ def cap_of(text: str) -> tuple[int | None, float | None]:
 def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: float) -> str:
     """Why the run must stop now, in words; "" to go on. Counts are of this run, `elapsed` its seconds so far."""
     if stopping.max_time and elapsed >= stopping.max_time:
-        return f"the time allowed is over (max_time {stopping.max_time:g} s) [E303]"
+        return f"the time allowed is over (max_time {seconds(stopping.max_time)}) [E303]"
     most, share = cap_of(stopping.max_failures)
     finished = succeeded + failed
     too_many = most is not None and failed > most

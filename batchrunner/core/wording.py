@@ -90,6 +90,15 @@ def amount(value: float) -> str:
     return f"{value:.0f}"
 
 
+def size(value: float) -> str:
+    """Bytes, in the unit that fits: 512 B, 64 MiB, 1.5 GiB."""
+    power = min(max(0, int(value).bit_length() - 1) // 10, len(_SIZES) - 1)
+    return f"{value / 1024**power:.4g} {_SIZES[power]}"
+
+
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
 def tokens(count: int) -> str:
     """256, 16 k: the sizes that context windows come in."""
     return f"{count // 1024} k" if count >= 1024 else str(count)

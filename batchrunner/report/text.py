@@ -83,12 +83,12 @@ def opening(
     width: int = WIDTH,
 ) -> str:
     """The first lines of a run."""
-    total = "requests" if snapshot.total is None else plural(snapshot.total, "request")
+    total = "" if snapshot.total is None else plural(snapshot.total, "request")
     before = f"{number(snapshot.done)} done before" if snapshot.done else "nothing done before"
     to_go = "" if snapshot.total is None else f", {number(snapshot.pending)} to go"
     asked = f" to {', '.join(map(visible, endpoints))}" if endpoints else ""
     where = f"results → {visible(results)} · Ctrl-C is safe" if results else "results are not kept: what is stopped starts anew"
-    said, room = f"{total}{asked} · {before}{to_go}", width - len(visible(input)) - 2
+    said, room = " · ".join(filter(None, (f"{total}{asked}".strip(), f"{before}{to_go}"))), width - len(visible(input)) - 2
     head = fold(said, room) if room >= 20 else ["", *fold(said, width - 2)]
     lines = [f"{visible(input)}  {head[0]}".rstrip(), *(f"  {line}" for line in head[1:]), *fold(where, width)]
     return "\n".join([*lines, *(["The answers are simulated: no model is asked."] if simulated else [])])

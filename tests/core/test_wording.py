@@ -55,6 +55,14 @@ def test_rate(value: float, said: str) -> None:
     assert wording.rate(value) == said
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (5e8, "476.8 MiB"), (100 << 40, "100 TiB")],
+)
+def test_size(value: float, said: str) -> None:
+    assert wording.size(value) == said
+
+
 def test_percent_says_all_only_when_all_is_there() -> None:
     assert [wording.percent(999, 1000), wording.percent(1000, 1000), wording.percent(0, 0)] == ["99 %", "100 %", "100 %"]
 
