@@ -46,6 +46,8 @@ def paths_of(settings: Settings) -> Paths:
     if not settings.output and not is_named(settings):
         what = "stdin" if settings.input == STDIN else f"{settings.input!r}"
         raise UsageError("E003", f"{what} has no name to call the results after", "name them: -o FILE, or -o - for stdout")
+    if settings.output.endswith("/") or Path(settings.output or "-").name in {"", ".."}:
+        raise UsageError("E003", f"-o {settings.output} names a folder, not a file for the results", "name a file in it: -o FILE")
     paths = Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
     return with_kept(settings, paths)
 
