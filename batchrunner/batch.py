@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from msgspec import Struct, structs
 
@@ -24,7 +24,7 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Event, Request, Result
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.core.service import EndpointRow
+from batchrunner.core.service import as_said
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Transport
@@ -51,7 +51,6 @@ from batchrunner.trail import Trail
 from batchrunner.view import Run as Run
 from batchrunner.ways import Ways
 
-Policy = TypeVar("Policy", bound=Struct)
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
 LISTEN_EVERY = 1.0
@@ -148,14 +147,8 @@ async def _address(door: Door, stack: AsyncExitStack) -> str:
 def _endpoint(door: Door, url: str, settings: Settings) -> Endpoint:
     """The endpoint behind a door, with what its row says otherwise than the settings."""
     row, alike_ = door.row, alike(settings.stopping)
-    limit, pacing = Limit(_as_said(settings.concurrency, row)), _as_said(settings.pacing, row)
+    limit, pacing = Limit(as_said(settings.concurrency, row)), as_said(settings.pacing, row)
     return Endpoint(door.name, url, limit, alike_, models=row.models, weight=row.weight, pacing=pacing)
-
-
-def _as_said(policy: Policy, row: EndpointRow) -> Policy:
-    """The policy, with what an endpoint's row says otherwise."""
-    said = {name: own for name in policy.__struct_fields__ if (own := getattr(row, name, None)) is not None}
-    return structs.replace(policy, **said) if said else policy
 
 
 class _Lanes(Struct, frozen=True):

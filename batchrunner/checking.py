@@ -22,6 +22,8 @@ from msgspec import Struct, structs
 
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.model import Kind, Request, Result
+from batchrunner.core.pace import Pacing, least
+from batchrunner.core.service import as_said
 from batchrunner.core.trail import AttemptLine, Moment
 from batchrunner.core.wording import WORDS
 from batchrunner.dialects import Dialect
@@ -250,6 +252,7 @@ class _Found:
         each = _answer(moments)
         answers = None if each is None else each * self._to_go
         rate = _rate(moments)
+        paces, out = _paces(self._settings), each or 0.0
         unpriced = tuple(name for name in self._uses if prices.of(self._url, name) is None)
         return CheckReport(
             input=self._settings.input,
@@ -270,6 +273,7 @@ class _Found:
             extra=bool(unpriced) and wanted(self._url),
             rate=rate,
             seconds=self._to_go / rate if rate else None,
+            seconds_least=max((least(paces, use.requests, use.tokens_in + out * use.requests) for use in uses), default=0.0),
             too_long=self._long.count,
             too_long_lines=str(self._long),
         )
@@ -290,6 +294,12 @@ class _Found:
         rows = [(prices.of(self._url, name), use) for name, use in self._uses.items()]
         known = [price.of(use.tokens_in, answered(use)) for price, use in rows if price]
         return sum(known) if rows and len(known) == len(rows) else None
+
+
+def _paces(settings: Settings) -> Sequence[Pacing]:
+    """How fast the user lets requests go out, for each endpoint."""
+    service = settings.service
+    return [as_said(settings.pacing, row) for row in service.endpoints] or [settings.pacing] * max(1, len(service.base_url))
 
 
 def _answer(moments: Sequence[Moment]) -> float | None:

@@ -136,6 +136,19 @@ def test_the_last_run_teaches_tokens_cost_and_time(tmp_path: Path) -> None:
     assert "time      ≈ 20 s at 10.0 req/s (last run)" in said
 
 
+def test_the_users_own_numbers_tell_how_long_it_takes_at_least(tmp_path: Path) -> None:
+    lines = [row(n) for n in range(61)]
+    assert "time" not in preview.check(checked(tmp_path, lines), text.Job(input="a"))
+    assert "time      at least 60 s, as --rpm" in preview.check(checked(tmp_path, lines, rpm=60), text.Job(input="a"))
+    slow = checked(tmp_path, lines, tpm=100)
+    assert slow.seconds_least == pytest.approx(60 * slow.tokens_in * 60 / 61 / 100, rel=0.05)
+    trail(tmp_path, moment())
+    assert "(last run)" in preview.check(checked(tmp_path, lines, rpm=60_000), text.Job(input="a"))
+    own = [{"base_url": "http://a/v1", "rpm": 30}, {"base_url": "http://b/v1"}]
+    two = resolve({"input": str(tmp_path / "a.jsonl"), "rpm": 90, "endpoint": own}, {}, tmp_path)
+    assert check(two.settings, {}).seconds_least == pytest.approx(30.0)
+
+
 def test_only_what_is_to_do_is_estimated(tmp_path: Path) -> None:
     everything = checked(tmp_path, [row(n) for n in range(10)])
     assert checked(tmp_path, [row(n) for n in range(10)], limit=4).to_go == 4

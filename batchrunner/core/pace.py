@@ -14,12 +14,13 @@ Buckets of our own and not aiolimiter's: one such limiter cannot change its rate
 cannot take back what was not used, and tells nobody how long to wait, which endpoints that share work have to know.
 """
 
+from collections.abc import Sequence
 from math import inf
 from typing import Annotated
 
 from msgspec import Struct
 
-from batchrunner.core.bucket import Bucket, Day
+from batchrunner.core.bucket import DAY, Bucket, Day
 from batchrunner.core.budget import Budget
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Usage
 from batchrunner.core.policy import option
@@ -37,6 +38,14 @@ class Pacing(Struct, frozen=True, kw_only=True):
         int, option("tokens a minute likewise, of prompts and answers", group="Speed", metavar="N", unit="count", ge=0)
     ] = 0
     rpd: Annotated[int, option("requests a day likewise", group="Speed", metavar="N", unit="count", ge=0, main=False)] = 0
+
+
+def least(pacings: Sequence[Pacing], requests: int, tokens: float) -> float:
+    """Seconds that requests of one model take at least at endpoints of these paces together; the first does not wait."""
+    rpm, tpm, rpd = (sum(each) if all(each) else inf for each in zip(*((p.rpm, p.tpm, p.rpd) for p in pacings), strict=True))
+    behind = max(0, requests - 1)
+    minutes = max(behind / rpm, tokens * behind / max(1, requests) / tpm)
+    return max(60.0 * minutes, DAY * (behind // rpd))
 
 
 FIRST_ANSWER = 500.0  # tokens, until answers have told

@@ -8,12 +8,14 @@ Rules:
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from batchrunner.core.policy import Auto, option
 
+Policy = TypeVar("Policy", bound=Struct)
 Auth = Literal["auto", "bearer", "basic", "api-key", "x-api-key", "x-goog-api-key"]
 
 
@@ -37,6 +39,12 @@ class EndpointRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rpm: Annotated[int, Meta(ge=0)] | None = None
     tpm: Annotated[int, Meta(ge=0)] | None = None
     rpd: Annotated[int, Meta(ge=0)] | None = None
+
+
+def as_said(policy: Policy, row: EndpointRow) -> Policy:
+    """The policy, with what an endpoint's row says otherwise."""
+    said = {name: own for name in policy.__struct_fields__ if (own := getattr(row, name, None)) is not None}
+    return replace(policy, **said) if said else policy
 
 
 _NAME = re.compile(r"(?!(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9]).{20})[A-Za-z_][A-Za-z0-9_]{0,63}|")

@@ -55,6 +55,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     extra: bool = False  # whether list prices might help, were they installed
     rate: float | None = None  # lines a second in the last run
     seconds: float | None = None  # expected at that rate
+    seconds_least: float = 0.0  # that --rpm, --tpm and --rpd make it take; answers count as far as they are known
     too_long: int = 0  # prompts that look longer than their model's context
     too_long_lines: str = ""
 
@@ -118,6 +119,10 @@ def _outlook(found: CheckReport) -> list[Fact]:
     names = ", ".join(visible(name) or "lines without a model" for name in found.unpriced[:3])
     lists = "; list prices: pip install 'batchrunner[cost]'" if found.extra else ""
     missing = f" (no price of {names}: --price MODEL=IN/OUT{lists})" if found.unpriced else ""
-    known = found.seconds is not None and found.rate is not None
-    time = f"≈ {seconds(found.seconds or 0)} at {rate(found.rate or 0)} (last run)" if known else ""
-    return [("cost", f"{cost}{missing}"), ("time", time)]
+    return [("cost", f"{cost}{missing}"), ("time", _time(found))]
+
+
+def _time(found: CheckReport) -> str:
+    if found.seconds_least > (found.seconds or 0.0):
+        return f"at least {seconds(found.seconds_least)}, as --rpm, --tpm or --rpd let requests pass"
+    return f"≈ {seconds(found.seconds)} at {rate(found.rate)} (last run)" if found.seconds and found.rate else ""

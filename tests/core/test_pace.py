@@ -8,7 +8,7 @@ from batchrunner.core.deadlines import Deadlines, Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Attempt, Kind, Left, Outcome, Usage, Wait
-from batchrunner.core.pace import FIRST_ANSWER, Pace, Pacing
+from batchrunner.core.pace import FIRST_ANSWER, Pace, Pacing, least
 from batchrunner.core.rate import Rate
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
@@ -81,6 +81,26 @@ def test_tokens_are_booked_by_guess_and_settled_by_use() -> None:
     assert pace.wait(0.0) == pytest.approx(1.5)
     assert not pace.settle(attempt(body=b"x" * 400, booked=booked), Outcome(Kind.OK, 200, usage=Usage(90, 10)), 0.0)
     assert pace.wait(0.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "requests", "tokens", "seconds"),
+    [
+        ([{}], 1000, 1e6, 0.0),
+        ([{"rpm": 60}], 61, 1e6, 60.0),
+        ([{"tpm": 5}], 21, 2100.0, 24_000.0),
+        ([{"tpm": 5}], 1, 2100.0, 0.0),
+        ([{"rpm": 60, "tpm": 6000}], 61, 61_000.0, 600.0),
+        ([{"rpm": 60}, {"rpm": 30}], 91, 0.0, 60.0),
+        ([{"rpm": 60}, {}], 91, 0.0, 0.0),
+        ([{"rpd": 100}], 201, 0.0, 2 * 86400.0),
+        ([{"rpm": 60}], 0, 0.0, 0.0),
+    ],
+)
+def test_how_long_numbers_make_it_take_at_least(
+    numbers: list[dict[str, int]], requests: int, tokens: float, seconds: float
+) -> None:
+    assert least([Pacing(**each) for each in numbers], requests, tokens) == pytest.approx(seconds)
 
 
 def test_a_number_that_one_request_exceeds_is_told_once() -> None:
