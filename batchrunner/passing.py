@@ -29,6 +29,7 @@ from batchrunner.settings import Settings
 from batchrunner.source import Source
 from batchrunner.spooling import Rows, as_lines, keep_input, lines_of, made_of, place
 from batchrunner.summary import Summary
+from batchrunner.terminal import printable
 
 STDOUT = "-"
 
@@ -69,7 +70,7 @@ class PipeJob:
     def _print(self, results: Sequence[Result]) -> None:
         write = writer(self._settings, self.redact)
         try:
-            write_all(DISK, sys.stdout.fileno(), b"".join(map(write, results)))
+            write_all(DISK, sys.stdout.fileno(), printable(b"".join(map(write, results))))
         except OSError as error:
             raise StopError(
                 "E404", f"stdout cannot be written: {why(error)}", "-o FILE keeps results, and can be continued"

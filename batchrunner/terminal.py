@@ -50,11 +50,16 @@ def hush(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def printable(content: bytes) -> bytes:
+    """A file's content as stdout gets it: as it is, but a terminal with no more than line breaks and tabs to obey."""
+    if not sys.stdout.isatty():
+        return content
+    return re.sub(r"[^\n\t]+", lambda run: visible(run[0]), content.decode(errors="backslashreplace")).encode()
+
+
 def carry(piece: bytes) -> None:
-    """Write what is a file's content to stdout: as it is, but to a terminal with no more than line breaks and tabs to obey."""
-    if sys.stdout.isatty():
-        piece = re.sub(r"[^\n\t]+", lambda run: visible(run[0]), piece.decode()).encode()
-    sys.stdout.buffer.write(piece)
+    """Write a piece of a file's content to stdout."""
+    sys.stdout.buffer.write(printable(piece))
 
 
 def complain(error: BatchError) -> None:

@@ -572,6 +572,15 @@ def test_stdout_carries_records_and_nothing_else(run: Command) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["a.jsonl", "home"]
 
 
+def test_records_on_a_terminal_command_it_nothing(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON escapes what is below a blank; what is above, terminals obey as well."""
+    [line] = write(1)
+    Path("a.jsonl").write_text(json.dumps({**line, "custom_id": "é\x7f\x9b2J\u202e"}) + "\n")
+    assert json.loads(run("a.jsonl", "-o", "-").out)["custom_id"] == "é\x7f\x9b2J\u202e"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert '"é\\x7f\\x9b2J\\u202e"' in run("a.jsonl", "-o", "-").out
+
+
 def test_from_pipe_to_pipe(sim: Simulator) -> None:
     write(*range(8))
     code, out, err = piped(Path("a.jsonl").read_bytes(), "-", "-o", "-", "--base-url", sim.url)
