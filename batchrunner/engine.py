@@ -291,6 +291,8 @@ class Engine:
         idle = not self.scheduler.in_flight and self.outbox.empty
         if idle and not self.stopping and self.scheduler.stopped:
             self.drain(self.scheduler.stopped)
+        if idle:
+            self.feeder.look()
         if idle and (self.stopping or (self.feeder.fed and not self.scheduler.open)):
             self._over.set()
 

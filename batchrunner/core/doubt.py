@@ -59,6 +59,10 @@ class Doubt:
         """Whether enough others were."""
         return self._others >= min(OTHERS + self.proven, MOST_OTHERS)
 
+    def trusted(self, lines: int) -> bool:
+        """Whether so many lines may be to blame with nobody left to ask: few, if it was a former run that was answered."""
+        return self.answered or (self.known and lines <= OTHERS)
+
     def knows_others(self, model: str) -> bool:
         """Whether it has answered for another model in this run: it knows us, if not this one."""
         return len(self._models) > (model in self._models)

@@ -7,7 +7,8 @@ Rules:
 2. If the endpoint would refuse everybody, it is out of use, and they are all open again. One without money is so at once.
 3. A model is to blame itself where another one was answered for in this run. That proves nothing of the endpoint.
 4. When nobody else is left to ask, each is asked once more all the same. Those refused again fail where the endpoint has served
-   this job, unless they were refused for the key, with no answer to anybody in between: then the endpoint is out of use.
+   this run, or a former one and they are few. If they were refused for the key, with no answer to anybody in between, it is out
+   of use.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,8 +127,8 @@ class Refusals:
         if firsts:
             self._held += [held for held in mine if held.result]
             return self._blame(lane, firsts)
-        here = self._spread.bit(lane.name)
-        if all(held.entry.vouched & here or (lane.doubt.known and _about_line(held.outcome)) for held in mine):
+        here, trusted = self._spread.bit(lane.name), lane.doubt.trusted(len(mine))
+        if all(held.entry.vouched & here or (trusted and _about_line(held.outcome)) for held in mine):
             return self._blame(lane, mine)
         lane.give_up(mine[0].attempt, mine[0].outcome, len(mine) - 1)
         self._release(mine)

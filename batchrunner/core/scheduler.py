@@ -83,8 +83,9 @@ class Scheduler:
 
     @property
     def roomy(self) -> bool:
-        """Whether so much has ended that it is worth reading on: half of what may be open beside what waits to be earned."""
-        return self.open <= (self._max_open + len(self._chances.unpaid)) // 2
+        """Whether to read on: half of what may be open beside what waits to be earned has ended, or what is left is stuck."""
+        half = (self._max_open + len(self._chances.unpaid)) // 2
+        return self.open <= half or (self.open < self._max_open and self._idle())
 
     @property
     def in_flight(self) -> int:
