@@ -693,11 +693,12 @@ def test_a_file_of_somebody_else_is_not_written_to(run: Command, sim: Simulator)
     assert Path("notes.txt").read_text() == "my notes\nwithout an end"
 
 
-@pytest.mark.parametrize("folder", [".", "..", "/", "sub/", "../"])
-def test_a_folder_is_no_file_for_the_results(run: Command, folder: str) -> None:
-    write(1)
-    code, _, err = run("a.jsonl", "-o", folder)
-    assert (code, f"-o {folder} names a folder" in err) == (2, True)
+@pytest.mark.parametrize("folder", [".", "..", "/", "sub/", "home"])
+@pytest.mark.parametrize("option", ["-o", "--render"])
+def test_a_folder_is_no_file_to_write_to(run: Command, option: str, folder: str) -> None:
+    Path("a.jsonl").write_text('{"bio": "Ada"}\n')
+    code, _, err = run("a.jsonl", "--prompt", "{bio}", "--model", "m", option, folder)
+    assert (code, f"{folder} is a folder" in err) == (2, True)
     assert sorted(path.name for path in Path().iterdir()) == ["a.jsonl", "home"]
 
 
