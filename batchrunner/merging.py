@@ -23,6 +23,7 @@ from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import identify
 from batchrunner.lines import read_lines
+from batchrunner.looking import refuse_folder
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
 
@@ -75,9 +76,10 @@ _row = msgspec.msgpack.Decoder(_Row).decode
 def merge(files: Sequence[Path], output: Path, asked: str = "") -> Merged:
     """Merge `files` into `output` and the errors file beside it; `asked` is the input that they answer, if it is to be counted.
 
-    UsageError E201 E202 E204: a file cannot be read. E003: they are in several dialects. E401: the output exists.
+    UsageError E201 E202 E204: a file cannot be read. E003: in several dialects, or into a folder. E401: the output exists.
     FileError E404: it cannot be written.
     """
+    refuse_folder("-o FILE", str(output))
     paths = Paths.of(Path(asked), output)
     merged = Merged(str(paths.results), str(paths.errors), missing=0 if asked else None)
     _refuse_existing((paths.results, paths.errors))

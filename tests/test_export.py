@@ -178,6 +178,7 @@ def test_parquet_has_the_types_of_all_rows(tmp_path: Path) -> None:
         (("a.jsonl", "-", "--as", "parquet"), "E002"),
         (("a.jsonl", "a.results.jsonl", "--as", "csv"), "E003"),
         (("a.jsonl", "here/../a.jsonl", "--as", "csv"), "E003"),
+        (("a.jsonl", ".", "--as", "csv"), "E003"),
         (("a.jsonl", "link.jsonl", "--as", "csv"), "E003"),
         (("a.jsonl", "no/folder/out.csv"), "E404"),
     ],

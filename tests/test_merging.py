@@ -109,3 +109,8 @@ def test_what_merge_lacks_is_said(argv: list[str], code: str, capsys: pytest.Cap
     write("1.jsonl", record("a"))
     assert main(argv) == 2
     assert code in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_to_merge_into(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="E003"):
+        merge([], tmp_path)
