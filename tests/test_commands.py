@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 
 from batchrunner.cli import main
+from batchrunner.core import endpoints
 from batchrunner.simulator import Profile, Simulator
 from batchrunner.simulator.ledger import Ledger
 from tests.crash import chat, environment, served
@@ -768,6 +769,34 @@ def test_no_endpoint_and_no_key(command: Command) -> None:
 
 
 # ---- stopped by the endpoint ----
+
+
+def test_a_line_that_is_refused_alone_fails_and_the_job_is_finished(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command has nothing left to do, a retry asks again, and what a wrong key stops is a failure still."""
+    monkeypatch.setattr(endpoints, "RECHECK", 0.01)
+    made = write(*range(50))
+    poison = {made[0]["body"]["messages"][0]["content"]: 403, made[30]["body"]["messages"][0]["content"]: 404}
+    again = ("a.jsonl", "--base-url")
+
+    def refusing(question: str) -> tuple[int, object]:
+        return error(poison[question], "no") if question in poison else good(question)
+
+    with served(FaultServer(judging(refusing))) as server:
+        assert command(*again, server.url).code == 1
+        assert len(server.requests) == 50 + 2
+        assert command(*again, server.url).code == 1
+        assert len(server.requests) == 52
+        assert command("retry", *again, server.url).code == 1
+        assert len(server.requests) == 52 + 2 * 2
+    failures = {record["custom_id"]: record["batchrunner"]["kind"] for record in records("a.errors.jsonl")}
+    assert failures == {"r-0": "denied", "r-30": "config"}
+    with served(FaultServer(judging(lambda question: error(401, "who?")))) as server:
+        ran = command("retry", *again, server.url)
+        assert (ran.code, "who? (line " in ran.out) == (3, True)
+        assert command(*again, server.url).code == 1, "they have failed as before"
+    with served(FaultServer(judging(good))) as server:
+        assert command("retry", *again, server.url).code == 0
+    assert ids() == list(range(50))
 
 
 def test_a_wrong_key_stops_at_once_and_every_line_stays_pending(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ WORDS: Mapping[Kind, str] = {
     Kind.RESPONSE_TOO_LARGE: "answer too large",
     Kind.INVALID: "not a request",
     Kind.INVALID_OUTPUT: "answer failed its check",
-    Kind.DENIED: "key refused",
+    Kind.DENIED: "access refused",
     Kind.QUOTA: "out of money",
     Kind.QUOTA_WINDOW: "quota used up for now",
     Kind.CONFIG: "wrong model, route or address",
