@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Collection
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -117,8 +118,7 @@ def test_a_401_that_nobody_was_answered_after_is_the_keys() -> None:
 @pytest.mark.parametrize("concurrency", [1, 4, 64])
 @pytest.mark.parametrize("refusal", [FORBIDDEN, NO_MODEL])
 def test_a_tenth_of_the_lines(refusal: Reply, concurrency: int) -> None:
-    bad = {n for n in range(1, 1001) if n * 7919 % 1009 % 10 == 0}
-    assert len(bad) > 80
+    bad = set(Random(7).sample(range(1, 1001), 100))
     run = ran(1000, poison(bad, refusal, slow=20.0), concurrency=concurrency)
     assert (set(run.failed), run.stopped) == (bad, "")
     assert {run.sent[line] for line in bad} == {2}, "and no more"
@@ -133,6 +133,13 @@ def test_a_hundred_neighbours_for_a_model_that_does_not_exist(first: int, concur
     run = ran(rows, poison(bad, NO_MODEL), concurrency=concurrency)
     assert (set(run.failed), set(run.failed.values()), run.stopped) == (set(bad), {Kind.CONFIG}, "")
     assert max(run.sent.values()) == 2
+
+
+def test_more_neighbours_for_it_than_may_be_open() -> None:
+    """Nobody else is there to be asked: that another model was answered for must do."""
+    rows = [chat(n, model="bad" if 300 <= n < 400 else "m") for n in range(1, 1001)]
+    run = ran(rows, poison(range(300, 400), NO_MODEL), max_open=60)
+    assert (set(run.failed), run.stopped) == (set(range(300, 400)), "")
 
 
 @pytest.mark.parametrize("first", [1, 300])
