@@ -6,6 +6,7 @@ Rules:
 2. No other endpoint goes first (`core.spread`), and they do not avoid this one as long as another serves. A reserve waits for
    others to fail, not to fill.
 3. Towards the end of the job they are left to quicker endpoints, whose next free place is worth waiting for.
+   What is left to others or avoids this endpoint is looked at again and again, for those may come to leave it to this one.
 4. Where a request has hung it is asked again elsewhere only if that does not usually take much longer.
 """
 
@@ -45,10 +46,10 @@ class Claims:
         for row in self._queue.rows:
             left = self._leaving(row, row.where & serving, coming, now) if row.where != bit else 0
             may = row.open_to(serving & ~left)
-            if left & bit:
-                again = min(again, max(now + LOOK, row.due()))
-            elif not may & bit:
+            if not row.where & bit:
                 continue
+            if left & bit or not may & bit:
+                again = min(again, max(now + LOOK, row.due()))
             elif pause := lane.pace(row.model).wait(now):
                 again = min(again, max(now + pause, row.due()))
             elif not may & ~left & self._spread.before(lane, row.model, now):

@@ -78,7 +78,7 @@ def test_a_request_that_failed_goes_elsewhere_soon_and_back_if_it_must() -> None
     room = room_of(first, second, lines=1)
     verdict = room.settle(sent(room, "a"), Outcome(Kind.SERVER_ERROR, 500), 0.0, 0.9)
     assert verdict == Again(0.9, Kind.SERVER_ERROR)
-    assert room.next("a", 1.0) == Wait(), "it is for the other"
+    assert room.next("a", 1.0) == Wait(1.0 + LOOK), "it is for the other"
     attempt = sent(room, "b", 1.0)
     room.settle(attempt, Outcome(Kind.SERVER_ERROR, 500), 1.0, 0.5)
     assert sent(room, "a", 3.0).number == 3
@@ -232,6 +232,14 @@ def test_who_is_avoided_is_asked_all_the_same_when_the_other_leaves_the_work_to_
     room.settle(sent(room, "b", now), Outcome(Kind.OVERLOADED, 503), now, 0.0)
     assert isinstance(room.next("a", now + 5.0), Wait)
     assert sent(room, "b", now + 5.0).endpoint == "b"
+
+
+def test_who_is_avoided_looks_again_for_the_other_may_come_to_leave_the_work_to_it() -> None:
+    """Nobody wakes it when that happens: a job once ended with its last line waiting for it for ever."""
+    room = room_of(endpoint("a", 1), endpoint("b", 1), lines=2)
+    sent(room, "a")
+    room.settle(sent(room, "b"), Outcome(Kind.OVERLOADED, 503), 0.0, 0.0)
+    assert room.next("b", 5.0) == Wait(5.0 + LOOK)
 
 
 @pytest.mark.parametrize(("slow", "goes_to"), [(1.0, "a"), (30.0, "b")])
