@@ -54,8 +54,8 @@ class Claims:
                 again = min(again, max(now + pause, row.due()))
             elif not may & ~left & self._spread.before(lane, row.model, now):
                 rows.append(row)
-            elif row.due() <= now and not lane.reserve:
-                again = min(again, now + GLANCE)
+            elif not lane.reserve:
+                again = min(again, max(now + GLANCE, row.due()))
         return rows, again
 
     def _leaving(self, row: Row, among: int, coming: float, now: float) -> int:

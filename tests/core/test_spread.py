@@ -242,6 +242,16 @@ def test_who_is_avoided_looks_again_for_the_other_may_come_to_leave_the_work_to_
     assert room.next("b", 5.0) == Wait(5.0 + LOOK)
 
 
+def test_who_lets_another_go_first_looks_when_the_request_is_due() -> None:
+    room = room_of(*(endpoint(name, 1) for name in "abc"), lines=3)
+    first, second, third = (sent(room, name) for name in "abc")
+    verdict = room.settle(third, Outcome(Kind.SERVER_ERROR, 500), 0.0, 0.9)
+    assert isinstance(verdict, Again)
+    for attempt in (first, second):
+        room.settle(attempt, Outcome(Kind.OK, 200, timing=Timing(total=0.5)), 0.0, 0.0)
+    assert [room.next(name, 0.0) for name in "ab"] == [Wait(verdict.at)] * 2, "it is for the first, unless that leaves it"
+
+
 @pytest.mark.parametrize(("slow", "goes_to"), [(1.0, "a"), (30.0, "b")])
 def test_what_hung_at_a_quick_endpoint_is_not_sent_to_a_slow_one_instead(slow: float, goes_to: str) -> None:
     room, now = at_the_end(2000, {"a": slow, "b": 0.5})
