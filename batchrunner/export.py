@@ -27,6 +27,7 @@ from batchrunner.foreign import read_record
 from batchrunner.looking import refuse_folder, refuse_own
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
+from batchrunner.records import prevailing
 from batchrunner.sheets import SHEETS, Rows, Write
 from batchrunner.spooling import Spool
 from batchrunner.standing import BIT
@@ -117,8 +118,7 @@ def _counting(files: Sequence[Path], folder: Path) -> list[bytearray]:
         for partition in rows:
             best: dict[str, _Row] = {}
             for row in map(_row, partition):
-                known = best.get(row.id)
-                best[row.id] = known if known and known.ok and not row.ok else row
+                best[row.id] = prevailing(best.get(row.id), row)
             for row in best.values():
                 counting[row.file][row.number >> 3] |= BIT[row.number & 7]
     return counting

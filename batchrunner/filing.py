@@ -228,11 +228,12 @@ class FileJob:
                 f"{self.name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
                 "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
             )
-        if standing.moved and standing.pending and decided != "rerun":
+        anew = standing.pending - standing.reopened
+        if standing.moved and anew and decided != "rerun":
             raise UsageError(
                 "E402",
                 f"{self.name} changed since the last run: {standing.moved:,} of its results are for lines without a `custom_id` "
-                f"that stand elsewhere now, read otherwise or have gone; {standing.pending:,} lines would be sent",
+                f"that stand elsewhere now, read otherwise or have gone; {anew:,} would be sent anew",
                 "put the lines back, and new ones at the end; or give each a `custom_id`, by which it is known anywhere\n"
                 "ask them again:     --changed rerun\nstart over:         --fresh",
             )

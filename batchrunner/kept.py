@@ -16,7 +16,7 @@ from batchrunner.core.treatment import TREATMENT
 from batchrunner.disk import records
 from batchrunner.foreign import read_facts, read_record
 from batchrunner.looking import kind_named
-from batchrunner.records import Record
+from batchrunner.records import Record, prevailing
 
 
 def kept_results(requests: Iterable[Request], files: Sequence[Path], keep_changed: bool = False) -> list[Result]:
@@ -28,9 +28,7 @@ def kept_results(requests: Iterable[Request], files: Sequence[Path], keep_change
             record = _read(raw)
             request = asked.get(record.id) if record else None
             if record and request and (keep_changed or record.digest in {"", request.digest}):
-                known = found.get(record.id)
-                if record.ok or not (known and known.ok):
-                    found[record.id] = _result(request, record, raw)
+                found[record.id] = prevailing(found.get(record.id), _result(request, record, raw))
     return list(found.values())
 
 

@@ -26,6 +26,7 @@ from batchrunner.lines import read_lines
 from batchrunner.looking import refuse_folder
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
+from batchrunner.records import prevailing
 
 
 class Merged(Struct):
@@ -157,7 +158,7 @@ def _chosen(rows: Iterable[_Row], merged: Merged) -> Iterator[_Row]:
             continue
         known = best.get(row.id)
         merged.repeated += known is not None
-        best[row.id] = known if known and known.ok and not row.ok else row
+        best[row.id] = prevailing(known, row)
     if merged.missing is not None:
         merged.missing += len(asked - best.keys())
         merged.strangers += len(best.keys() - asked)

@@ -13,7 +13,7 @@ Rules:
 import re
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct, structs
@@ -29,6 +29,22 @@ class Record(Struct, frozen=True, gc=False):
     digest: str
     ok: bool
     kind: str
+
+
+class Said(Protocol):
+    """A record, or what stands for one."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a success."""
+
+
+S = TypeVar("S", bound=Said)
+
+
+def prevailing(known: S | None, later: S) -> S:
+    """Which of two records of one request counts: a success before a failure, else the later one."""
+    return known if known and known.ok and not later.ok else later
 
 
 class Successes(Struct, frozen=True, gc=False):

@@ -306,21 +306,21 @@ def test_an_edited_line_that_is_done_is_refused_until_somebody_decides(run: Comm
     assert sim.stats()["requests"] == 10
 
 
-def texts(name: str = "a.results.jsonl") -> list[str]:
-    """What the records of a file answer to, in their order: the endpoint says how many words it has been asked."""
+def digests(name: str = "a.results.jsonl") -> list[str]:
+    """The digests of the lines that the records of a file answer, in their order."""
     return [json.loads(line)["batchrunner"]["digest"] for line in Path(name).read_text().splitlines()]
 
 
 def test_the_answer_to_an_older_text_is_kept_elsewhere_and_counts_no_more(run: Command, command: Command, sim: Simulator) -> None:
     write(*range(5))
     run()
-    old = texts()
+    old = digests()
     write(*range(5), temperature=0.5)
     assert run("a.jsonl", "--changed", "rerun", "--limit", "2").code == 0
-    assert len(texts()) == 5, "the two that were asked again have one answer each"
+    assert len(digests()) == 5, "the two that were asked again have one answer each"
     assert run("a.jsonl", "--changed", "rerun").code == 0
-    assert (len(texts()), set(texts()) & set(old)) == (5, set())
-    kept = [digest for path in Path("a.run/earlier").iterdir() for digest in texts(str(path))]
+    assert (len(digests()), set(digests()) & set(old)) == (5, set())
+    kept = [digest for path in Path("a.run/earlier").iterdir() for digest in digests(str(path))]
     assert sorted(kept) == sorted(old)
     assert sim.stats()["requests"] == 10
     assert command("export", "a.jsonl", "out.csv").out.startswith("5 records")
@@ -344,10 +344,10 @@ def test_lines_without_an_id_that_moved_are_not_paid_for_again_unasked(run: Comm
     assert (code, sim.stats()["requests"]) == (2, 4)
     assert "[E402]" in err
     assert "4 of its results are for lines without a `custom_id`" in err
-    assert "5 lines would be sent" in err
+    assert "5 would be sent anew" in err
     assert run("a.jsonl", "--changed", "keep").code == 2
     assert (run("a.jsonl", "--changed", "rerun").code, sim.stats()["requests"]) == (0, 9)
-    assert len(texts()) == 5
+    assert len(digests()) == 5
     assert command("export", "a.jsonl", "out.csv").out.startswith("5 records")
     assert (run().code, sim.stats()["requests"]) == (0, 9)
 
@@ -356,7 +356,16 @@ def test_removing_lines_without_an_id_costs_nothing(run: Command, sim: Simulator
     nameless("one", "two", "three")
     run()
     nameless("one", "two")
-    assert (run().code, sim.stats()["requests"], len(texts())) == (0, 3, 3)
+    assert (run().code, sim.stats()["requests"], len(digests())) == (0, 3, 3)
+
+
+def test_nor_does_it_keep_a_failure_from_being_retried(run: Command, sim: Simulator) -> None:
+    rows = [chat(1, n="many"), *({**chat(number), "custom_id": None} for number in (2, 3))]
+    refused, one, two = (json.dumps(row) + "\n" for row in rows)
+    Path("a.jsonl").write_text(refused + one + two)
+    assert (run().code, sim.stats()["requests"]) == (1, 3)
+    Path("a.jsonl").write_text(refused + one)
+    assert (run("retry", "a.jsonl", "--all").code, sim.stats()["requests"]) == (1, 4)
 
 
 def test_the_record_of_a_line_without_an_id_goes_when_the_line_is_mended(run: Command, sim: Simulator) -> None:

@@ -44,10 +44,10 @@ class Claims:
         bit, serving, again = self._spread.bit(lane.name), self._spread.serving(now), inf
         rows = []
         for row in self._queue.rows:
-            left = self._leaving(row, row.where & serving, coming, now) if row.where != bit else 0
-            may = row.open_to(serving & ~left)
             if not row.where & bit:
                 continue
+            left = self._leaving(row, row.where & serving, coming, now) if row.where != bit else 0
+            may = row.open_to(serving & ~left)
             if left & bit or not may & bit:
                 again = min(again, max(now + LOOK, row.due()))
             elif pause := lane.pace(row.model).wait(now):
