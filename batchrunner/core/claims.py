@@ -7,7 +7,8 @@ Rules:
    others to fail, not to fill.
 3. Towards the end of the job they are left to quicker endpoints, whose next free place is worth waiting for.
    What is left to others or avoids this endpoint is looked at again and again, for those may come to leave it to this one.
-4. Where a request has hung it is asked again elsewhere only if that does not usually take much longer.
+4. A request avoids the endpoint that has failed it, if another serves it. Where it has hung, it is asked again elsewhere only if
+   that does not usually take much longer.
 """
 
 from collections.abc import Mapping
@@ -17,12 +18,15 @@ from math import inf, log2
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.experience import Experience
 from batchrunner.core.hedging import LOOK
-from batchrunner.core.model import Request
-from batchrunner.core.queue import Queue, Row
+from batchrunner.core.model import Outcome, Request
+from batchrunner.core.queue import Open, Queue, Row
 from batchrunner.core.spread import Spread
+from batchrunner.core.treatment import KILLS, REFUSED, TREATMENT
 
 GLANCE = 0.01  # seconds until an endpoint that let another go first looks again, or whether it leaves work to others
 SLOWER = 3.0  # times as long as where a request has hung: it is not sent there instead
+FLED = REFUSED | {"down"}
+"""What an endpoint's health hears when its failed requests are better sent elsewhere."""
 
 
 class Claims:
@@ -71,7 +75,14 @@ class Claims:
         patience = self._experience.usual(lane.name, request)
         return patience.expects(request), patience.longest(request)
 
-    def far_slower(self, among: int, lane: Endpoint, request: Request) -> int:
+    def avoided(self, entry: Open, lane: Endpoint, outcome: Outcome) -> int:
+        """The endpoints that a request which has failed at this one avoids from now on."""
+        here = self._spread.bit(lane.name)
+        elsewhere = entry.where & ~here
+        slow = self._far_slower(elsewhere, lane, entry.request) if outcome.kind in KILLS else 0
+        return slow | (here if elsewhere & ~slow and TREATMENT[outcome.kind].health in FLED else 0)
+
+    def _far_slower(self, among: int, lane: Endpoint, request: Request) -> int:
         """Those where a request that has hung at this one would usually have to be waited for much longer."""
         usual = self._experience.usual(lane.name, request).expects(request)
         others = (each.name for each in self._endpoints.values() if self._spread.bit(each.name) & among)

@@ -3,13 +3,12 @@
 Rules:
 
 1. Only at the end: everything has been sent, and there is room. A twin never takes the place of a request.
-2. Only beside an attempt that has taken longer than 95 of 100 of its size would, the latest first, one twin each, and at
-   another endpoint if there is one.
+2. Only beside a straggler (`core.stragglers`), and one twin each.
 3. Never more than the user has allowed: the loser may be on the bill as well.
 4. Whichever answers first is the answer. The other is called off, and teaches nothing.
 """
 
-from math import ceil, inf
+from math import ceil
 from typing import Annotated
 
 from msgspec import Struct
@@ -88,11 +87,3 @@ class Twins:
 
 
 BEATEN = "another attempt of the same line answered first"
-
-
-def lateness(attempt: Attempt, usual: float, now: float) -> float:
-    """How many times what is usual an attempt has waited; at most 1 is no straggler."""
-    return (now - attempt.started) / max(LEAST, usual) if usual < inf else 0.0
-
-
-LEAST = 2.0  # seconds that nobody is called a straggler for

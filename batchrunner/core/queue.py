@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Result
 from batchrunner.core.retry import Spent
-from batchrunner.core.treatment import ended
+from batchrunner.core.treatment import TREATMENT, ended
 
 
 class Open(Struct, eq=False, gc=False):
@@ -54,6 +54,15 @@ class Open(Struct, eq=False, gc=False):
     def repeats_of(self, kind: Kind) -> int:
         """How often this kind has happened to this request so far."""
         return self.repeats.get(kind, 0) if self.repeats else 0
+
+    def renew(self, outcome: Outcome, keep_partial: bool) -> None:
+        """The form in which it is sent after this failure."""
+        self.fresh = TREATMENT[outcome.kind].fresh
+        self.instead = outcome.instead or self.instead
+        self.plain = self.plain or outcome.kind is Kind.PROTOCOL
+        self.whole = self.whole or (outcome.kind is Kind.UNSUPPORTED and self.repeats_of(Kind.UNSUPPORTED) > 1)
+        if keep_partial:
+            self.partial = outcome.partial or self.partial
 
     def result(self, attempt: Attempt, outcome: Outcome, now: float, why: str, keep_partial: bool) -> Result:
         """Its end with this attempt. `why` it was given up, if it might have been sent again."""

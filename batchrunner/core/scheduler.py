@@ -12,7 +12,8 @@ Rules:
 4. Fresh work goes in the order it came; once all of it is here, the long goes before the short (`core.queue`). A due retry goes
    before both, except at an endpoint on probation: a poison request must not decide its fate.
 5. What a kind of outcome entails stands in `treatment.TREATMENT`, which endpoint goes first in `core.spread`, what it may take in
-   `core.claims`, who is given up in `core.chances`, what an attempt teaches in `core.experience`; this room only obeys them.
+   `core.claims`, who is given up in `core.chances`, who is asked twice in `core.stragglers`, what an attempt teaches in
+   `core.experience`; this room only obeys them.
 6. Every verb is O(log n) in the number of open requests.
 7. What fails during an endpoint's debut is held back (`core.withheld`), and what an endpoint refuses (`core.refusals`): it stays
    open until it shows whose fault that was, and `decided` tells what became of it.
@@ -29,12 +30,13 @@ from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.experience import Experience
 from batchrunner.core.health import REST
-from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins, lateness
+from batchrunner.core.hedging import BEATEN, LOOK, Hedging, Twins
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Phase, Request, Result, Wait
 from batchrunner.core.queue import Decided, Open, Queue
 from batchrunner.core.refusals import BLAMED, Refusals
 from batchrunner.core.retry import Retries, backoff
 from batchrunner.core.spread import Spread
+from batchrunner.core.stragglers import Stragglers
 from batchrunner.core.streaming import Streaming
 from batchrunner.core.treatment import KILLS, REFUSED, TREATMENT
 from batchrunner.core.withheld import Withheld
@@ -65,6 +67,7 @@ class Scheduler:
         self._queue = Queue()
         self._in_flight: dict[int, Open] = {}
         self.twins = Twins(hedging)
+        self._stragglers = Stragglers(self._in_flight, self._spread, self.experience)
         self._claims = Claims(self._endpoints, self._spread, self._queue, self.experience)
         self.decided: list[Decided] = []  # about what was held back, for whoever takes it from here
         self._withheld = Withheld(self._endpoints, self._queue, self.decided)
@@ -146,8 +149,8 @@ class Scheduler:
             return self._send(entry, lane, now)
         due = min((row.due() for row in rows), default=inf)
         if self.twins.on and self.last and self._in_flight:
-            if first := self._straggler(lane, now):
-                return self._send_twin(first, lane, now)
+            if twin := self._send_twin(lane, now):
+                return twin
             due = min(due, now + LOOK)
         until = min(due, again)
         return Wait(until) if until < inf else NOTHING
@@ -293,23 +296,13 @@ class Scheduler:
         )
         return attempt
 
-    def _straggler(self, lane: Endpoint, now: float) -> Attempt | None:
-        """The attempt that a twin from this endpoint should go beside; None while there is none, or anything else to send."""
+    def _send_twin(self, lane: Endpoint, now: float) -> Attempt | None:
+        """A second attempt beside the latest straggler; None while there is none, or anything else to send."""
         if lane.breaker.open or len(self._queue) > self._queue.retrying or not self.twins.affordable(self._offered):
             return None
-        serving, here = self._spread.serving(now), self._spread.bit(lane.name)
-        worst, late = None, 1.0
-        for line, entry in self._in_flight.items():
-            first = entry.sent
-            if first is None or self.twins.had(line) or lane.pace(first.request.model).wait(now):
-                continue
-            others = entry.where & serving & ~self._spread.bit(first.endpoint)
-            usual = self.experience.patience(first.endpoint, first.request, first.stream).late(first.request)
-            if (others or entry.where) & here and (found := lateness(first, usual, now)) > late:
-                worst, late = first, found
-        return worst
-
-    def _send_twin(self, first: Attempt, lane: Endpoint, now: float) -> Attempt:
+        first = self._stragglers.latest(lane, self.twins, now)
+        if first is None:
+            return None
         entry = self._in_flight[first.request.line]
         twin = entry.sent = replace(self._send(entry, lane, now), queued=0.0, twin=True)
         self.twins.pair(first, twin)
@@ -344,19 +337,10 @@ class Scheduler:
         return Again(now, "its twin goes on")
 
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, now: float, u: float) -> Again:
-        treatment = TREATMENT[outcome.kind]
-        entry.fresh = treatment.fresh
-        entry.instead = outcome.instead or entry.instead
-        entry.plain = entry.plain or outcome.kind is Kind.PROTOCOL
-        entry.whole = entry.whole or (outcome.kind is Kind.UNSUPPORTED and entry.repeats_of(Kind.UNSUPPORTED) > 1)
-        if self._keep_partial:
-            entry.partial = outcome.partial or entry.partial
-        here = self._spread.bit(lane.name)
-        elsewhere = entry.where & ~here
-        slow = self._claims.far_slower(elsewhere, lane, entry.request) if outcome.kind in KILLS else 0
-        entry.avoid = slow | (here if elsewhere & ~slow and treatment.health in FLED else 0)
-        delay = 0.0 if treatment.at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
-        if elsewhere & self._spread.serving(now):
+        entry.renew(outcome, self._keep_partial)
+        entry.avoid = self._claims.avoided(entry, lane, outcome)
+        delay = 0.0 if TREATMENT[outcome.kind].at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
+        if entry.where & ~self._spread.bit(lane.name) & self._spread.serving(now):
             delay = min(delay, u * LONGEST_DETOUR)
         entry.due = now + delay
         if self._chances.paid(entry, outcome):
@@ -366,5 +350,3 @@ class Scheduler:
 
 NOTHING = Wait()
 LONGEST_DETOUR = 1.0  # seconds before a request that failed at one endpoint goes to another
-FLED = REFUSED | {"down"}
-"""What an endpoint's health hears when its failed requests are better sent elsewhere."""
