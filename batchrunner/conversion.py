@@ -1,0 +1,133 @@
+"""From what was given for an option to a value that may be used.
+
+Rules:
+
+1. Text is read by the option's unit or type (`core.units`). What a type cannot say of a value is looked at here as well.
+2. What does not fit is an error (E002) that says where it stands, and what would have been right.
+3. What may hide a secret is not repeated in an error.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from batchrunner.core import units
+from batchrunner.core.cost import price_table
+from batchrunner.core.selection import condition, piece
+from batchrunner.core.service import check_variables
+from batchrunner.core.stopping import cap_of
+from batchrunner.core.template import Template
+from batchrunner.errors import UsageError, misfit
+from batchrunner.rendering import params
+from batchrunner.settings import MASK, SECRETIVE, Option, masked
+
+
+class Given(Struct, frozen=True):
+    """A value as it was given, and where. `label` is what the person typed there."""
+
+    value: Any
+    origin: str
+    label: str
+
+
+_READ: Mapping[Any, Callable[[str], Any]] = {
+    "seconds": units.duration,
+    "bytes": units.size,
+    "count": units.count,
+    bool: units.truth,
+    int: units.count,
+    float: units.number,
+    tuple: lambda text: (text,),
+}
+_EXAMPLES = {
+    "seconds": "30s, 2m, 1h30m, 500ms",
+    "bytes": "4096, 64KiB, 256MiB",
+    "count": "8, 40k",
+    bool: "true, false",
+    int: "8, 40k",
+    "hedge": "1%, 20",
+    "max_failures": "200, 5%",
+    "header": "X-Team=research",
+    "param": "temperature=0",
+    "price": "gpt-x-mini=0.15/0.60",
+    "prompt": "'Summarise: {bio}'",
+    "shard": "3/8",
+    "where": 'body.model == "x", "draft" not in custom_id and line > 100',
+}
+
+
+def _check_header(items: tuple[str, ...]) -> None:
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", value):
+            raise ValueError("is not NAME=VALUE")
+
+
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "api_key_env": check_variables,
+    "header": _check_header,
+    "hedge": cap_of,
+    "max_failures": cap_of,
+    "param": params,
+    "price": price_table,
+    "prompt": Template.of,
+    "shard": piece,
+    "system": Template.of,
+    "where": condition,
+}
+"""What a type cannot say of a value."""
+
+
+def _check_number(each: Option, number: float) -> None:
+    if number < each.least or (each.auto and number == 0):
+        raise ValueError(f"is too small: at least {each.least:g}" if each.least else "must be more than 0")
+    if not isfinite(number):
+        raise ValueError("is not a finite number")
+
+
+def _value(each: Option, raw: Any) -> Any:
+    """A value as given to one that may be used. Raises ValueError with the end of a sentence."""
+    if isinstance(raw, os.PathLike):
+        raw = os.fspath(raw)
+    if each.auto and raw == "auto":
+        return raw
+    if isinstance(raw, str):
+        read = _READ.get(each.unit) or _READ.get(each.type)
+        raw = read(raw.strip()) if read else raw
+    if each.choices and raw not in each.choices:
+        raise ValueError(f"is not one of {', '.join(each.choices)}")
+    if isinstance(raw, int | float):
+        _check_number(each, raw)
+    try:
+        value = msgspec.convert(raw, each.annotation)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"does not fit: {misfit(error)}") from None
+    _CHECKS.get(each.name, bool)(value)
+    if each.name in SECRETIVE:
+        _refuse_mask(each.name, value)
+    return value
+
+
+def _refuse_mask(name: str, value: Any) -> None:
+    """What stands for a secret is not sent in its place."""
+    shown = masked(name, value)
+    same = {shown} & {value} if isinstance(value, str) else {*shown} & {*value}
+    if any(MASK in item for item in same):
+        raise ValueError(f"holds {MASK} for something that is not shown: put that in")
+
+
+def convert(each: Option, given: Given) -> Any:
+    """The value of an option as it was given. Raises UsageError E002."""
+    try:
+        return _value(each, given.value)
+    except ValueError as error:
+        items = given.value if each.type is tuple and isinstance(given.value, list | tuple) else [given.value]
+        told = "the value" if each.name in SECRETIVE else ", ".join(map(repr, items))
+        examples = ", ".join(each.choices) or _EXAMPLES.get(each.name) or _EXAMPLES.get(each.unit) or _EXAMPLES.get(each.type)
+        hint = f"Examples: {examples}{', auto' if each.auto else ''}" if examples else ""
+        raise UsageError("E002", f"{given.label}: {told} {error}.", hint) from None
