@@ -1,4 +1,4 @@
-"""From settings to conversion and core.units: what people write becomes values, from the right place, or an error that says where."""
+"""From settings to conversion and core.units: what is written becomes values, from the right place, or an error that says where."""
 
 import json
 import re
