@@ -1,4 +1,4 @@
-"""From settings to conversion and core.units: what is written becomes values, from the right place, or an error that says where."""
+"""What people write becomes a value from the right place, or an error that says where: settings, origins, conversion, units."""
 
 import json
 import re
