@@ -36,7 +36,7 @@ from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.reading import last_start
 from batchrunner.resume import survey, tidy
-from batchrunner.selecting import of_shard
+from batchrunner.selecting import check_names, of_shard
 from batchrunner.settings import OPTIONS, Settings, values
 from batchrunner.shelving import retire
 from batchrunner.source import Source
@@ -77,7 +77,7 @@ class FileJob:
         """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
         settings = self._given
         if self._rows is None and settings.input != STDIN:
-            self._check_input()
+            await asyncio.to_thread(self._check_input)
         if settings.fresh:
             await retire(self.paths, settings.durability)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
@@ -114,7 +114,7 @@ class FileJob:
     def _check_input(self) -> None:
         """Refuse what cannot be read, of a table at its first row, before anything is written."""
         if (made := made_of(self._given, self.paths)) is None:
-            check_input(self.paths.input)
+            check_input(self.paths.input, self._given.intake)
         else:
             next(made, None)
 
@@ -124,6 +124,8 @@ class FileJob:
         self._read_from(await keep_input(self._given, self._rows, self.paths))
         if self.paths.input != self._place:
             self._stack.callback(self.paths.input.unlink, missing_ok=True)
+            intake = self._given.intake
+            await asyncio.to_thread(check_names, self.paths.input, intake.max_line, intake.where)
 
     def _read_from(self, path: Path) -> None:
         self.paths = self._journal.paths = msgspec.structs.replace(self.paths, input=path)

@@ -28,8 +28,9 @@ from batchrunner.progress import PERIOD, Progress
 from batchrunner.reader import Asked, Compared, Names, Reading, read
 from batchrunner.records import read_successes
 from batchrunner.resume import Evidence, Output, survey
-from batchrunner.selecting import names_of_shard
+from batchrunner.selecting import check_names, names_of_shard
 from batchrunner.settings import Settings
+from batchrunner.source import Intake
 from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of
 from batchrunner.standing import Standing
 
@@ -115,7 +116,7 @@ def standing_of(settings: Settings, paths: Paths, look: Look | None = None) -> S
 
     `look` gets each block of the input when it is first read: the number of its first line, and the lines. It may tell their ids.
     """
-    check_input(paths.input)
+    check_input(paths.input, settings.intake)
     with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
         return survey(evidence_of(Untouched(paths, Path(folder)), settings, look), None, settings.changed == "keep")
 
@@ -177,13 +178,17 @@ def shown(
                 progress.count(block.last, now - began)
 
 
-def check_input(path: Path) -> None:
-    """Refuse what cannot be read as lines: E201, E202, E204, E206; and what is packed by its name alone, and no JSON."""
+def check_input(path: Path, intake: Intake) -> None:
+    """Refuse what cannot be read as lines: E201, E202, E204, E206; and what is packed by its name alone, and no JSON.
+
+    E002: the lines have no such field as `where` names.
+    """
     _, first = next(read_lines(path, 1 << 20), (0, b"{"))
     odd = isinstance(first, bytes) and not first.lstrip().startswith((b"{", b"["))
     if odd and path.name.lower().endswith(PACKED) and not is_packed(path):
         message = f"the input {path} is packed by its name, but it is neither gzip nor zstd, nor lines of JSON"
         raise UsageError("E204", message, f"Was it damaged on its way? Fetch it again. What it is: head -c 200 {path}")
+    check_names(path, intake.max_line, intake.where)
 
 
 def refuse_duplicates(standing: Standing, name: str) -> None:

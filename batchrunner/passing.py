@@ -53,7 +53,7 @@ class PipeJob:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
         paths = with_kept(self._settings, Paths(Path(self.name), folder / "results", folder / "errors", folder))
         place(await keep_input(self._settings, None, paths), paths.input)
-        check_input(paths.input)
+        await asyncio.to_thread(check_input, paths.input, self._settings.intake)
         self._path, self._settings = paths.input, as_lines(self._settings)
         standing = await asyncio.to_thread(survey, evidence_of(Untouched(paths, folder), self._settings))
         refuse_duplicates(standing, self.name)
@@ -104,7 +104,7 @@ class MemoryJob:
         if isinstance(self._requests, str | os.PathLike):
             refuse_own("report=FILE.html", self._settings.display.report, Paths.of(Path(self._requests)))
             if (made := made_of(self._settings)) is None:
-                check_input(Path(self._requests))
+                await asyncio.to_thread(check_input, Path(self._requests), self._settings.intake)
             else:
                 self._requests = made
         elif self._settings.rendering.prompt:

@@ -5,15 +5,18 @@ Rules:
 1. A shard is a job of its own: lines of other pieces do not count, in no way.
 2. A condition only passes over lines: they stay pending, for a run without it.
 3. A line that cannot be read fits no condition, and belongs to a piece like any other.
+4. A condition that names a field which no line has is refused. To know that takes the whole input, but only then.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import orjson
 
-from batchrunner.core.selection import Fields, belongs, condition, piece
+from batchrunner.core.selection import LINE, Fields, belongs, condition, names_of, piece
+from batchrunner.errors import UsageError, nearest
 from batchrunner.formats import identify, names
-from batchrunner.lines import Line, Oversized
+from batchrunner.lines import Line, Oversized, read_lines
 
 Numbered = tuple[int, Line]
 
@@ -43,9 +46,24 @@ def fits(raw: bytes, line: int, shard: str, text: str) -> bool:
     return any(where(of_shard([(line, raw)], shard), text))
 
 
+def check_names(path: Path, max_line: int, text: str) -> None:
+    """UsageError E002 when the condition names a field that no line of this file has. A file without such lines is passed."""
+    first: Fields = {}
+    strange = names_of(text)
+    for line, raw in read_lines(path, max_line) if strange else ():
+        fields = _fields(raw, line)
+        first, strange = first or fields, strange - fields.keys()
+        if not strange:
+            return
+    if strange and first:
+        name = min(strange)
+        meant = nearest(name, first) or f'A text stands in quotation marks: "{name}"'
+        raise UsageError("E002", f"--where: no line has a field {name!r}.", f"{meant}\nThe first line has: {', '.join(first)}")
+
+
 def _fields(raw: bytes | Oversized, line: int) -> Fields:
     try:
         fields = orjson.loads(raw) if isinstance(raw, bytes) else None
     except orjson.JSONDecodeError:
         fields = None
-    return {**fields, "line": line} if isinstance(fields, dict) else {}
+    return {**fields, LINE: line} if isinstance(fields, dict) else {}

@@ -32,6 +32,52 @@ async def test_lines_that_do_not_fit_stay_pending() -> None:
     assert (rest.summary.succeeded, rest.summary.invalid, rest.summary.pending) == (COUNT, 1, 0)
 
 
+@pytest.mark.parametrize("command", [["run"], ["run", "-o", "-"], ["check"]])
+@pytest.mark.parametrize(
+    ("condition", "hint"),
+    [
+        ("lien > 3", "Did you mean line?"),
+        ("foo", "The first line has: custom_id, method, url, body, line"),
+        ("body.model == m", 'A text stands in quotation marks: "m"'),
+    ],
+)
+def test_a_name_that_no_line_has_is_refused(
+    command: list[str], condition: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb, *more = command
+    assert main([verb, "a.jsonl", "--base-url", "simulated", "--where", condition, *more]) == 2
+    out, err = capsys.readouterr()
+    assert "no line has a field" in err
+    assert hint in err
+    assert not out
+
+
+def test_a_name_that_one_line_has_is_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("a.jsonl").open("a") as file:
+        file.write(json.dumps(chat(COUNT) | {"draft": True}) + "\n")
+    assert main(["a.jsonl", "--base-url", "simulated", "--where", "draft", "--display", "none"]) == 0
+    assert ids("a.results.jsonl") == [chat(COUNT)["custom_id"]]
+
+
+async def test_rows_that_are_kept_are_looked_at_for_names_as_well() -> None:
+    rows = [batchrunner.chat("Hi", model="x", id="x")]
+    with pytest.raises(UsageError, match="no line has a field 'lien'"):
+        await batchrunner.gather(rows, "x.jsonl", base_url="simulated", where="lien > 3")
+    with pytest.raises(UsageError, match="no line has a field 'm'"):
+        await batchrunner.gather("a.jsonl", base_url="simulated", where="body.model == m")
+
+
+async def test_without_a_line_that_can_be_read_no_name_is_strange() -> None:
+    Path("a.jsonl").write_text("nonsense\n[1, 2]\n")
+    report = await batchrunner.run("a.jsonl", base_url="simulated", where="lien > 3")
+    assert (report.succeeded, report.pending) == (0, 2)
+
+
+def test_check_says_that_no_line_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "a.jsonl", "--where", "body.modle == 'x'"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "no line fits --where"
+
+
 async def test_the_limit_counts_what_fits() -> None:
     report = await batchrunner.run("a.jsonl", base_url="simulated", where="line > 10", limit=3)
     assert report.summary.succeeded == 3

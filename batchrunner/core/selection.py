@@ -5,6 +5,7 @@ Rules:
 1. A condition is a comparison in Python's own spelling, over the fields of the line: `body.model == "x" and line > 100`. It is
    parsed, never evaluated as code: names, constants, comparisons, and, or, not; nothing can be called.
 2. A field that is not there is null, and values that cannot be compared do not fit: a condition never fails on a line.
+   But a name that no line has is a mistake (`names_of`): of `line`, or of a text without its quotation marks.
 3. A line belongs to one piece by its id alone, so that lines may be added and moved between runs.
 """
 
@@ -18,6 +19,7 @@ from zlib import crc32
 
 Fields = Mapping[str, Any]
 Read = Callable[[Fields], Any]
+LINE = "line"  # the number of a line, beside its own fields
 _WORDS = {"true": True, "false": False, "null": None}
 _COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -46,6 +48,13 @@ def condition(text: str) -> Callable[[Fields], bool] | None:
         raise ValueError(f"is no condition{equals}") from None
     read = _compiled(tree, _DEEP)
     return lambda fields: bool(read(fields))
+
+
+@lru_cache(maxsize=64)
+def names_of(text: str) -> frozenset[str]:
+    """The fields at the top of a line that a condition names; `line` itself is none."""
+    nodes = ast.walk(ast.parse(text.strip(), mode="eval")) if text.strip() else ()
+    return frozenset(node.id for node in nodes if isinstance(node, ast.Name)) - {*_WORDS, LINE}
 
 
 def _compiled(node: ast.expr, deep: int) -> Read:

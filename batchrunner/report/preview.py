@@ -74,6 +74,8 @@ class CheckReport(Struct, frozen=True, kw_only=True):
 
 def check(found: CheckReport, job: Job, width: int = WIDTH) -> str:
     """What `check` has found. Ends by saying that nothing was sent."""
+    if job.chooses and not found.requests:
+        return f"no line fits --where\nNothing was sent. exit {found.exit_code}"
     head = f"{plural(found.requests, 'request')}, {plural(found.problems, 'problem') if found.problems else 'no problems'}"
     lines = [f"{head}, {number(found.done)} done before" if found.done else head]
     lines += [line for problem in found.examples for line in _problem(problem, width)]

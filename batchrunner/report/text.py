@@ -47,6 +47,11 @@ class Job(Struct, frozen=True, kw_only=True):
     hides: bool = False  # a mask stands among them
     verb: str = ""  # of the command that has ended
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the user said which lines are meant."""
+        return any(word.startswith("--where") for word in self.options)
+
     def step(self, does: str, verb: str = "", *more: str) -> Command:
         """What to type next, and what it does."""
         fill = "put in what … stands for" if self.hides else ""
@@ -169,7 +174,7 @@ def _halted(ending: Report, job: Job) -> tuple[str, str]:
     share, goes_on = percent(snapshot.done, summary.total), "continues" if ending.results else ANEW
     if summary.stopped:
         return f"■ stopped at {share} · {visible(summary.stopped)}", goes_on
-    if snapshot.done == snapshot.resumed and any(word.startswith("--where") for word in job.options):
+    if snapshot.done == snapshot.resumed and job.chooses:
         return "■ nothing was sent: no line that is left fits --where", "with a condition that fits"
     return f"✓ {share} done, as far as was asked for", goes_on
 

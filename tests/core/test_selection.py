@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.core.selection import array_piece, belongs, condition, piece
+from batchrunner.core.selection import array_piece, belongs, condition, names_of, piece
 
 LINE = {
     "custom_id": "r-7",
@@ -50,6 +50,20 @@ def test_conditions(text: str, fits: bool) -> None:
 def test_no_condition() -> None:
     assert condition("") is None
     assert condition("  ") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", set()),
+        ("line > 3 and custom_id != null", {"custom_id"}),
+        ("body.model == m", {"body", "m"}),
+        ("not (draft or [0, body] == true)", {"draft", "body"}),
+        ("body['lien'].foo == 'bar' or None", {"body"}),
+    ],
+)
+def test_names_in_a_condition(text: str, names: set[str]) -> None:
+    assert names_of(text) == names
 
 
 @pytest.mark.parametrize(
