@@ -31,7 +31,7 @@ from batchrunner.engine import Chore, Engine, Transport
 from batchrunner.expectation import judge_of, seal
 from batchrunner.filing import FileJob
 from batchrunner.hooks import Hooks
-from batchrunner.job import Job, Reopen
+from batchrunner.job import Job
 from batchrunner.keyring import Door
 from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
@@ -42,6 +42,7 @@ from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.passing import STDOUT, PipeJob
 from batchrunner.paths import PAGE
 from batchrunner.pilot import Pilot
+from batchrunner.reopening import Reopen
 from batchrunner.reuse import reuse_of
 from batchrunner.settings import Settings
 from batchrunner.slimming import Slimmer, slimmer_of

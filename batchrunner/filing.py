@@ -27,7 +27,7 @@ from batchrunner.expectation import misfits_of
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import identify
 from batchrunner.iterables import IterableSource
-from batchrunner.job import Redact, Reopen, watched, writer
+from batchrunner.job import Redact, watched, writer
 from batchrunner.journal import Journal
 from batchrunner.kept import kept_results
 from batchrunner.lines import read_lines
@@ -35,6 +35,7 @@ from batchrunner.looking import check_input, damage, evidence_of, failures, line
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.reading import last_start
+from batchrunner.reopening import Reopen
 from batchrunner.resume import survey, tidy
 from batchrunner.selecting import check_names, of_shard
 from batchrunner.settings import OPTIONS, Settings, values

@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from batchrunner import batch, retyped, submission
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
-from batchrunner.core.wording import HOPELESS
 from batchrunner.engine import Chore
 from batchrunner.hooks import Hooks
-from batchrunner.job import Job, Reopen
+from batchrunner.job import Job
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop, tune
 from batchrunner.outbox import Deliver
+from batchrunner.reopening import Reopen, promising
 from batchrunner.report import status, text
 from batchrunner.settings import Settings, values
 from batchrunner.summary import Report
@@ -126,6 +126,6 @@ def _said(settings: Settings, origins: Mapping[str, str]) -> text.Job:
 
 async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:
     """What a batch service has answered, to be adopted by a run that sends the rest."""
-    reopen = reopen or Reopen(lambda kind: kind not in HOPELESS)
+    reopen = reopen or Reopen(promising)
     done = await submission.submit(settings, note, reopen)
     return Reopen(reopen.kinds, done, ours=True)

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import Struct
-
 from batchrunner.core.model import Request, Result
 from batchrunner.engine import Chore
 from batchrunner.foreign import WRITERS
@@ -28,21 +26,6 @@ from batchrunner.source import Source
 from batchrunner.summary import Summary
 
 Redact = Callable[[bytes], bytes]
-
-
-class Reopen(Struct, frozen=True):
-    """What a retry adds to a run: `kinds` says which failures are asked again, `done` are output files of another batch.
-
-    `ours`: that batch was this run's own, so that the lines it has answered count against the limit.
-    """
-
-    kinds: Callable[[str], bool]
-    done: Sequence[Path] = ()
-    ours: bool = False
-
-    def __call__(self, kind: str) -> bool:
-        """Whether a failure of this kind is asked again."""
-        return self.kinds(kind)
 
 
 class Job(Protocol):

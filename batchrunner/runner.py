@@ -18,21 +18,21 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from batchrunner import origins, roster
-from batchrunner.core.model import Kind, Result
-from batchrunner.core.wording import HOPELESS, failures_named
+from batchrunner.core.model import Result
 from batchrunner.engine import streamed
 from batchrunner.errors import BatchError, StopError, UsageError
 from batchrunner.export import Exported, export
 from batchrunner.filing import FileJob
 from batchrunner.foreground import present
 from batchrunner.hooking import Classify, OnEvent, Prepare, Validate, hooks_of, reading
-from batchrunner.job import Job, Reopen
+from batchrunner.job import Job
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop
 from batchrunner.options import Options
 from batchrunner.ordering import InOrder
 from batchrunner.outbox import Deliver
 from batchrunner.passing import STDOUT, MemoryJob
+from batchrunner.reopening import Reopen, named, promising
 from batchrunner.settings import Settings
 from batchrunner.source import Row
 from batchrunner.spooling import STDIN
@@ -105,8 +105,7 @@ class Runner:
         what they lack is sent. Raises BatchError like `run`; E002 for a kind that does not exist, E207 when they answer none of
         the input's requests.
         """
-        chosen = frozenset(Kind) - HOPELESS if kinds is None else failures_named(kinds)
-        reopen = Reopen(chosen.__contains__, [Path(path) for path in done])
+        reopen = Reopen(promising if kinds is None else named(kinds), [Path(path) for path in done])
         found = self._resolved(input, output)
         return await present(found.settings, reopen=reopen, hooks=self._hooks, origins=found.origins)
 

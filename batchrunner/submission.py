@@ -31,12 +31,12 @@ from batchrunner.core.wording import seconds
 from batchrunner.disk import replace
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.filing import FileJob
-from batchrunner.job import Reopen
 from batchrunner.keyring import Door, doors
 from batchrunner.meter import Meter
 from batchrunner.network import NONE, proxy_for, proxy_secrets
 from batchrunner.passing import STDOUT
 from batchrunner.paths import Paths
+from batchrunner.reopening import Reopen
 from batchrunner.secret import redactor
 from batchrunner.settings import Settings
 from batchrunner.spooling import STDIN

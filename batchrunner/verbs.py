@@ -10,7 +10,7 @@ Rules:
 
 import os
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from msgspec import Struct
 
 from batchrunner import origins, retyped
 from batchrunner.beside import early
-from batchrunner.core.wording import HOPELESS, failures_named, visible
+from batchrunner.core.wording import visible
 from batchrunner.crew import WORKER
 from batchrunner.errors import UsageError, nearest
+from batchrunner.reopening import Reopen, named, promising, whatever
 from batchrunner.report import text
 from batchrunner.settings import Settings, masked, rows_shown, schema, values
 from batchrunner.terminal import say, width
@@ -56,7 +57,7 @@ class Call(Struct, frozen=True):
 def _run(call: Call) -> int:
     if call.own.get("dry_run"):
         return _check(call)
-    return _executed(call, None)
+    return _executed(call)
 
 
 def _submit(call: Call) -> int:
@@ -64,32 +65,24 @@ def _submit(call: Call) -> int:
 
 
 def _retry(call: Call) -> int:
-    kinds = failures_named(call.own.get("kind", []))
-    if kinds and call.own.get("all"):
+    kinds, every = call.own.get("kind", []), bool(call.own.get("all"))
+    chosen = named(kinds) if kinds else whatever if every else promising
+    if kinds and every:
         raise UsageError("E003", "--all and --kind exclude each other.")
     if "fresh" in call.typed:
         raise UsageError(
             "E003", "retry keeps earlier results; --fresh drops them.", "For a new start: batchrunner run INPUT --fresh"
         )
     done = [Path(name) for flag in ("done", "errors") for name in call.own.get(flag, [])]
-    return _executed(call, _reopener(kinds, bool(call.own.get("all"))), done)
+    return _executed(call, Reopen(chosen, done))
 
 
-def _reopener(kinds: Container[str], every: bool) -> Callable[[str], bool]:
-    """Which kinds of failure to send again: those named, all, or those that can succeed."""
-    if kinds:
-        return kinds.__contains__
-    return lambda kind: every or kind not in HOPELESS
-
-
-def _executed(call: Call, kinds: Callable[[str], bool] | None, done: Sequence[Path] = ()) -> int:
+def _executed(call: Call, reopen: Reopen | None = None) -> int:
     resolved = _resolved(call)
     settings = resolved.settings
     with early(WORKER, settings.processes.workers - 1):
         from batchrunner import foreground
-        from batchrunner.job import Reopen
 
-        reopen = Reopen(kinds, done) if kinds else None
         ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
     show = settings.display
     said = ending.summary.to_json().decode() if show.json else text.final(ending, call.job(), show.quiet, width())

@@ -13,11 +13,11 @@ import batchrunner
 from batchrunner.adoption import Batch, adopt
 from batchrunner.answers import Told, read_answer
 from batchrunner.core.model import Error, Kind, Request, Result, Route
-from batchrunner.core.wording import HOPELESS
 from batchrunner.errors import UsageError
 from batchrunner.foreign import WRITERS
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
+from batchrunner.reopening import promising
 from batchrunner.source import Intake
 from batchrunner.summary import Report
 
@@ -211,7 +211,7 @@ async def test_lines_that_are_torn_or_foreign_are_left_out_and_counted() -> None
     for path in (paths.results, paths.errors):
         path.touch()
     kept: list[Result] = []
-    counts = adopt(Batch([Path("out.jsonl")], paths, Intake(), lambda kind: kind not in HOPELESS), kept.extend)
+    counts = adopt(Batch([Path("out.jsonl")], paths, Intake(), promising), kept.extend)
     assert [result.id for result in kept] == ["r-0"]
     assert (counts.answered, counts.strangers, counts.unreadable) == (1, 1, 1)
     told = "answers taken over: 1", "answers to other requests: 1", "lines without an answer: 1", "tokens in: 3", "tokens out: 2"

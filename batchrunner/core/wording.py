@@ -8,10 +8,9 @@ Rules:
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from batchrunner.core.model import Kind
-from batchrunner.errors import UsageError, nearest
 
 WORDS: Mapping[Kind, str] = {
     Kind.OK: "good",
@@ -49,17 +48,6 @@ WORDS: Mapping[Kind, str] = {
     Kind.CANCELLED: "cancelled",
 }
 """Each kind in plain words."""
-
-HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, Kind.RESPONSE_TOO_LARGE, Kind.INVALID})
-"""Kinds that the same request would meet again: `retry` leaves them unless told otherwise."""
-
-
-def failures_named(names: Iterable[str]) -> frozenset[str]:
-    """These kinds of failure, as `retry` is told them. UsageError E002: there is no such kind."""
-    kinds = frozenset(names)
-    for unknown in sorted(kinds - frozenset(Kind)):
-        raise UsageError("E002", f"{unknown!r} is not a kind of failure.", nearest(unknown, list(Kind)))
-    return kinds
 
 
 def visible(text: str) -> str:

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding
-from batchrunner.core.wording import HOPELESS, WORDS, amount, money, number, percent, plural, rate, seconds, visible
+from batchrunner.core.treatment import HOPELESS
+from batchrunner.core.wording import WORDS, amount, money, number, percent, plural, rate, seconds, visible
 from batchrunner.meter import TIMEOUTS, Snapshot
 from batchrunner.report.layout import WIDTH, Command, Fact, block, ends, fold
 from batchrunner.summary import Report, Summary
