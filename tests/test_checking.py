@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchrunner import checking, landmarks, lines, listed
-from batchrunner.checking import check, learned
+from batchrunner import checking, estimate, landmarks, lines, listed
+from batchrunner.checking import check
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.core.trail import VERSION, AttemptLine, Moment, Spend
 from batchrunner.formats import identify
@@ -79,7 +79,7 @@ def test_every_problem_with_its_lines(tmp_path: Path) -> None:
 
 
 def test_line_numbers_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "RANGES", 3)
+    monkeypatch.setattr(estimate, "RANGES", 3)
     found = checked(tmp_path, [row(n) if n % 2 else '{"x": 1}' for n in range(20)])
     assert found.examples[0].lines == "1, 3, 5, …"
     assert found.examples[0].count == 10
@@ -153,14 +153,7 @@ def test_only_what_is_to_do_is_estimated(tmp_path: Path) -> None:
     everything = checked(tmp_path, [row(n) for n in range(10)])
     assert checked(tmp_path, [row(n) for n in range(10)], limit=4).to_go == 4
     assert checked(tmp_path, [row(n) for n in range(10)], limit=5).tokens_in == everything.tokens_in // 2
-    assert everything.uncertainty == checking.GUESSED
-
-
-def test_a_ratio_needs_enough_answers() -> None:
-    assert learned([]) == (1.0, checking.GUESSED)
-    assert learned([attempt(100, 150)] * 5) == (1.0, checking.GUESSED)
-    ratio, spread = learned([attempt(100, 150)] * 10 + [attempt(100, 300)] * 10)
-    assert (ratio, spread) == (1.5, 1.0)
+    assert everything.uncertainty == estimate.GUESSED
 
 
 def test_no_key_and_no_endpoint_are_no_fault_of_the_input(tmp_path: Path) -> None:
