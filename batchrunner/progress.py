@@ -4,33 +4,27 @@ Rules:
 
 1. It draws snapshots that it is given, about four times a second; it has no task, no thread and no clock of its own.
 2. A display is never worth a run: any error in here silences it, and nothing is raised.
-3. tqdm gets every argument by name, so that no TQDM_ variable has a say.
-4. A stream that is no terminal gets key=value or JSON lines: at each tenth, two seconds apart, and every `interval` seconds.
-   Never a carriage return. A notebook gets a bar of its own kind, with the figures beside it.
-5. Text from outside is made visible, so that it cannot command the terminal.
-6. What goes before a run and takes long is one line that counts; the bar takes its place.
+3. A terminal and a notebook get a bar (`bars`), with the figures beside it. A stream that is neither gets key=value or JSON
+   lines: at each tenth, two seconds apart, and every `interval` seconds. Never a carriage return.
+4. Text from outside is made visible, so that it cannot command the terminal.
+5. What goes before a run and takes long is one line that counts; the bar takes its place.
 """
 
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
-from warnings import catch_warnings, simplefilter
+from typing import Annotated, Literal, TextIO
 
 from msgspec import Struct
 
+from batchrunner.bars import Bars
 from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
 from batchrunner.core.wording import WORDS, visible
 from batchrunner.meter import Snapshot
 from batchrunner.report import status
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 Mode = Literal["full", "plain", "notebook", "log", "none"]
 PERIOD = 0.25
@@ -113,18 +107,17 @@ class Progress:
         self._name = _shortened(visible(name))
         self._interval = interval
         self._clock = clock
-        self._bars: list[tqdm[Any]] = []
-        self._stack = ExitStack()
         self._last = -inf
         self._tenths = 0
         self.mode = self._mode()
+        self._bars = Bars(self._name, self._stream, below=self.mode == "full", notebook=self.mode == "notebook")
 
     def __repr__(self) -> str:
         return f"Progress({self._name!r}, {self.mode})"
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw the figures."""
-        self._safely(lambda: self._log(snapshot) if self.mode == "log" else self._draw(snapshot))
+        self._safely(lambda: self._drawn(snapshot))
 
     def count(self, read: int, seconds: float) -> None:
         """So many lines of the input have been read after so many seconds, before the run begins."""
@@ -144,7 +137,7 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar off the screen; what stays is the caller's to say."""
-        self._safely(self._clear)
+        self._safely(self._bars.clear)
 
     def _mode(self) -> Mode:
         if self._display.quiet:
@@ -164,45 +157,20 @@ class Progress:
             act()
         except Exception:  # noqa: BLE001 - rule 2
             self.mode = "none"
-            bars, self._bars = self._bars, []
-            for bar in bars:
-                bar.disable = True
-            with suppress(Exception):
-                self._stack.close()
+            self._bars.drop()
 
-    def _draw(self, snapshot: Snapshot) -> None:
-        if self.mode == "none":
-            return
-        if not self._bars:
-            self._begin(snapshot)
-        said = status.lines(snapshot) if self.mode == "full" else ()
-        while len(self._bars) <= len(said):  # a second endpoint brings a line of its own
-            self._bars.append(_bar(type(self._bars[0]), "", self._stream, len(self._bars), snapshot.total))
-        bar, *below = self._bars
-        bar.total, bar.n = snapshot.total, snapshot.done
-        bar.bar_format = _bar_format(snapshot, self.mode)
-        for line, words in zip(below, said, strict=False):
-            line.set_description_str(words, refresh=False)
-        for each in self._bars:
-            each.refresh()
+    def _drawn(self, snapshot: Snapshot) -> None:
+        if self.mode == "log":
+            self._log(snapshot)
+        elif self.mode != "none":
+            self._bars.draw(snapshot)
 
     def _reading(self, said: str, seconds: float) -> None:
         if self.mode == "log" and seconds >= self._last + self._interval:
             self._last = seconds
             self._write(said)
         elif self.mode not in ("log", "none"):
-            self._bars = self._bars or [_bar(_kind(self.mode), "", self._stream, 0, None)]
-            self._bars[0].set_description_str(said)
-
-    def _begin(self, snapshot: Snapshot) -> None:
-        """Put the bar on the screen, and what others log above it."""
-        with catch_warnings():  # in a notebook without widgets tqdm would complain of that
-            simplefilter("ignore")
-            from tqdm.contrib.logging import logging_redirect_tqdm
-
-        kind = _kind(self.mode)
-        self._bars = [_bar(kind, self._name, self._stream, 0, snapshot.total)]
-        self._stack.enter_context(logging_redirect_tqdm(tqdm_class=kind))
+            self._bars.announce(said)
 
     def _log(self, snapshot: Snapshot) -> None:
         """A line for each tenth, unless there has just been one, and whenever nothing was said for long."""
@@ -212,30 +180,18 @@ class Progress:
             return
         self._last, self._tenths = snapshot.seconds, tenths
         if self._display.log_format == "json":
-            self._print(status.json_line(snapshot, self._stamp()))
+            self._bars.write(status.json_line(snapshot, self._stamp()))
         else:
-            self._print(f"{self._stamp()} progress {status.key_values(snapshot)}")
+            self._bars.write(f"{self._stamp()} progress {status.key_values(snapshot)}")
 
     def _stamp(self) -> str:
         return f"{self._clock():%Y-%m-%dT%H:%M:%SZ}"
 
     def _write(self, said: str) -> None:
         if self.mode == "log" and self._display.log_format == "json":
-            self._print("\n".join(status.json_note(line, self._stamp()) for line in said.splitlines()))
+            self._bars.write("\n".join(status.json_note(line, self._stamp()) for line in said.splitlines()))
         else:
-            self._print("\n".join(visible(line) for line in said.splitlines()))
-
-    def _print(self, said: str) -> None:
-        if self._bars:
-            self._bars[0].write(said, file=self._stream)
-        else:
-            print(said, file=self._stream, flush=True)
-
-    def _clear(self) -> None:
-        bars, self._bars = self._bars, []
-        self._stack.close()
-        for bar in reversed(bars):
-            bar.close()
+            self._bars.write("\n".join(visible(line) for line in said.splitlines()))
 
 
 def in_notebook() -> bool:
@@ -243,57 +199,6 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return type(shell).__name__ == "ZMQInteractiveShell"
-
-
-def _bar_format(snapshot: Snapshot, mode: Mode) -> str:
-    """The layout for tqdm, with figures of ours in it."""
-    share = f"{100 * snapshot.done // snapshot.total}%" if snapshot.total else ""
-    said = f"{status.counted(snapshot)}  {status.pace(snapshot)}"
-    if mode == "notebook":
-        said = " · ".join([said, *(line.strip() for line in status.lines(snapshot) if line.strip())])
-    said = said.replace("{", "{{").replace("}", "}}")
-    return f"{{desc}} {share:>4} {{bar}} {said}" if share else f"{{desc}} {said}"
-
-
-def _kind(mode: Mode) -> "type[tqdm[Any]]":
-    """A tqdm without a thread that redraws slow bars, for ours are redrawn anyway, and without last words to a broken stream."""
-    from tqdm import tqdm  # 20 ms that only a display needs
-
-    plain: type[tqdm[Any]] = tqdm
-    if mode == "notebook" and find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm as plain
-    return type("Bar", (plain,), {"monitor_interval": 0, "__del__": lambda _bar: None})
-
-
-def _bar(kind: "type[tqdm[Any]]", name: str, stream: TextIO, place: int, total: int | None) -> "tqdm[Any]":
-    return kind(
-        iterable=None,
-        desc=name,
-        total=total or 0,
-        leave=False,
-        file=stream,
-        ncols=None,
-        mininterval=0,
-        maxinterval=10,
-        miniters=1,
-        ascii=None,
-        disable=False,
-        unit="",
-        unit_scale=False,
-        dynamic_ncols=True,
-        smoothing=0,
-        bar_format="{desc}",
-        initial=0,
-        position=place,
-        postfix=None,
-        unit_divisor=1000,
-        write_bytes=False,
-        lock_args=None,
-        nrows=None,
-        colour=None,
-        delay=0,
-        gui=False,
-    )
 
 
 def _shortened(name: str) -> str:
