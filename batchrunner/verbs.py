@@ -182,9 +182,10 @@ def _visited(call: Call) -> int:
     settings = call.resolved().settings
     from batchrunner import doctor
     from batchrunner.loop import run_loop
+    from batchrunner.report.visit import told
 
     reports = run_loop(doctor.examine(settings, os.environ))
-    say(msgspec.json.encode(reports).decode() if settings.display.json else doctor.told(reports, width()))
+    say(msgspec.json.encode(reports).decode() if settings.display.json else told(reports, width()))
     return max((report.exit_code for report in reports), default=0)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from batchrunner import doctor
-from batchrunner.doctor import Visit, told
 from batchrunner.origins import resolve
+from batchrunner.report.visit import Visit, told
 from tests.server import FaultServer, Peer, chat, json_reply, reply, sse
 
 MODELS = json_reply(200, {"object": "list", "data": [{"id": "m-1"}, {"id": "m-2"}]})
