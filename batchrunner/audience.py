@@ -20,6 +20,7 @@ from batchrunner.outbox import Listener
 from batchrunner.pages import Pages
 from batchrunner.progress import PERIOD, Progress
 from batchrunner.report import text
+from batchrunner.report.invocation import Invocation
 from batchrunner.settings import Settings
 from batchrunner.summary import Report
 from batchrunner.terminal import width
@@ -35,7 +36,7 @@ class Audience:
     UsageError E206 when an extra is missing, E002 when the command to be told of the end is.
     """
 
-    def __init__(self, settings: Settings, said: text.Job) -> None:
+    def __init__(self, settings: Settings, said: Invocation) -> None:
         self.progress = Progress(settings.display, settings.input)
         self.listeners: list[Listener] = [self.progress]
         self._settings = settings

@@ -26,6 +26,7 @@ from batchrunner.loop import run_loop, tune
 from batchrunner.outbox import Deliver
 from batchrunner.reopening import Reopen, promising
 from batchrunner.report import status, text
+from batchrunner.report.invocation import Invocation
 from batchrunner.settings import Settings, values
 from batchrunner.summary import Report
 
@@ -33,7 +34,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 def execute(
-    settings: Settings, *, reopen: Reopen | None = None, origins: Mapping[str, str] = {}, said: text.Job | None = None
+    settings: Settings, *, reopen: Reopen | None = None, origins: Mapping[str, str] = {}, said: Invocation | None = None
 ) -> Report:
     """Run a job to its end in the foreground. Raises BatchError; a signal is an ending with exit code 128 + its number."""
     tune()
@@ -93,7 +94,7 @@ async def present(
     deliver: Deliver | None = None,
     signals: bool = False,
     origins: Mapping[str, str] = {},
-    said: text.Job | None = None,
+    said: Invocation | None = None,
 ) -> Report:
     """Run a job and show it as `settings.display` says; with `signals` obey those of the process.
 
@@ -117,11 +118,11 @@ async def present(
         return ending
 
 
-def _said(settings: Settings, origins: Mapping[str, str]) -> text.Job:
+def _said(settings: Settings, origins: Mapping[str, str]) -> Invocation:
     """The command that does what a program does."""
     output = {"output": settings.output} if settings.output else {}
     given = output | retyped.by_hand(values(settings), origins)
-    return text.Job(input=settings.input, options=retyped.words(given), hides=retyped.hides(given))
+    return Invocation(input=settings.input, options=retyped.words(given), hides=retyped.hides(given))
 
 
 async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:

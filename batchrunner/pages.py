@@ -23,8 +23,9 @@ from batchrunner.errors import UsageError
 from batchrunner.listed import price_of
 from batchrunner.looking import paths_of
 from batchrunner.paths import Paths
-from batchrunner.report import html, text
+from batchrunner.report import html
 from batchrunner.report.course import Chapter, chapters
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.rows import Priced
 from batchrunner.report.story import Story
 from batchrunner.report.telling import Count, tell
@@ -41,7 +42,7 @@ class Pages:
     UsageError E401 where a page was asked for that cannot be written.
     """
 
-    def __init__(self, run: Run, settings: Settings, said: text.Job) -> None:
+    def __init__(self, run: Run, settings: Settings, said: Invocation) -> None:
         self._run = run
         self._said = said
         self._wanted = _fit(Path(settings.display.report)) if settings.display.report else None
@@ -112,7 +113,7 @@ def _end(session: int, moments: Sequence[Moment], summary: Summary) -> End:
     return End(session=session, at=at, wall="", stopped=summary.stopped, exit_code=summary.exit_code, summary={})
 
 
-def rebuilt(settings: Settings, standing: Report, said: text.Job) -> Path:
+def rebuilt(settings: Settings, standing: Report, said: Invocation) -> Path:
     """Make the page of a job anew from its files, and return where it is. UsageError E201, E401 when it cannot."""
     paths = paths_of(settings)
     told = chapters(reading.events(paths))
@@ -135,7 +136,7 @@ def _told(
     told: Sequence[Chapter],
     attempts: Iterable[AttemptLine],
     count: Count,
-    said: text.Job,
+    said: Invocation,
     prices: Priced,
     files: Sequence[tuple[str, str]],
 ) -> Story:

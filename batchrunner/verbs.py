@@ -25,6 +25,7 @@ from batchrunner.crew import WORKER
 from batchrunner.errors import UsageError, nearest
 from batchrunner.reopening import Reopen, named, promising, whatever
 from batchrunner.report import text
+from batchrunner.report.invocation import Invocation
 from batchrunner.settings import Settings, masked, rows_shown, schema, values
 from batchrunner.terminal import say, width
 
@@ -43,12 +44,12 @@ class Call(Struct, frozen=True):
         flags = {**self.typed, "input": self.words[0] if self.words else ""}
         return origins.resolve(flags, environ, Path(), origins.user_file(environ))
 
-    def job(self, before: Mapping[str, Any] = {}) -> text.Job:
+    def again(self, before: Mapping[str, Any] = {}) -> Invocation:
         """What the next command to type must say again: what was typed, and `before` it by an earlier run."""
         program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
         given = {**before, **self.typed}
         words, hides = retyped.words(given), retyped.hides(given)
-        return text.Job(input=self.words[0], program=program, options=words, hides=hides, verb=self.verb)
+        return Invocation(input=self.words[0], program=program, options=words, hides=hides, verb=self.verb)
 
 
 # ---- verbs ----
@@ -83,9 +84,9 @@ def _executed(call: Call, reopen: Reopen | None = None) -> int:
     with early(WORKER, settings.processes.workers - 1):
         from batchrunner import foreground
 
-        ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.job())
+        ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.again())
     show = settings.display
-    said = ending.summary.to_json().decode() if show.json else text.final(ending, call.job(), show.quiet, width())
+    said = ending.summary.to_json().decode() if show.json else text.final(ending, call.again(), show.quiet, width())
     say(said, sys.stderr if settings.output == "-" else sys.stdout)
     return ending.exit_code
 
@@ -96,7 +97,7 @@ def _check(call: Call) -> int:
     from batchrunner.report import preview
 
     found = checking.check(settings)
-    say(found.to_json().decode() if settings.display.json else preview.check(found, call.job(), width()))
+    say(found.to_json().decode() if settings.display.json else preview.check(found, call.again(), width()))
     return found.exit_code
 
 
@@ -104,8 +105,8 @@ def _status(call: Call) -> int:
     settings = _with_input(call)
     from batchrunner import batch
 
-    ending = batch.status(settings)
-    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, call.job(_before(settings)), width()))
+    ending, typed = batch.status(settings), call.again(_before(settings))
+    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, typed, width()))
     return ending.exit_code
 
 
@@ -174,7 +175,7 @@ def _diagnose(call: Call) -> int:
         hint = "Run the job first, or examine an endpoint: batchrunner diagnose --base-url URL"
         raise UsageError("E201", f"{paths.events}: no run of this job has sent a request by itself.", hint)
     findings = diagnose(moments)
-    say(msgspec.json.encode(findings).decode() if settings.display.json else text.diagnosis(findings, call.job(), width()))
+    say(msgspec.json.encode(findings).decode() if settings.display.json else text.diagnosis(findings, call.again(), width()))
     return int(any(finding.verdict == "yes" for finding in findings))
 
 
@@ -239,7 +240,7 @@ def _report(call: Call) -> int:
     from batchrunner import batch, pages
 
     ending = batch.status(settings)
-    say(str(pages.rebuilt(settings, ending, call.job(_before(settings)))))
+    say(str(pages.rebuilt(settings, ending, call.again(_before(settings)))))
     return 0
 
 

@@ -25,7 +25,7 @@ from batchrunner.loop import run_loop
 from batchrunner.meter import Snapshot
 from batchrunner.notify import notify, told
 from batchrunner.origins import ARGUMENT, resolve
-from batchrunner.report import text
+from batchrunner.report.invocation import Invocation
 from batchrunner.settings import Settings
 from batchrunner.summary import Report, summarise
 from tests.test_report_html import Tree
@@ -415,5 +415,5 @@ def test_what_the_command_is_told() -> None:
 
 
 async def test_an_audience_without_a_run_leaves_in_order(job: Path) -> None:
-    async with Audience(settings_of(job, dashboard=1), text.Job(input=str(job))) as audience:
+    async with Audience(settings_of(job, dashboard=1), Invocation(input=str(job))) as audience:
         assert audience.listeners == [audience.progress]

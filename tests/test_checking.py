@@ -17,7 +17,8 @@ from batchrunner.formats import identify
 from batchrunner.origins import resolve
 from batchrunner.paths import Paths
 from batchrunner.records import record
-from batchrunner.report import preview, text
+from batchrunner.report import preview
+from batchrunner.report.invocation import Invocation
 
 
 def row(number: int, text: str = "hello", **body: Any) -> str:
@@ -72,7 +73,7 @@ def test_every_problem_with_its_lines(tmp_path: Path) -> None:
     assert "3–5, 9" in told
     assert told["7"] == 1
     assert "10" in told
-    said = preview.check(found, text.Job(input="a.jsonl"))
+    said = preview.check(found, Invocation(input="a.jsonl"))
     assert "lines 3–5, 9" in said
     assert found.exit_code == 2
     assert "Nothing was sent. exit 2" in said
@@ -107,7 +108,7 @@ def test_what_is_answered_is_not_too_long(tmp_path: Path) -> None:
 def test_cost_is_unknown_without_a_price_and_says_how_to_give_one(tmp_path: Path) -> None:
     found = checked(tmp_path, [row(1)])
     assert (found.cost, found.cost_most, found.unpriced) == (None, None, ("m",))
-    assert "cost      unknown (no price of m: --price MODEL=IN/OUT)" in preview.check(found, text.Job(input="a"))
+    assert "cost      unknown (no price of m: --price MODEL=IN/OUT)" in preview.check(found, Invocation(input="a"))
 
 
 def test_cost_at_most_where_every_line_caps_its_answer(tmp_path: Path) -> None:
@@ -131,19 +132,19 @@ def test_the_last_run_teaches_tokens_cost_and_time(tmp_path: Path) -> None:
     assert found.tokens_out == 200 * 50
     assert found.cost == pytest.approx(10_000)
     assert (found.rate, found.seconds) == (10.0, 20.0)
-    said = preview.check(found, text.Job(input="a"))
+    said = preview.check(found, Invocation(input="a"))
     assert "as counted by the last run" in said
     assert "time      ≈ 20 s at 10.0 req/s (last run)" in said
 
 
 def test_the_users_own_numbers_tell_how_long_it_takes_at_least(tmp_path: Path) -> None:
     lines = [row(n) for n in range(61)]
-    assert "time" not in preview.check(checked(tmp_path, lines), text.Job(input="a"))
-    assert "time      at least 60 s, as --rpm" in preview.check(checked(tmp_path, lines, rpm=60), text.Job(input="a"))
+    assert "time" not in preview.check(checked(tmp_path, lines), Invocation(input="a"))
+    assert "time      at least 60 s, as --rpm" in preview.check(checked(tmp_path, lines, rpm=60), Invocation(input="a"))
     slow = checked(tmp_path, lines, tpm=100)
     assert slow.seconds_least == pytest.approx(60 * slow.tokens_in * 60 / 61 / 100, rel=0.05)
     trail(tmp_path, moment())
-    assert "(last run)" in preview.check(checked(tmp_path, lines, rpm=60_000), text.Job(input="a"))
+    assert "(last run)" in preview.check(checked(tmp_path, lines, rpm=60_000), Invocation(input="a"))
     own = [{"base_url": "http://a/v1", "rpm": 30}, {"base_url": "http://b/v1"}]
     two = resolve({"input": str(tmp_path / "a.jsonl"), "rpm": 90, "endpoint": own}, {}, tmp_path)
     assert check(two.settings, {}).seconds_least == pytest.approx(30.0)
@@ -185,10 +186,10 @@ def test_list_prices_and_contexts_where_the_package_is_installed(tmp_path: Path,
     assert found.models[0].context == 1000
     assert found.cost_least == pytest.approx(found.tokens_in * 2 / 1e6, rel=0.001)
     open_ended = checked(tmp_path, [row(1)], base_url="https://known.example/v1")
-    said = preview.check(open_ended, text.Job(input="a"))
+    said = preview.check(open_ended, Invocation(input="a"))
     assert "cost      at least $" in said
     assert "for the prompts alone" in said
-    assert "2 prompts too long for the model" in preview.check(found, text.Job(input="a"))
+    assert "2 prompts too long for the model" in preview.check(found, Invocation(input="a"))
     elsewhere = checked(tmp_path, lines, base_url="http://127.0.0.1:8000/v1")
     assert (elsewhere.cost_most, elsewhere.too_long) == (None, 0)  # a server of one's own may call its model anything
 

@@ -17,7 +17,7 @@ from batchrunner import cli, terminal, usage
 from batchrunner.core.model import Kind
 from batchrunner.errors import BatchError, FileError, StopError
 from batchrunner.meter import Snapshot
-from batchrunner.report import text
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.preview import CheckReport
 from batchrunner.settings import OPTIONS, Settings
 from batchrunner.summary import Report, summarise
@@ -41,7 +41,7 @@ class Batch(types.ModuleType):
         *,
         reopen: Callable[[str], bool] | None = None,
         origins: Mapping[str, str] = {},
-        said: text.Job | None = None,
+        said: Invocation | None = None,
     ) -> Report:
         self.settings, self.reopen = settings, reopen
         if self.error:

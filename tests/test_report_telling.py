@@ -9,13 +9,13 @@ from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Line, Moment, Spend, Start, bucket
 from batchrunner.report import html
 from batchrunner.report.course import KEPT, Chapter, chapters, folded
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.story import GROUPS, Story
 from batchrunner.report.svg import POINTS
 from batchrunner.report.telling import Count, tell
-from batchrunner.report.text import Job
 from batchrunner.summary import Summary
 
-JOB = Job(input="a.jsonl", options=("--base-url", "http://h/v1"))
+JOB = Invocation(input="a.jsonl", options=("--base-url", "http://h/v1"))
 GROUP = list(GROUPS)
 
 
@@ -368,7 +368,7 @@ def test_a_month_with_a_hundred_sessions_twenty_endpoints_and_long_names_keeps_i
         )
     ]
     slow = [attempt(float(n), id=name, endpoint=name, queue=0.1, connect=0.2, first_byte=0.3, body=1.0) for n in range(1, 99)]
-    story = tell(chapters(lines), slow, Count(summary=summary()), Job(input="a.jsonl"))
+    story = tell(chapters(lines), slow, Count(summary=summary()), Invocation(input="a.jsonl"))
     assert len(html.page(story).encode()) < 150_000
 
 

@@ -1,20 +1,18 @@
 """report.text: what a run says, and that nothing from outside can command the terminal."""
 
-import shlex
-import subprocess
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.model import Kind
-from batchrunner.core.wording import WORDS, visible
+from batchrunner.core.wording import WORDS
 from batchrunner.meter import Gauges, Snapshot
 from batchrunner.report import layout, preview, text
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.preview import CheckReport, Problem
 from batchrunner.summary import Report, summarise
 
-JOB = text.Job(input="my input.jsonl", options=("-o", "out.jsonl"))
+JOB = Invocation(input="my input.jsonl", options=("-o", "out.jsonl"))
 KINDS = {Kind.RATE_LIMITED: 3214, Kind.TIMEOUT_IDLE: 300, Kind.TIMEOUT_TOTAL: 102, Kind.TRUNCATED: 118, Kind.GATEWAY: 221}
 FULL = Snapshot(
     seconds=1078.0,
@@ -36,28 +34,6 @@ FULL = Snapshot(
 
 def ending(snapshot: Snapshot, stopped: str = "", code: int = 0, page: str = "") -> Report:
     return Report(summarise(snapshot, "jobs/my input.jsonl", stopped, code), snapshot, "out.jsonl", "out.errors.jsonl", (), page)
-
-
-# ---- commands ----
-
-
-NAMES = st.text(min_size=1).filter(lambda path: "\0" not in path)
-
-
-@given(NAMES.filter(lambda path: path == visible(path)))
-@settings(deadline=None, max_examples=100)
-def test_the_next_command_survives_a_shell(path: str) -> None:
-    job = text.Job(input=path, program=("python", "-m", "batchrunner"), options=("-o", path))
-    assert shlex.split(job.command("retry")) == ["python", "-m", "batchrunner", "retry", path, "-o", path]
-
-
-@given(st.lists(NAMES | st.sampled_from(["we\x1b[31mird", "it's\x1bb\\", "\x9b1\u202e", "\udcff\n"]), min_size=1))
-@settings(deadline=None, max_examples=20)
-def test_the_next_command_sends_a_terminal_nothing_and_a_shell_everything(names: list[str]) -> None:
-    typed = text.Job(input=names[0], program=("printf", "%s\\0"), options=tuple(names[1:])).command()
-    assert typed == visible(typed)
-    read = subprocess.run(["bash", "-c", typed], stdout=subprocess.PIPE, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
-    assert read == b"".join(name.encode(errors="surrogateescape") + b"\0" for name in names)
 
 
 # ---- the end ----
@@ -115,7 +91,7 @@ def test_the_end_of_a_run_fits_the_screen(width: int) -> None:
 
 
 def test_a_command_is_never_folded() -> None:
-    long = text.Job(input="a" * 90)
+    long = Invocation(input="a" * 90)
     lines = text.final(ending(FULL), long, width=60).splitlines()
     assert f"  next      batchrunner retry {'a' * 90}" in lines
 
@@ -161,7 +137,7 @@ def test_what_a_limit_leaves_is_not_called_stopped() -> None:
 
 
 def test_a_condition_that_fits_nothing_is_no_success() -> None:
-    job = text.Job(input="a", options=("--where", "foo"))
+    job = Invocation(input="a", options=("--where", "foo"))
     said = text.final(ending(Snapshot(total=100, succeeded=20, resumed=20)), job).splitlines()
     assert said[0] == "■ nothing was sent: no line that is left fits --where"
     assert "continues" not in said[2]
@@ -171,7 +147,7 @@ def test_a_condition_that_fits_nothing_is_no_success() -> None:
 
 def test_a_retry_in_vain_says_so() -> None:
     hopeless = ending(Snapshot(total=2, failed=2, resumed=2, failures={Kind.CONTEXT: 2}))
-    said = text.final(hopeless, text.Job(input="a", verb="retry"))
+    said = text.final(hopeless, Invocation(input="a", verb="retry"))
     assert "batchrunner retry a --all\n" in f"{said}\n"
     assert "nothing that failed can succeed as it is" in said
 
@@ -186,7 +162,7 @@ def test_what_went_to_a_pipe_is_not_said_to_be_safe() -> None:
     for failures, stopped in (({}, "SIGINT"), ({Kind.QUOTA: 20}, "")):
         snapshot = Snapshot(total=100 if stopped else 20, failed=20, failures=failures)
         report = Report(summarise(snapshot, "-", stopped, 130 if stopped else 1), snapshot, "", "")
-        said = text.final(report, text.Job(input="-", options=("-o", "-")))
+        said = text.final(report, Invocation(input="-", options=("-o", "-")))
         assert not any(word in said for word in ("nothing lost", "continues", "retry"))
         assert ("next      batchrunner - -o -" in said) == ("starts anew" in said) == bool(stopped)
 

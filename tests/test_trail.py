@@ -31,6 +31,7 @@ from batchrunner.core.trail import (
 from batchrunner.disk import Buffer, Disk
 from batchrunner.paths import Paths
 from batchrunner.report import text
+from batchrunner.report.invocation import Invocation
 from batchrunner.runner import Runner
 from batchrunner.scroll import Scroll, older
 from batchrunner.trail import RECENT, Opening, Sight, Trail, pause, thinned
@@ -388,7 +389,7 @@ async def test_a_cap_on_tokens_stops_softly(tmp_path: Path) -> None:
 
 async def test_the_end_says_why(tmp_path: Path) -> None:
     report = await Runner(base_url="http://127.0.0.1:9/v1", max_outage=0.05, max_attempts=2).run(job(tmp_path, 30))
-    said = text.final(report, text.Job(input="job.jsonl"))
+    said = text.final(report, Invocation(input="job.jsonl"))
     assert report.exit_code == 3
     assert re.search(r"cause +[0-9].*refused or unreachable", said)
     assert "→" in said
@@ -400,9 +401,9 @@ def test_no_cause_is_named_where_all_went_well() -> None:
         input="a", total=100, succeeded=100, failed=0, invalid=0, pending=0, attempts=101, retries=1
     )
     report = batchrunner.summary.Report(summary, findings=(guilty,))
-    assert "cause" not in text.final(report, text.Job(input="a"))
+    assert "cause" not in text.final(report, Invocation(input="a"))
     busy = msgspec.structs.replace(report, summary=msgspec.structs.replace(summary, attempts=140, retries=40))
-    assert "cause     said" in text.final(busy, text.Job(input="a"))
+    assert "cause     said" in text.final(busy, Invocation(input="a"))
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq")

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.core.wording import amount, money, number, plural, rate, seconds, visible
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import WIDTH, Command, Fact, block, fold, type_in
-from batchrunner.report.text import Job
 
 
 class Problem(Struct, frozen=True):
@@ -72,9 +72,9 @@ class CheckReport(Struct, frozen=True, kw_only=True):
 # ---- in words ----
 
 
-def check(found: CheckReport, job: Job, width: int = WIDTH) -> str:
+def check(found: CheckReport, typed: Invocation, width: int = WIDTH) -> str:
     """What `check` has found. Ends by saying that nothing was sent."""
-    if job.chooses and not found.requests:
+    if typed.chooses and not found.requests:
         return f"no line fits --where\nNothing was sent. exit {found.exit_code}"
     head = f"{plural(found.requests, 'request')}, {plural(found.problems, 'problem') if found.problems else 'no problems'}"
     lines = [f"{head}, {number(found.done)} done before" if found.done else head]
@@ -87,7 +87,7 @@ def check(found: CheckReport, job: Job, width: int = WIDTH) -> str:
     if found.too_long:
         long, where = plural(found.too_long, "prompt"), f"line{'s' if found.too_long > 1 else ''} {found.too_long_lines}"
         lines += fold(f"{long} too long for the model, it seems; they will fail: {where}", width)
-    step = job.step("")
+    step = typed.step("")
     lines.append(f"Nothing was sent. exit {found.exit_code}")
     return "\n".join([*lines, *([] if found.problems else type_in(Command(f"To run it: {step.typed}", step.does), width))])
 

@@ -19,8 +19,9 @@ from batchrunner.core.wording import WORDS, amount, money, number, percent, plur
 from batchrunner.report import rows
 from batchrunner.report import story as page
 from batchrunner.report.course import Chapter, course, sessions
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import Command
-from batchrunner.report.text import ANEW, Job, hopes, reopened
+from batchrunner.report.text import ANEW, hopes, reopened
 from batchrunner.summary import Summary
 
 
@@ -40,21 +41,21 @@ def tell(
     told: Sequence[Chapter],
     attempts: Iterable[AttemptLine],
     count: Count,
-    job: Job,
+    typed: Invocation,
     *,
     priced: rows.Priced = lambda spend: (spend.told, "the provider"),
     made: str = "",
     files: Sequence[tuple[str, str]] = (),
 ) -> page.Story:
     """The story of a job."""
-    step = _next(count, job)
+    step = _next(count, typed)
     lasts = [chapter.moments[-1] for chapter in told if chapter.moments]
     everything = [moment for chapter in told for moment in chapter.moments]
     evidence = Evidence(everything) if everything else None
     start = next((chapter.start for chapter in reversed(told) if chapter.start), None)
     simulated = "the answers are simulated" if start and start.simulated else ""
     return page.Story(
-        job=job.input,
+        job=typed.input,
         state=_state(count),
         verdict=_verdict(count),
         next=step.typed,
@@ -107,14 +108,14 @@ def _verdict(count: Count) -> str:
     return ", ".join([f"{number(summary.succeeded)} of {number(summary.total)} succeeded", *bad])
 
 
-def _next(count: Count, job: Job) -> Command:
+def _next(count: Count, typed: Invocation) -> Command:
     """What to type next, and what that does."""
     if count.running:
         return Command("")
     if count.summary.pending or count.summary.stopped:
-        return job.step("continues where it was" if count.kept else ANEW)
+        return typed.step("continues where it was" if count.kept else ANEW)
     hopeful, hopeless = reopened(count.failures)
-    return job.step(f"asks again {hopes(hopeful, hopeless)}", "retry") if hopeful and count.kept else Command("")
+    return typed.step(f"asks again {hopes(hopeful, hopeless)}", "retry") if hopeful and count.kept else Command("")
 
 
 # ---- figures ----

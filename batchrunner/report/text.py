@@ -12,13 +12,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct
-
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding
 from batchrunner.core.treatment import HOPELESS
 from batchrunner.core.wording import WORDS, amount, money, number, percent, plural, rate, seconds, visible
 from batchrunner.meter import TIMEOUTS, Snapshot
+from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import WIDTH, Command, Fact, block, ends, fold
 from batchrunner.summary import Report, Summary
 
@@ -37,44 +36,6 @@ _TROUBLE: Mapping[str, tuple[Kind, ...]] = {
     "server errors": (Kind.SERVER_ERROR, Kind.GATEWAY),
     "network": (Kind.CONNECT, Kind.NETWORK, Kind.STALE, Kind.LOCAL, Kind.CRASHED),
 }
-
-
-class Job(Struct, frozen=True, kw_only=True):
-    """What the user typed, as far as the text says it again."""
-
-    input: str
-    program: tuple[str, ...] = ("batchrunner",)
-    options: tuple[str, ...] = ()  # those the next command must repeat
-    hides: bool = False  # a mask stands among them
-    verb: str = ""  # of the command that has ended
-
-    @property
-    def chooses(self) -> bool:
-        """Whether the user said which lines are meant."""
-        return any(word.startswith("--where") for word in self.options)
-
-    def step(self, does: str, verb: str = "", *more: str) -> Command:
-        """What to type next, and what it does."""
-        fill = "put in what … stands for" if self.hides else ""
-        return Command(self.command(verb, *more), "; ".join(filter(None, (does, fill))))
-
-    def command(self, verb: str = "", *more: str) -> str:
-        """A whole command for a shell; without a verb the one that continues the run."""
-        return " ".join(map(_quoted, [*self.program, *([verb] if verb else []), self.input, *self.options, *more]))
-
-
-def _quoted(word: str) -> str:
-    if word == visible(word):
-        return shlex.quote(word)
-    return f"$'{''.join(map(_spelled, word))}'"
-
-
-def _spelled(each: str) -> str:
-    """One letter between `$'` and `'`."""
-    if each == visible(each):
-        return f"\\{each}" if each in "\\'" else each
-    raw = each.encode(errors="surrogateescape" if "\udc80" <= each <= "\udcff" else "surrogatepass")
-    return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 # ---- while it goes on ----
@@ -108,27 +69,27 @@ def stopping(in_flight: int, grace: float) -> str:
 # ---- the end ----
 
 
-def final(ending: Report, job: Job, quiet: bool = False, width: int = WIDTH) -> str:
+def final(ending: Report, typed: Invocation, quiet: bool = False, width: int = WIDTH) -> str:
     """The last word on a run: verdict, what it took, what failed, what to type next."""
     summary, snapshot = ending.summary, ending.snapshot
-    lines = _stopped(ending, job, width) if _is_open(summary) else _verdict(summary, snapshot, width)
-    return "\n".join(lines if quiet else [*lines, *block(_facts(ending, job), width)])
+    lines = _stopped(ending, typed, width) if _is_open(summary) else _verdict(summary, snapshot, width)
+    return "\n".join(lines if quiet else [*lines, *block(_facts(ending, typed), width)])
 
 
-def status(ending: Report, job: Job, width: int = WIDTH) -> str:
+def status(ending: Report, typed: Invocation, width: int = WIDTH) -> str:
     """How a job stands on disk."""
     summary = ending.summary
     done = summary.total - summary.pending
     share = f"{percent(done, summary.total)} · {number(done)} of {number(summary.total)} done"
     parts = ("succeeded", summary.succeeded), ("failed", summary.failed), ("invalid", summary.invalid), ("to go", summary.pending)
     counts = " · ".join(f"{number(count)} {word}" for word, count in parts if count)
-    facts = [("lines", counts), *_failure_facts(ending.snapshot), *_ways_on(ending, job), *_files(ending)]
-    return "\n".join([f"{visible(job.input)}  {share}", *block(facts, width)])
+    facts = [("lines", counts), *_failure_facts(ending.snapshot), *_ways_on(ending, typed), *_files(ending)]
+    return "\n".join([f"{visible(typed.input)}  {share}", *block(facts, width)])
 
 
-def diagnosis(findings: Sequence[Finding], job: Job, width: int = WIDTH) -> str:
+def diagnosis(findings: Sequence[Finding], typed: Invocation, width: int = WIDTH) -> str:
     """Every question with its answer."""
-    lines = [f"{visible(job.input)}  {_guilty(findings)}"]
+    lines = [f"{visible(typed.input)}  {_guilty(findings)}"]
     for finding in findings:
         lines.append(f"  {finding.verdict:<8} {finding.question}")
         lines += fold(visible(finding.said), width, 11)
@@ -157,30 +118,30 @@ def _verdict(summary: Summary, snapshot: Snapshot, width: int) -> list[str]:
     return ends(said, f"{seconds(summary.seconds)}{pace}", min(width, WIDTH))
 
 
-def _stopped(ending: Report, job: Job, width: int) -> list[str]:
+def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
     summary, snapshot = ending.summary, ending.snapshot
     done = summary.total - summary.pending
-    head, does = _halted(ending, job)
+    head, does = _halted(ending, typed)
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     counts = f"{number(done)} done, {number(summary.pending)} to go{' · nothing lost' if ending.results else ''}{dropped}"
     code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
-    more = [("", Command(shlex.join([*job.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
-    ways = block([("next", job.step(does)), *more], width)
+    more = [("", Command(shlex.join([*typed.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
+    ways = block([("next", typed.step(does)), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
 
 
-def _halted(ending: Report, job: Job) -> tuple[str, str]:
+def _halted(ending: Report, typed: Invocation) -> tuple[str, str]:
     """The verdict on a job that is open, and what the same command does."""
     summary, snapshot = ending.summary, ending.snapshot
     share, goes_on = percent(snapshot.done, summary.total), "continues" if ending.results else ANEW
     if summary.stopped:
         return f"■ stopped at {share} · {visible(summary.stopped)}", goes_on
-    if snapshot.done == snapshot.resumed and job.chooses:
+    if snapshot.done == snapshot.resumed and typed.chooses:
         return "■ nothing was sent: no line that is left fits --where", "with a condition that fits"
     return f"✓ {share} done, as far as was asked for", goes_on
 
 
-def _facts(ending: Report, job: Job) -> list[Fact]:
+def _facts(ending: Report, typed: Invocation) -> list[Fact]:
     summary, snapshot = ending.summary, ending.snapshot
     used = summary.tokens
     tokens = f"{amount(used.input)} in · {amount(used.output)} out" if used.input or used.output else ""
@@ -197,7 +158,7 @@ def _facts(ending: Report, job: Job) -> list[Fact]:
         ("trouble", _trouble(snapshot)),
         *_failure_facts(snapshot),
         *_cause_facts(ending),
-        *([] if _is_open(summary) or not ending.results else _ways_on(ending, job)),
+        *([] if _is_open(summary) or not ending.results else _ways_on(ending, typed)),
         *_files(ending),
         ("exit", str(summary.exit_code)),
     ]
@@ -227,17 +188,17 @@ def _cause_facts(ending: Report) -> list[Fact]:
     return [("" if place else "cause", line) for place, line in enumerate(line for pair in said for line in pair if line)]
 
 
-def _ways_on(ending: Report, job: Job) -> list[Fact]:
+def _ways_on(ending: Report, typed: Invocation) -> list[Fact]:
     """What to type next: continue an open job; re-open what can succeed in a finished one."""
     summary, snapshot = ending.summary, ending.snapshot
     if _is_open(summary):
-        return [("next", job.step(""))]
+        return [("next", typed.step(""))]
     hopeful, hopeless = reopened(snapshot.failures)
     if Kind.REJECTED in snapshot.failures and not (hopeful or summary.succeeded):
-        return [("next", job.step("when the settings are corrected", "retry", "--kind", "rejected"))]
-    if hopeless and not hopeful and job.verb == "retry":
-        return [("next", job.step("nothing that failed can succeed as it is; this sends all of it again", "retry", "--all"))]
-    return [("next", job.step(f"asks again {hopes(hopeful, hopeless)}", "retry"))] if hopeful else []
+        return [("next", typed.step("when the settings are corrected", "retry", "--kind", "rejected"))]
+    if hopeless and not hopeful and typed.verb == "retry":
+        return [("next", typed.step("nothing that failed can succeed as it is; this sends all of it again", "retry", "--all"))]
+    return [("next", typed.step(f"asks again {hopes(hopeful, hopeless)}", "retry"))] if hopeful else []
 
 
 def reopened(failures: Mapping[Kind, int]) -> tuple[int, int]:
