@@ -75,9 +75,10 @@ class Answered(Struct, tag=6, array_like=True, frozen=True, gc=False):
 
 
 class Pulse(Struct, tag=7, array_like=True, frozen=True, gc=False):
-    """How the worker's process has been doing of late."""
+    """How the worker's process has been doing of late, and how busy it was (`vitals.Demand`)."""
 
     us: Ourselves
+    busy: float
 
 
 ToWorker = Opening | Send | Cancel | Granted

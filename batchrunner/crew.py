@@ -14,8 +14,8 @@ Rules:
    One that falls silent is ended, for the deadlines of its attempts stand still with it.
 3. When the run dies, the workers see the end of their pair and end too.
 4. The run is one of the workers: it makes attempts itself until the first of the others is ready, and then such a share of
-   them that its process is as busy as theirs. What it makes itself costs no message. Where each of them
-   can have a core, none is on the run's.
+   them that it is as busy as they are. Who waits for a core is busy: somebody else may be on it, such as the server.
+   What the run makes itself costs no message. Where each of them can have a core, none is on the run's.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, 
 from batchrunner.core.policy import option
 from batchrunner.core.trail import Ourselves
 from batchrunner.errors import FileError
-from batchrunner.vitals import Vitals
+from batchrunner.vitals import Demand
 
 if TYPE_CHECKING:
     from batchrunner.engine import Transport
@@ -79,7 +79,7 @@ class Place:
         self.ready = False
         self.deaths = 0  # since the last answer
         self.errands: dict[int, _Errand] = {}
-        self.us = Ourselves()  # as the worker last said
+        self.us, self.busy = Ourselves(), 0.0  # as the worker last said
         self._silent = 0  # looks since then
         self._opening = opening
         self._environ = environ
@@ -158,7 +158,7 @@ class Place:
             errand.answer.set_result(message.outcome)
 
     def _pulse(self, message: Pulse) -> None:
-        self.us, self._silent = message.us, 0
+        self.us, self.busy, self._silent = message.us, message.busy, 0
 
     def _begin(self, _message: Ready) -> None:
         self.ready = True
@@ -193,7 +193,7 @@ class Crew:
         self._ours = ours
         self._own = 0  # attempts that the run has under way itself
         self._share = SHARE
-        self._vitals = Vitals(asyncio.get_running_loop().time, BALANCE_EVERY)
+        self._demand = Demand(asyncio.get_running_loop().time)
 
     async def __aenter__(self) -> Self:
         try:
@@ -240,7 +240,7 @@ class Crew:
         if len(self._places) < cores():
             for place in self._up:  # of one that has ended the number may be another's
                 place.settle()
-        ours, theirs = self._vitals.taken().cpu, [place.us.cpu for place in self._up if place.us.cpu]
+        ours, theirs = self._demand.taken(), [place.busy for place in self._up if place.busy]
         if ours and theirs:
             self._share = shared(self._share, ours, sum(theirs) / len(theirs))
 
@@ -249,7 +249,7 @@ class Crew:
 
 
 def shared(share: float, ours: float, theirs: float) -> float:
-    """How many attempts in a worker stand against one of the run's own, after these cores' worth of CPU time.
+    """How many attempts in a worker stand against one of the run's own, after a time when they were busy like this.
 
     By the root: what is known of the others may be as old as the last step.
     """

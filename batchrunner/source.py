@@ -2,7 +2,8 @@
 
 Rules:
 
-1. Files are read and parsed in a thread of the source's own, one block ahead of whoever asks. Nothing more is held.
+1. Files are read in a thread of the source's own, one block ahead of whoever asks. Nothing more is held. A block is parsed
+   where it is asked for: threads of Python only take turns, and one that waits for a core may hold the other's turn.
 2. What is done already is passed over unparsed. `limit` counts what is given out, invalid lines included.
 3. An input that shrinks or goes away while it is read ends the run (E406); it does not end the input.
 4. A cancelled wait loses no block. `close` ends the reading and gives the file back.
@@ -11,7 +12,7 @@ Rules:
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -34,6 +35,7 @@ from batchrunner.selecting import of_shard, where
 Block = list[Request | Result]
 Row = Mapping[str, object] | Request | bytes
 Read = Callable[[Line, int], Request | Result]
+Unparsed = Callable[[], Block]
 
 BLOCK_LINES = 512
 BLOCK_BYTES = 256 * 1024
@@ -132,7 +134,7 @@ class Source:
         asked = partial(_asked, Path(path), intake.max_line, to_do, begin, self._closed)
         self._blocks = _read(Path(path), intake, asked, partial(_reading, origins=tuple(origins), model=model))
         self._thread = ThreadPoolExecutor(1, "batchrunner-source")
-        self._ahead: asyncio.Future[Block | BatchError | None] | None = None
+        self._ahead: asyncio.Future[Unparsed | BatchError | None] | None = None
         weakref.finalize(self, self._closed.set)  # whoever drops us unclosed does not leave the thread reading
 
     def __aiter__(self) -> Self:
@@ -143,12 +145,12 @@ class Source:
             raise StopAsyncIteration
         ahead = self._ahead or self._next()
         await asyncio.wait([ahead])  # unlike awaiting it, this leaves the block in place when we are cancelled
-        block = ahead.result()
-        if isinstance(block, list):
+        found = ahead.result()
+        if callable(found):
             self._next()
-            return block
+            return found()
         await self.close()
-        raise block or StopAsyncIteration
+        raise found or StopAsyncIteration
 
     async def close(self) -> None:
         """Stop reading and close the file; a block that nobody took is dropped. Closing again does nothing."""
@@ -159,12 +161,12 @@ class Source:
         self._thread.shutdown(wait=False)
         await closing
 
-    def _next(self) -> "asyncio.Future[Block | BatchError | None]":
+    def _next(self) -> "asyncio.Future[Unparsed | BatchError | None]":
         self._ahead = asyncio.get_running_loop().run_in_executor(self._thread, _step, self._blocks)
         return self._ahead
 
 
-def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
+def _step(blocks: Iterator[Unparsed]) -> Unparsed | BatchError | None:
     """The next block; a fault is handed over like one, so that it makes no noise when nobody asks any more."""
     try:
         return next(blocks, None)
@@ -174,21 +176,25 @@ def _step(blocks: Iterator[Block]) -> Block | BatchError | None:
 
 def _read(
     path: Path, intake: Intake, lines: Callable[[], Iterable[tuple[int, Line]]], reading: Callable[[Dialect], Read]
-) -> Generator[Block, None, None]:
+) -> Generator[Unparsed, None, None]:
     """The blocks of a file. A block counts only when the file was seen, after it was read, to stand as at the start."""
-    start, block, size = _standing(path), [], 0
+    start, block, size = _standing(path), list[tuple[int, Line]](), 0
     read = reading(dialect_of(path, intake))
     asked = where(of_shard(lines(), intake.shard), intake.where)
     for line, raw in islice(asked, intake.limit or None):
-        block.append(read(raw, line))
+        block.append((line, raw))
         size += len(raw) if isinstance(raw, bytes) else 0
         if size >= BLOCK_BYTES or len(block) == BLOCK_LINES:
             _check(path, start)
-            yield block
+            yield partial(_parsed, read, block)
             block, size = [], 0
     _check(path, start)
     if block:
-        yield block
+        yield partial(_parsed, read, block)
+
+
+def _parsed(read: Read, lines: Sequence[tuple[int, Line]]) -> Block:
+    return [read(raw, line) for line, raw in lines]
 
 
 def _reading(dialect: Dialect, origins: tuple[str, ...], model: str) -> Read:

@@ -18,6 +18,7 @@ from batchrunner.outbox import Sink
 
 _OPEN = Path("/proc/self/fd")
 _PAGES = Path("/proc/self/statm")
+_TURNS = Path("/proc/thread-self/schedstat")  # nanoseconds this thread has run, and waited for its turn to
 
 
 class Vitals:
@@ -65,6 +66,24 @@ class Vitals:
         self._disk += seconds
 
 
+class Demand:
+    """How busy the thread that asks has been, whoever else was on its core.
+
+    `taken` is the share of the time since it was last called that the thread ran or waited to; where the system does not
+    tell of the waiting, that the process ran.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since, self._wanted = clock(), _wanted()
+
+    def taken(self) -> float:
+        """Everything since the last time, which begins anew."""
+        since, before = self._since, self._wanted
+        self._since, self._wanted = self._clock(), _wanted()
+        return (self._wanted - before) / max(self._since - since, 1e-3)
+
+
 class _Clocked:
     def __init__(self, sink: Sink, clock: Callable[[], float], waited: Callable[[float], None]) -> None:
         self._sink = sink
@@ -77,6 +96,14 @@ class _Clocked:
             await self._sink.put(results)
         finally:
             self._waited(self._clock() - began)
+
+
+def _wanted() -> float:
+    try:
+        ran, waited, _ = map(int, _TURNS.read_text().split())
+    except (OSError, ValueError):
+        return time.process_time()
+    return (ran + waited) / 1e9
 
 
 def _resident() -> int:

@@ -28,7 +28,7 @@ from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.model import Attempt, Phase
 from batchrunner.loop import run_loop, tune
 from batchrunner.transport import Transport
-from batchrunner.vitals import Vitals
+from batchrunner.vitals import Demand, Vitals
 from batchrunner.ways import Ways
 
 DEAF = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -73,11 +73,11 @@ class Worker:
             for name, transport in ways.transports(opening.urls).items():
                 self._transports[name] = await stack.enter_async_context(transport)
             self._channel.say(Ready())
-            vitals = Vitals(self._loop.time, TICK)
+            vitals, demand = Vitals(self._loop.time, TICK), Demand(self._loop.time)
             while True:
                 await asyncio.sleep(TICK)
                 vitals.tick()
-                self._channel.say(Pulse(vitals.taken()))
+                self._channel.say(Pulse(vitals.taken(), demand.taken()))
 
     def _rest(self) -> None:
         """Nothing more will come."""

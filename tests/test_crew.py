@@ -419,9 +419,9 @@ async def test_whoever_is_more_busy_gets_less_from_then_on(monkeypatch: pytest.M
     async with complete(2) as crew:
         shares = [crew._share]
         for theirs in ((0.5, 0.3), (1.0, 0.8), (0.0, 0.0)):
-            for place, cpu in zip(crew._places, theirs, strict=True):
-                place.us = Ourselves(cpu=cpu)
-            monkeypatch.setattr(crew._vitals, "taken", lambda: Ourselves(cpu=0.6))
+            for place, busy in zip(crew._places, theirs, strict=True):
+                place.busy = busy
+            monkeypatch.setattr(crew._demand, "taken", lambda: 0.6)
             await crew.balance()
             shares.append(crew._share)
     assert [round(after / before, 3) for before, after in pairwise(shares)] == [1.225, 0.816, 1.0]
@@ -462,6 +462,7 @@ async def test_the_workers_say_how_they_are(monkeypatch: pytest.MonkeyPatch) -> 
     async with complete(2) as crew:
         await come(lambda: [us.rss > 0 for us in crew.vitals()] == [True, True])
         both = crew.vitals()
+        assert all(place.busy > 0 for place in crew._places)
     run = Ourselves(lag=0.1, cpu=0.5, rss=1000, fds=5, most_fds=64, disk=0.25)
     assert together(run, []) == run
     seen = together(run, [Ourselves(lag=0.2, rss=20, fds=7), Ourselves(cpu=0.9, rss=3)])

@@ -16,10 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchrunner import source as source_room
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError, UsageError
 from batchrunner.formats import identify, parse
+from batchrunner.glance import request
 from batchrunner.iterables import IterableSource, fields_of
+from batchrunner.lines import Line
 from batchrunner.source import BLOCK_BYTES, BLOCK_LINES, Intake, Source
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -165,6 +168,20 @@ async def test_d18_an_input_that_shrinks_ends_the_run_before_a_torn_line_counts(
     with pytest.raises(FileError, match="shorter"):
         await drain(source, taken)
     assert all(isinstance(item, Request) for item in taken)
+
+
+async def test_lines_are_parsed_by_whoever_asks_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads of Python take turns: the one that reads is to have nothing to do but to read."""
+    parsing = list[threading.Thread]()
+
+    def noted(raw: Line, line: int, origins: tuple[str, ...]) -> Request | None:
+        parsing.append(threading.current_thread())
+        return request(raw, line, origins)
+
+    monkeypatch.setattr(source_room, "request", noted)
+    source = Source(kept(tmp_path, *map(row, range(3 * BLOCK_LINES))))
+    assert len(await items(source)) == len(parsing) == 3 * BLOCK_LINES
+    assert {*parsing} == {threading.current_thread()}
 
 
 async def test_an_input_may_grow_while_it_is_read(tmp_path: Path) -> None:
