@@ -26,7 +26,7 @@ _LIMIT: dict[Phase, tuple[str, Callable[[Deadlines], float]]] = {
 }
 
 
-class Response(Protocol):
+class Head(Protocol):
     """The head of a reply: aiohttp's response, or a `core.whole.Whole`."""
 
     @property
@@ -94,7 +94,7 @@ class Exchange:
         self.head = 0.0  # when the answer began
         self.gap = 0.0
         self.reused = True
-        self.response: Response | None = None
+        self.response: Head | None = None
         self.body: bytearray | None = None  # what has come of a body that did not come with its head
         self.stream: Streamed | None = None
         self.late = ""  # the clock that ran out
@@ -121,7 +121,7 @@ class Exchange:
         self._granted = 0.0
         self._advance()
 
-    def begun(self, response: Response, stream: Streamed | None = None) -> None:
+    def begun(self, response: Head, stream: Streamed | None = None) -> None:
         """The reply head has come, perhaps that of a stream; again when it turns out to be none."""
         self.response = response
         self.stream = stream

@@ -38,4 +38,3 @@ def test_where_the_system_is_silent_the_time_on_a_core_must_do(tmp_path: Path, m
     demand = Demand(clock)
     clock.now += 0.25
     assert demand.taken() == 0.5
-

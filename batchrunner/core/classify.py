@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from msgspec import structs
 
 from batchrunner.core import verdicts, waits
+from batchrunner.core.allowance import told
 from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
-from batchrunner.core.budget import told
 from batchrunner.core.complaint import Complaint, complaint
 from batchrunner.core.complete import COMPLETE, DECODERS, MISSING_FINISH, UNFINISHED, Answer, call_flags, unmarked
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route

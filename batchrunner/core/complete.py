@@ -159,7 +159,7 @@ class _Choice(Struct, gc=False):
     error: Any = None
 
 
-class Choices(Answer, gc=False):
+class _Choices(Answer, gc=False):
     """A chat or a completion."""
 
     choices: list[_Choice] | None = None
@@ -214,7 +214,7 @@ class _Incomplete(Struct, gc=False):
     reason: str | None = None
 
 
-class Response(Answer, gc=False):
+class _Response(Answer, gc=False):
     """An answer of the Responses API."""
 
     status: str | None = None
@@ -238,7 +238,7 @@ _RESPONSE_STATUS = {
 }
 
 
-class Message(Answer, gc=False):
+class _Message(Answer, gc=False):
     """An answer of Anthropic's Messages API."""
 
     content: Raw = _NOTHING
@@ -256,7 +256,7 @@ class _Vector(Struct, gc=False):
     embedding: Raw = _NOTHING
 
 
-class Embeddings(Answer, gc=False):
+class _Embeddings(Answer, gc=False):
     """Vectors, one for every input."""
 
     data: list[_Vector] | None = None
@@ -276,7 +276,7 @@ class Embeddings(Answer, gc=False):
 _EMPTY = tuple(map(Raw, (b"", b"null", b"[]", b'""')))
 
 
-class Listed(Answer, gc=False):
+class _Listed(Answer, gc=False):
     """Images, or verdicts of a moderation."""
 
     data: list[Raw] | None = None
@@ -292,13 +292,13 @@ class Listed(Answer, gc=False):
 
 
 DECODERS: Mapping[Route, Decoder[Answer]] = {
-    Route.CHAT: Decoder(Choices),
-    Route.COMPLETIONS: Decoder(Choices),
-    Route.RESPONSES: Decoder(Response),
-    Route.MESSAGES: Decoder(Message),
-    Route.EMBEDDINGS: Decoder(Embeddings),
-    Route.MODERATIONS: Decoder(Listed),
-    Route.IMAGES: Decoder(Listed),
+    Route.CHAT: Decoder(_Choices),
+    Route.COMPLETIONS: Decoder(_Choices),
+    Route.RESPONSES: Decoder(_Response),
+    Route.MESSAGES: Decoder(_Message),
+    Route.EMBEDDINGS: Decoder(_Embeddings),
+    Route.MODERATIONS: Decoder(_Listed),
+    Route.IMAGES: Decoder(_Listed),
 }
 
 

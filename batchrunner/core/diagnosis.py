@@ -44,7 +44,7 @@ _FIXED = re.compile("set by (--[a-z-]+)")
 _DOCTOR = "batchrunner diagnose --base-url URL"
 
 
-class Answer(Struct, frozen=True):
+class Assessment(Struct, frozen=True):
     """A verdict with its sentence."""
 
     verdict: str
@@ -55,7 +55,7 @@ class Answer(Struct, frozen=True):
 def diagnose(moments: Sequence[Moment]) -> list[Finding]:
     """All questions answered from the moments of one session, in order of time."""
     if not moments:
-        return [_finding(code, Answer("unknown", "nothing has been sent")) for code in QUESTIONS]
+        return [_finding(code, Assessment("unknown", "nothing has been sent")) for code in QUESTIONS]
     evidence = Evidence(moments)
     return [_finding(code, ask(evidence)) for code, ask in _ASK.items()]
 
@@ -65,21 +65,21 @@ def causes(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.verdict == "yes"]
 
 
-def _finding(code: str, answer: Answer) -> Finding:
-    return Finding(code=code, question=QUESTIONS[code], verdict=answer.verdict, said=answer.said, remedy=answer.remedy)
+def _finding(code: str, found: Assessment) -> Finding:
+    return Finding(code=code, question=QUESTIONS[code], verdict=found.verdict, said=found.said, remedy=found.remedy)
 
 
-def _no(evidence: Evidence, said: str) -> Answer:
+def _no(evidence: Evidence, said: str) -> Assessment:
     """A no, if there is enough to say so."""
     if evidence.attempts < FEW:
-        return Answer("unknown", f"only {plural(evidence.attempts, 'attempt')} so far")
-    return Answer("no", said)
+        return Assessment("unknown", f"only {plural(evidence.attempts, 'attempt')} so far")
+    return Assessment("no", said)
 
 
-def _answered(evidence: Evidence, said: str) -> Answer:
+def _answered(evidence: Evidence, said: str) -> Assessment:
     """A no that good answers bear out, if there are enough of them."""
     if evidence.attempts >= FEW > evidence.good:
-        return Answer(
+        return Assessment(
             "unknown", f"only {plural(evidence.good, 'good answer')} so far" if evidence.good else "no good answer so far"
         )
     return _no(evidence, said)
@@ -110,7 +110,7 @@ _WIRE_CAUSES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def _network(evidence: Evidence) -> Answer:
+def _network(evidence: Evidence) -> Assessment:
     told = {cause: count for cause, count in evidence.last.causes.items() if cause in _WIRE_CAUSES and cause != "timeout"}
     told["timeout"] = evidence.kinds(Kind.TIMEOUT_CONNECT)
     cut = evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
@@ -122,17 +122,17 @@ def _network(evidence: Evidence) -> Answer:
         worst = sorted(told, key=lambda cause: -told[cause])
         words = ", ".join(f"{_WIRE_CAUSES[cause][0]} {told[cause]}" for cause in worst[:3] if told[cause])
         said = f"{part(lost, evidence.attempts)} found no connection or lost it{f': {words}' if words else ''}"
-        return Answer("yes", said, _WIRE_CAUSES[worst[0]][1] if worst else _DOCTOR)
+        return Assessment("yes", said, _WIRE_CAUSES[worst[0]][1] if worst else _DOCTOR)
     if slow >= SLOW_CONNECT and made >= FEW:
-        return Answer("yes", f"connecting takes {seconds(slow)} (median of {made})", f"look at each step: {_DOCTOR}")
+        return Assessment("yes", f"connecting takes {seconds(slow)} (median of {made})", f"look at each step: {_DOCTOR}")
     spent = f"connecting takes {seconds(slow)}" if made else "no new connection"
     return _no(evidence, f"{spent}; {part(lost, evidence.attempts)} lost")
 
 
-def _request(evidence: Evidence) -> Answer:
+def _request(evidence: Evidence) -> Assessment:
     long = evidence.kinds(Kind.CONTEXT, Kind.TOO_LARGE)
     if long:
-        return Answer("yes", f"{part(long, evidence.attempts)} refused as too long for the model", "shorten these prompts")
+        return Assessment("yes", f"{part(long, evidence.attempts)} refused as too long for the model", "shorten these prompts")
     if heavy := _heaviest(evidence):
         return heavy
     sizes = [size for size in evidence.last.answers if size.good >= FEW]
@@ -143,7 +143,7 @@ def _request(evidence: Evidence) -> Answer:
     return _answered(evidence, "no request was refused for its length, and size makes no difference")
 
 
-def _heaviest(evidence: Evidence) -> Answer | None:
+def _heaviest(evidence: Evidence) -> Assessment | None:
     """Prompts of one size and more that we give up far more often than smaller ones."""
     sizes = evidence.last.prompts
     for place in range(1, len(sizes)):
@@ -152,17 +152,17 @@ def _heaviest(evidence: Evidence) -> Answer | None:
         tried, others = (sum(size.killed + size.good for size in part) for part in (large, small))
         if killed >= FEW // 4 and others >= FEW and killed / tried >= max(KILLED_SHARE, 5 * rest / others):
             said = f"of prompts of {tokens(large[0].tokens)} tokens and more {part(killed, tried)} timed out"
-            return Answer(
+            return Assessment(
                 "yes", f"{said}, of shorter ones {part(rest, others)}", "split or shorten them, or allow more: --max-timeout T"
             )
     return None
 
 
-def _service(evidence: Evidence) -> Answer:
+def _service(evidence: Evidence) -> Assessment:
     ill = evidence.kinds(Kind.SERVER_ERROR, Kind.GARBLED, Kind.PROTOCOL, Kind.GATEWAY, Kind.TRUNCATED)
     ill -= evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
     if ill >= FEW // 4 and evidence.share(ill) >= ILL_SHARE:
-        return Answer(
+        return Assessment(
             "yes",
             f"{part(ill, evidence.attempts)} answered by an error, cut short or garbled",
             "ask whoever runs it; a second --base-url takes over",
@@ -173,7 +173,7 @@ def _service(evidence: Evidence) -> Answer:
         flat = f" while connecting stayed at {seconds(bad.connect)}" if 0 < bad.connect < 2 * max(good.connect, 0.01) else ""
         slower = f"first byte after {seconds(bad.first_byte)} instead of {seconds(good.first_byte)}{flat}"
         said = f"{stretch(bad.begin, bad.end)}: {slower}"
-        return Answer(
+        return Assessment(
             "yes",
             f"{said}, with {bad.in_flight:.0f} in flight against {good.in_flight:.0f}",
             "a second --base-url takes over; or wait",
@@ -182,23 +182,23 @@ def _service(evidence: Evidence) -> Answer:
     alike = judged.right > judged.wrong and not _heaviest(evidence) and not _crowded(evidence)
     if alike and judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE:
         said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
-        return Answer("yes", said, "nothing to do: they are asked again; tell whoever runs it")
+        return Assessment("yes", said, "nothing to do: they are asked again; tell whoever runs it")
     return _answered(
         evidence, f"first byte after {seconds(quantile(evidence.first_byte, 0.5))} (median), all the time about the same"
     )
 
 
-def _server(evidence: Evidence) -> Answer:
+def _server(evidence: Evidence) -> Assessment:
     busy, refused = evidence.kinds(Kind.OVERLOADED), evidence.kinds(Kind.RATE_LIMITED)
     if busy + refused >= FEW // 2 and evidence.share(busy + refused) >= PUSHBACK_SHARE:
         flight = max(1, round(0.8 * mean([moment.in_flight for moment in evidence.moments])))
         said = f"{part(busy + refused, evidence.attempts)} turned away ({refused:,} by a rate limit, {busy:,} overloaded)"
         if evidence.by_chance >= CHANCE:
             remedy = "by chance, however little is sent: ask whoever runs it; a second --base-url takes over"
-            return Answer("yes", said, remedy)
+            return Assessment("yes", said, remedy)
         if busy + refused < FEW:
-            return Answer("yes", said, "too few to tell chance from a limit: nothing to do, they are asked again")
-        return Answer("yes", said, f"ask for less at once: --max-concurrency {flight}; or for a higher limit")
+            return Assessment("yes", said, "too few to tell chance from a limit: nothing to do, they are asked again")
+        return Assessment("yes", said, f"ask for less at once: --max-concurrency {flight}; or for a higher limit")
     worst = max(evidence.saturated, key=crowding, default=None)
     if worst:
         less, more = worst
@@ -207,17 +207,17 @@ def _server(evidence: Evidence) -> Answer:
             f" brought {more.rate:.3g} answers a second instead of {less.rate:.3g},"
             f" and the first byte after {seconds(more.first_byte)} instead of {seconds(less.first_byte)}"
         )
-        return Answer("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(less.in_flight))}")
+        return Assessment("yes", said, f"more at once brings nothing: --max-concurrency {max(1, round(less.in_flight))}")
     return _answered(evidence, f"{part(busy + refused, evidence.attempts)} turned away, and answers do not wait for one another")
 
 
-def _proxy(evidence: Evidence) -> Answer:
+def _proxy(evidence: Evidence) -> Assessment:
     spike = evidence.spike
     if spike and _is_cut(evidence):
         lost = f"{spike.count} of {spike.of} lost answers ended {seconds(spike.age)} after the start"
         said = f"{lost}; {100 * spike.slower:.2g} % of the good ones take longer"
         remedy = "answer in a stream: --stream on; or raise the proxy's limit (nginx: proxy_read_timeout)"
-        return Answer("yes", said, remedy)
+        return Assessment("yes", said, remedy)
     return _answered(evidence, "no age at which answers break off")
 
 
@@ -226,16 +226,16 @@ def _is_cut(evidence: Evidence) -> bool:
     return bool(spike and spike.count >= FEW // 4 and spike.count >= SPIKE_SHARE * spike.of and spike.slower <= SLOWER_SHARE)
 
 
-def _us(evidence: Evidence) -> Answer:
+def _us(evidence: Evidence) -> Assessment:
     us = [moment.us for moment in evidence.moments]
     late, busy = sorted(each.lag for each in us), [each for each in us if each.cpu >= BUSY]
     local, fds = evidence.kinds(Kind.LOCAL), max((each.fds / each.most_fds for each in us if each.most_fds), default=0.0)
     disk = mean([each.disk for each in us])
     if local >= RARE or fds >= 0.9:
         said = f"{plural(local, 'attempt')} found no descriptor, port or buffer here; {100 * fds:.0f} % of the descriptors in use"
-        return Answer("yes", said, "allow more: ulimit -n 65536; or ask for less: --max-concurrency N")
+        return Assessment("yes", said, "allow more: ulimit -n 65536; or ask for less: --max-concurrency N")
     if disk >= DISK_SHARE and late:
-        return Answer(
+        return Assessment(
             "yes",
             f"results waited for the disk {100 * disk:.0f} % of the time",
             "write elsewhere: -o FILE; or sync less: --sync interval",
@@ -245,8 +245,10 @@ def _us(evidence: Evidence) -> Answer:
         cpu = mean([each.cpu for each in us])
         said = f"our own loop is {seconds(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
         if cpu >= BUSY:
-            return Answer("yes", said, "one core is not enough: --workers 2, or more; or a hook computes for too long")
-        return Answer("yes", said, "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N")
+            return Assessment("yes", said, "one core is not enough: --workers 2, or more; or a hook computes for too long")
+        return Assessment(
+            "yes", said, "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N"
+        )
     worst = late[-1] if late else 0.0
     return _no(
         evidence,
@@ -254,23 +256,23 @@ def _us(evidence: Evidence) -> Answer:
     )
 
 
-def _short(evidence: Evidence) -> Answer:
+def _short(evidence: Evidence) -> Assessment:
     judged, deadline = evidence.last.judged, quantile(evidence.kills, 0.5)
     if judged.wrong >= RARE and evidence.share(judged.wrong) >= FALSE_SHARE:
         said = (
             f"{part(judged.wrong, evidence.attempts)} given up after {seconds(deadline)} would have been answered a little later"
         )
-        return Answer("yes", said, _longer(evidence))
+        return Assessment("yes", said, _longer(evidence))
     killed = sum(evidence.kills.values())
     if _crowded(evidence):
         given_up = f"{part(killed, evidence.attempts)} given up after {seconds(deadline)}"
         said = f"{given_up}, and one good answer in ten takes {seconds(quantile(evidence.total, 0.9))}"
-        return Answer("yes", said, _longer(evidence))
+        return Assessment("yes", said, _longer(evidence))
     if killed >= FEW // 4 and not evidence.good:
         if deadline < HASTY and (remedy := _learned(evidence)):
             said = f"{part(killed, evidence.attempts)} given up after {seconds(deadline)}, as was asked for, and nothing answered"
-            return Answer("yes", said, remedy)
-        return Answer(
+            return Assessment("yes", said, remedy)
+        return Assessment(
             "unknown", f"all was given up after {seconds(deadline)}, nothing answered", f"ask once, step by step: {_DOCTOR}"
         )
     return _answered(
@@ -295,7 +297,7 @@ def _learned(evidence: Evidence) -> str:
     return f"let it be learned: {' '.join(f'{flag} auto' for flag in fixed)}" if fixed else ""
 
 
-def _long(evidence: Evidence) -> Answer:
+def _long(evidence: Evidence) -> Assessment:
     judged, killed = evidence.last.judged, sum(evidence.kills.values())
     held = judged.held / (judged.held + judged.worked) if killed else 0.0
     age, p99 = quantile(evidence.kills, 0.5), quantile(evidence.total, 0.99)
@@ -303,11 +305,11 @@ def _long(evidence: Evidence) -> Answer:
     if alike and killed >= RARE and evidence.good >= FEW and held >= HELD_SHARE and age >= DEAD * p99:
         spent = f"{part(killed, evidence.attempts)} held their place for {seconds(age)}, {100 * held:.0f} % of all the time"
         said = f"{spent}, and were not answered; 99 % of the answers come within {seconds(p99)}"
-        return Answer("yes", said, _learned(evidence) or f"wait less: --timeout {max(1, round(3 * p99))}s")
+        return Assessment("yes", said, _learned(evidence) or f"wait less: --timeout {max(1, round(3 * p99))}s")
     return _answered(evidence, f"{plural(killed, 'attempt')} given up, {100 * held:.0f} % of the time held by them")
 
 
-_ASK: Mapping[str, Callable[[Evidence], Answer]] = {
+_ASK: Mapping[str, Callable[[Evidence], Assessment]] = {
     "network": _network,
     "request": _request,
     "service": _service,

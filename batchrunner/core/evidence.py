@@ -3,7 +3,7 @@
 Rules:
 
 1. Pure arithmetic on records of `core.trail`; moments may be few, joined, or of a run still under way.
-2. Two times of one endpoint are compared only between windows with enough good answers. The end is none, for its last
+2. Two times of one endpoint are compared only between periods with enough good answers. The end is none, for its last
    answers are the slow ones; nor is the start, for its first answers are the quick ones, unless what counts is throughput.
 """
 
@@ -15,8 +15,8 @@ from msgspec import Struct
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Buckets, LaneMoment, Moment, bucket, merged, middle, quantile
 
-ENOUGH = 30  # good answers of a window
-WINDOWS = 24  # at most about so many
+ENOUGH = 30  # good answers of a period
+PERIODS = 24  # at most about so many
 CROWDED = 2.0  # times as much in flight
 FEWEST = 2.0  # in flight, for there to be a queue at all
 HARDLY = 1.25  # times as many answers a second
@@ -58,7 +58,7 @@ ROUND = (
 """Seconds that people write into the settings of a proxy."""
 
 
-class Window(Struct, frozen=True):
+class Period(Struct, frozen=True):
     """A stretch of time at one endpoint. Latencies are medians of good answers, in seconds."""
 
     begin: float
@@ -70,8 +70,8 @@ class Window(Struct, frozen=True):
     rate: float  # good answers a second
 
 
-Pair = tuple[Window, Window]
-"""A good window and a worse one."""
+Pair = tuple[Period, Period]
+"""A good period and a worse one."""
 
 
 def growth(pair: Pair) -> float:
@@ -147,28 +147,28 @@ class Evidence:
         return (chance - earlier[1]) / max(1, refused - earlier[0])
 
     @cached_property
-    def windows(self) -> dict[str, list[Window]]:
+    def periods(self) -> dict[str, list[Period]]:
         """For each endpoint the stretches of time that can be compared."""
-        return {lane.name: self._windows(place) for place, lane in enumerate(self.last.lanes)}
+        return {lane.name: self._periods(place) for place, lane in enumerate(self.last.lanes)}
 
     @cached_property
     def grown(self) -> list[Pair]:
-        """Of each endpoint the quickest window, with each that was noticeably slower."""
+        """Of each endpoint the quickest period, with each that was noticeably slower."""
         pairs: list[Pair] = []
-        for windows in self.windows.values():
-            settled = [window for window in windows if window.begin >= SETTLED * window.first_byte]
-            good = min(settled, key=lambda window: window.first_byte, default=None)
+        for periods in self.periods.values():
+            settled = [period for period in periods if period.begin >= SETTLED * period.first_byte]
+            good = min(settled, key=lambda period: period.first_byte, default=None)
             pairs += [(good, bad) for bad in settled if good and bad.first_byte - good.first_byte >= NOTICEABLE]
         return pairs
 
     @cached_property
     def saturated(self) -> list[Pair]:
-        """Pairs of windows of one endpoint: in the second more was in flight, answers came later, and hardly more of them."""
+        """Pairs of periods of one endpoint: in the second more was in flight, answers came later, and hardly more of them."""
         return [
             (less, more)
-            for windows in self.windows.values()
-            for less in windows
-            for more in windows
+            for periods in self.periods.values()
+            for less in periods
+            for more in periods
             if less.begin >= less.first_byte
             and less.in_flight >= FEWEST
             and more.first_byte - less.first_byte >= NOTICEABLE
@@ -183,15 +183,15 @@ class Evidence:
     def _phase(self, name: str) -> Buckets:
         return merged(lane.phases.get(name, {}) for lane in self._lanes())
 
-    def _windows(self, place: int) -> list[Window]:
+    def _periods(self, place: int) -> list[Period]:
         steady = [(each, each.lanes[place]) for each in self.moments if place < len(each.lanes) and not _ending(each)]
-        wanted = max(ENOUGH, sum(_count(lane) for _, lane in steady) // WINDOWS)
+        wanted = max(ENOUGH, sum(_count(lane) for _, lane in steady) // PERIODS)
         groups: list[list[tuple[Moment, LaneMoment]]] = [[]]
         for pair in steady:
             groups[-1].append(pair)
             if sum(_count(lane) for _, lane in groups[-1]) >= wanted:
                 groups.append([])
-        return [_window(group) for group in groups[:-1]]
+        return [_period(group) for group in groups[:-1]]
 
 
 def _ending(moment: Moment) -> bool:
@@ -203,10 +203,10 @@ def _count(lane: LaneMoment) -> int:
     return sum(lane.phases.get("first_byte", {}).values())
 
 
-def _window(group: Sequence[tuple[Moment, LaneMoment]]) -> Window:
+def _period(group: Sequence[tuple[Moment, LaneMoment]]) -> Period:
     begin, end = group[0][0].at - group[0][0].span, group[-1][0].at
     good = sum(_count(lane) for _, lane in group)
-    return Window(
+    return Period(
         begin=begin,
         end=end,
         good=good,

@@ -1,4 +1,4 @@
-"""How fast a budget fills, found from what an endpoint says of it: what remains, and in how many seconds it will be full.
+"""How fast an allowance fills, found from what an endpoint says of it: what remains, and in how many seconds it will be full.
 
 Rules:
 
@@ -21,7 +21,7 @@ LONGEST = 150.0  # seconds in which a bucket must fill: one that takes longer is
 
 
 class Filling:
-    """One budget. `rate` units a second surely come back, of `size` that it holds; 0.0: it is not known, or is no bucket."""
+    """One allowance. `rate` units a second surely come back, of `size` that it holds; 0.0: it is not known, or is no bucket."""
 
     __slots__ = ("_agreed", "_empty", "_full", "_grain", "_last", "_off", "_tick", "error", "rate", "size", "slope")
 

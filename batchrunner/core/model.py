@@ -220,9 +220,9 @@ class Usage(Struct, frozen=True, gc=False):
 
 
 class Left(Struct, frozen=True, array_like=True, gc=False):
-    """What is left of a budget of the endpoint's, by its own headers, when the request was let in."""
+    """What is left of an allowance of the endpoint's, by its own headers, when the request was let in."""
 
-    budget: str  # "requests", "tokens" and the like
+    allowance: str  # "requests", "tokens" and the like
     remaining: float
     reset: float  # seconds until it is full again
 
@@ -244,7 +244,7 @@ class Outcome(Struct, frozen=True, array_like=True, gc=False):
     final: bool = False  # not sent again, although its kind would be: the server forbids it, or it would be waste
     partial: bytes = b""  # what came of an answer that was cut, as one JSON value: evidence, never an answer
     instead: Request | None = None  # the form in which the request is sent the next time; None: as it was
-    left: tuple[Left, ...] = ()  # of the endpoint's budgets, if a good answer says so
+    left: tuple[Left, ...] = ()  # of the endpoint's allowances, if a good answer says so
 
 
 class Again(Struct, frozen=True, gc=False):

@@ -6,7 +6,8 @@ Rules:
 2. Tokens are booked by a guess when a request goes out and settled when its answer tells: bytes / 4, corrected by what answers
    have shown, and for the answer the mean of late, at most `max_tokens`.
 3. Where there is a pace, refusals for their rate are its business and not the concurrency limit's: one rule for one signal.
-4. What the endpoint's own headers say of its budgets holds requests back as well (`core.budget`), where the user gives no number.
+4. What the endpoint's own headers say of its allowances (`core.allowance`) holds requests back as well, where the user gives no
+   number.
 5. A number of the user's that one request exceeds by itself holds all the same: it is said, once.
 6. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
 
@@ -20,8 +21,8 @@ from typing import Annotated
 
 from msgspec import Struct
 
+from batchrunner.core.allowance import Allowance
 from batchrunner.core.bucket import DAY, Bucket, Day
-from batchrunner.core.budget import Budget
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Usage
 from batchrunner.core.policy import option
 from batchrunner.core.rate import Rate
@@ -49,14 +50,14 @@ def least(pacings: Sequence[Pacing], requests: int, tokens: float) -> float:
 
 
 FIRST_ANSWER = 500.0  # tokens, until answers have told
-REQUESTS = "requests"  # the budget of them; all others are of tokens
+REQUESTS = "requests"  # the allowance of them; all others are of tokens
 LEARN = 0.05  # weight of an answer in the means
 
 
 class Pace:
     """The pace of one model at one endpoint."""
 
-    __slots__ = ("_answer", "_budgets", "_prompt", "_requests", "_said", "_tokens", "_unpaced", "day", "rate")
+    __slots__ = ("_allowances", "_answer", "_prompt", "_requests", "_said", "_tokens", "_unpaced", "day", "rate")
 
     def __init__(self, pacing: Pacing) -> None:
         self.rate = Rate(_rate(pacing.rpm))
@@ -66,7 +67,7 @@ class Pace:
         self._unpaced = not (pacing.rpm or pacing.tpm or pacing.rpd)
         self._prompt = 1.0  # tokens of a prompt, as a multiple of the guess
         self._answer = FIRST_ANSWER
-        self._budgets: dict[str, Budget] = {}  # the endpoint's own, as it tells them
+        self._allowances: dict[str, Allowance] = {}  # the endpoint's own, as it tells them
         self._said = False
 
     @property
@@ -77,7 +78,7 @@ class Pace:
     @property
     def told(self) -> float:
         """Requests a second by the endpoint's own headers, while these hold requests back; inf: they do not."""
-        return min((budget.rate for budget in self._budgets.values()), default=inf)
+        return min((allowance.rate for allowance in self._allowances.values()), default=inf)
 
     @property
     def found(self) -> float:
@@ -93,24 +94,24 @@ class Pace:
         """The user's word while the run goes on; 0: none, so that a limit is found when it refuses."""
         self.rate.fix(_rate(rpm))
         if rpm:
-            self._budgets.pop(REQUESTS, None)
+            self._allowances.pop(REQUESTS, None)
         self._follow()
 
     def wait(self, now: float) -> float:
         """Seconds until a request may go out."""
-        if self._unpaced and not self._budgets:
+        if self._unpaced and not self._allowances:
             return 0.0
         wait = max(self._requests.wait(now), self._tokens.wait(now))
-        for budget in self._budgets.values():
-            wait = max(wait, budget.wait(now))
+        for allowance in self._allowances.values():
+            wait = max(wait, allowance.wait(now))
         return max(wait, self.day.wait(now)) if self.day else wait
 
     def take(self, request: Request, now: float) -> float:
         """A request goes out. The tokens booked for it, for `settle`."""
         if self.rate.sent(now):
             self._requests.turn(now)
-        for name, budget in self._budgets.items():
-            budget.take(1.0 if name == REQUESTS else _tokens(request), request.line, now)
+        for name, allowance in self._allowances.items():
+            allowance.take(1.0 if name == REQUESTS else _tokens(request), request.line, now)
         if self._unpaced:
             return 0.0
         self._follow()
@@ -127,8 +128,8 @@ class Pace:
         """An attempt ended. True: it was refused for its rate, and that is the business of this pace."""
         if attempt.booked:
             self._settle_tokens(attempt.request, attempt.booked, outcome.usage)
-        if outcome.left or self._budgets:
-            self._settle_budgets(attempt, outcome)
+        if outcome.left or self._allowances:
+            self._settle_allowances(attempt, outcome)
         if outcome.kind is not Kind.RATE_LIMITED:
             self.rate.answered(attempt.beside)
             return False
@@ -154,21 +155,21 @@ class Pace:
             self._prompt += LEARN * (usage.input / max(1.0, request.prompt_tokens) - self._prompt)
             self._answer += LEARN * (usage.output / max(1, request.choices) - self._answer)
 
-    def _settle_budgets(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _settle_allowances(self, attempt: Attempt, outcome: Outcome) -> None:
         line = attempt.request.line
         for left in outcome.left:
-            if budget := self._budgets.get(left.budget) or self._heed(left.budget):
-                budget.hear(line, attempt.started, left)
-        if len(outcome.left) < len(self._budgets):
-            for budget in self._budgets.values():
-                budget.drop(line, refused=outcome.kind is Kind.RATE_LIMITED)
+            if allowance := self._allowances.get(left.allowance) or self._heed(left.allowance):
+                allowance.hear(line, attempt.started, left)
+        if len(outcome.left) < len(self._allowances):
+            for allowance in self._allowances.values():
+                allowance.drop(line, refused=outcome.kind is Kind.RATE_LIMITED)
 
-    def _heed(self, name: str) -> Budget | None:
-        """A budget that an answer is the first to speak of; None where the user has given a number."""
+    def _heed(self, name: str) -> Allowance | None:
+        """An allowance that an answer is the first to speak of; None where the user has given a number."""
         if (self.rate.most if name == REQUESTS else self._tokens.rate) < inf:
             return None
-        budget = self._budgets[name] = Budget(counted=name == REQUESTS)
-        return budget
+        allowance = self._allowances[name] = Allowance(counted=name == REQUESTS)
+        return allowance
 
     def _follow(self) -> None:
         self._requests.rate = self.rate.value

@@ -11,7 +11,7 @@ from collections import deque
 from math import ceil
 
 
-class Window:
+class Reservoir:
     """The last `size` values, kept twice: by age and by rank. Adding costs two binary searches and two short moves of memory."""
 
     __slots__ = ("_by_age", "_by_rank", "size")

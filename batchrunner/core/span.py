@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 
 from batchrunner.core.model import Request, Route
 from batchrunner.core.policy import Auto
-from batchrunner.core.quantile import Window
+from batchrunner.core.quantile import Reservoir
 from batchrunner.core.shape import KNOWN, Kin, Measure, Shape, Sized, alike, opening, whole
 
 WINDOW = 500  # answers that count; one window is also how long a change of weather takes to be forgotten
@@ -84,7 +84,7 @@ class Span:
         self.set_by = f"set by {flag}"
         self._rule = rule
         self._end = end
-        self._window = Window(WINDOW)
+        self._window = Reservoir(WINDOW)
         self._shape = Shape(rule.measure)
         self._times = rule.times
         self._level = 0.0

@@ -25,7 +25,7 @@ LOST_STATUS = frozenset({408, 502, 504, 524})  # what a proxy says that lost pat
 _PER_4 = 1 / log(4)
 
 
-class Purse(Struct, gc=False):
+class ModelTally(Struct, gc=False):
     """Tokens of one model at one endpoint; `told` is what the provider itself says they cost."""
 
     requests: int = 0
@@ -35,7 +35,7 @@ class Purse(Struct, gc=False):
     tellings: int = 0
 
 
-class Lane(Struct):
+class LaneTally(Struct):
     """What is counted of one endpoint."""
 
     attempts: int = 0
@@ -47,7 +47,7 @@ class Lane(Struct):
     total: Buckets = {}
     deaths: Buckets = {}
     kills: Buckets = {}
-    purses: dict[str, Purse] = {}  # by model
+    models: dict[str, ModelTally] = {}
     last: Attempt | None = None  # whose deadlines are the ones in force
 
     def taken(self) -> tuple[dict[str, Buckets], Buckets, Buckets]:
@@ -68,7 +68,7 @@ class Tally:
     """Listens to a run. `stride` successes stand behind each one that is looked at closely."""
 
     def __init__(self) -> None:
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, LaneTally] = {}
         self.causes: dict[str, int] = {}
         self.stride = 1
         self._skip = 1
@@ -85,7 +85,7 @@ class Tally:
         attempt, outcome = event.attempt, event.outcome
         if attempt is None or outcome is None:
             return
-        lane = self.lanes.get(attempt.endpoint) or self.lanes.setdefault(attempt.endpoint, Lane())
+        lane = self.lanes.get(attempt.endpoint) or self.lanes.setdefault(attempt.endpoint, LaneTally())
         lane.attempts += 1
         lane.last = attempt
         if outcome.usage is not None:
@@ -117,13 +117,13 @@ class Tally:
             Spend(
                 endpoint=name,
                 model=model,
-                requests=purse.requests,
-                input=purse.input,
-                output=purse.output,
-                told=purse.told if purse.tellings == purse.requests else None,
+                requests=spent.requests,
+                input=spent.input,
+                output=spent.output,
+                told=spent.told if spent.tellings == spent.requests else None,
             )
             for name, lane in self.lanes.items()
-            for model, purse in lane.purses.items()
+            for model, spent in lane.models.items()
         ]
 
     def prompts(self) -> list[Size]:
@@ -139,20 +139,20 @@ class Tally:
         held, worked = round(self._held, 3), round(self._worked, 3)
         return Judged(kills=self._kills, right=self._right, wrong=self._wrong, held=held, worked=worked)
 
-    def _pay(self, lane: Lane, model: str, usage: Usage) -> None:
-        purse = lane.purses.get(model) or self._purse(lane, model)
-        purse.requests += 1
-        purse.input += usage.input
-        purse.output += usage.output
+    def _pay(self, lane: LaneTally, model: str, usage: Usage) -> None:
+        spent = lane.models.get(model) or self._of_model(lane, model)
+        spent.requests += 1
+        spent.input += usage.input
+        spent.output += usage.output
         if usage.cost is not UNSET:
-            purse.told += usage.cost
-            purse.tellings += 1
+            spent.told += usage.cost
+            spent.tellings += 1
 
-    def _purse(self, lane: Lane, model: str) -> Purse:
+    def _of_model(self, lane: LaneTally, model: str) -> ModelTally:
         self._models += 1
-        return lane.purses.setdefault(model if self._models <= MODELS else "", Purse())
+        return lane.models.setdefault(model if self._models <= MODELS else "", ModelTally())
 
-    def _failed(self, lane: Lane, attempt: Attempt, outcome: Outcome) -> None:
+    def _failed(self, lane: LaneTally, attempt: Attempt, outcome: Outcome) -> None:
         kind, age = outcome.kind, outcome.timing.total
         lane.pushed_back += kind in PUSHBACK
         if not outcome.status and outcome.code:
@@ -178,7 +178,7 @@ class Tally:
             self._wrong += slow
             self._right += not slow
 
-    def _look(self, lane: Lane, attempt: Attempt, outcome: Outcome) -> None:
+    def _look(self, lane: LaneTally, attempt: Attempt, outcome: Outcome) -> None:
         timing, weight = outcome.timing, self.stride
         if not timing.reused:
             _count(lane.connect, timing.connect, weight)

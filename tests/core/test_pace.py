@@ -177,12 +177,12 @@ def test_refusals_without_one_are_the_limits() -> None:
     assert lane.limit.size < 16
 
 
-def heard(pace: Pace, budget: str = "requests", lines: int = 100) -> None:
+def heard(pace: Pace, allowance: str = "requests", lines: int = 100) -> None:
     """Answers of a bucket of 400 that fills with 400 a second; half of it is gone."""
     for line in range(lines):
         gone = 200.0 + line % 32
         pace.take(chat(line), line / 400)
-        outcome = Outcome(Kind.OK, 200, left=(Left(budget, 400.0 - gone, gone / 400.0),))
+        outcome = Outcome(Kind.OK, 200, left=(Left(allowance, 400.0 - gone, gone / 400.0),))
         assert not pace.settle(attempt(line), outcome, line / 400)
 
 
@@ -200,10 +200,10 @@ def test_what_the_headers_tell_holds_requests_back_as_soon_as_little_remains() -
     assert pace.found == 0.0, "nothing for the next run, which will be told as well"
 
 
-@pytest.mark.parametrize(("budget", "numbers"), [("requests", {"rpm": 600_000}), ("tokens", {"tpm": 600_000_000})])
-def test_a_number_of_the_users_goes_before_what_headers_tell(budget: str, numbers: dict[str, int]) -> None:
+@pytest.mark.parametrize(("allowance", "numbers"), [("requests", {"rpm": 600_000}), ("tokens", {"tpm": 600_000_000})])
+def test_a_number_of_the_users_goes_before_what_headers_tell(allowance: str, numbers: dict[str, int]) -> None:
     pace = Pace(Pacing(**numbers))
-    heard(pace, budget)
+    heard(pace, allowance)
     for line in range(1000):
         pace.take(chat(1000 + line), 0.25 + line / 1000)
     assert pace.told == inf

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.quantile import Window
+from batchrunner.core.quantile import Reservoir
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 12), st.lists(st.floats(0, 10), max_size=60), st.floats(0, 1))
 def test_a_window_equals_sorting_its_last_values(size: int, values: list[float], p: float) -> None:
-    window = Window(size)
+    window = Reservoir(size)
     for n, value in enumerate(values, 1):
         window.add(value)
         last = sorted(values[max(0, n - size) : n])
@@ -21,7 +21,7 @@ def test_a_window_equals_sorting_its_last_values(size: int, values: list[float],
 
 
 def test_p99_of_a_hundred_leaves_one_above() -> None:
-    window = Window(500)
+    window = Reservoir(500)
     for n in range(100):
         window.add(float(n))
     assert window.quantile(0.99) == 98.0
@@ -30,4 +30,4 @@ def test_p99_of_a_hundred_leaves_one_above() -> None:
 
 def test_an_empty_window_has_no_quantile() -> None:
     with pytest.raises(IndexError):
-        Window(3).quantile(0.5)
+        Reservoir(3).quantile(0.5)

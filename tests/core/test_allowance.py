@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrunner.core import budget
-from batchrunner.core.budget import Budget, told
+from batchrunner.core import allowance
+from batchrunner.core.allowance import Allowance, told
 from batchrunner.core.model import Left
 
 N, Z = "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"
@@ -52,7 +52,9 @@ def test_what_an_answer_says(headers: dict[str, str], left: tuple[Left, ...]) ->
     assert told(headers) == left
 
 
-@given(st.dictionaries(st.sampled_from([*budget._FIRST, *(each[2] for each in budget._HEADERS), "date"]), st.text(max_size=30)))
+@given(
+    st.dictionaries(st.sampled_from([*allowance._FIRST, *(each[2] for each in allowance._HEADERS), "date"]), st.text(max_size=30))
+)
 def test_whatever_it_says_is_a_number_or_nothing(headers: dict[str, str]) -> None:
     for left in told(headers):
         assert 0.0 <= left.remaining < inf
@@ -60,7 +62,7 @@ def test_whatever_it_says_is_a_number_or_nothing(headers: dict[str, str]) -> Non
 
 
 class Served:
-    """A bucket, and what is left of its budget as one client sees it. An answer comes `latency` after its request.
+    """A bucket, and what is left of its allowance as one client sees it. An answer comes `latency` after its request.
 
     Every other request is on its `way` to it for so long.
     """
@@ -75,7 +77,7 @@ class Served:
         self.refused = self.sent = 0
         self.going: list[tuple[float, int, float]] = []
         self.coming: list[tuple[float, int, float, Left]] = []
-        self.budget = Budget(counted)
+        self.allowance = Allowance(counted)
 
     def run(self, seconds: float, most: int = 256) -> float:
         """Send whatever may go out, each hundredth of a second. The rate that was let in."""
@@ -85,10 +87,10 @@ class Served:
             self.level = min(self.size, self.level + 0.01 * (self.rate - self.others))
             while self.coming and self.coming[0][0] <= self.now:
                 _, line, started, left = self.coming.pop(0)
-                self.budget.hear(line, started, left)
-            while len(self.coming) + len(self.going) < most and self.budget.wait(self.now) == 0.0:
+                self.allowance.hear(line, started, left)
+            while len(self.coming) + len(self.going) < most and self.allowance.wait(self.now) == 0.0:
                 self.line += 1
-                self.budget.take(1.0, self.line, self.now)
+                self.allowance.take(1.0, self.line, self.now)
                 self.going.append((self.now + self.way * (self.line % 2), self.line, self.now))
                 self._let_in()
             self._let_in()
@@ -100,7 +102,7 @@ class Served:
             _, line, started = here
             if self.level < self.each:
                 self.refused += 1
-                self.budget.drop(line, refused=True)
+                self.allowance.drop(line, refused=True)
                 continue
             self.level -= self.each
             self.sent += 1
@@ -119,7 +121,7 @@ def test_a_limit_that_is_told_is_used_up_and_never_met(rate: float, seconds: flo
     served.run(60.0 + seconds)
     assert served.refused == 0
     assert served.run(10.0) == pytest.approx(rate, rel=0.03)
-    assert served.budget.rate == pytest.approx(rate, rel=0.05)
+    assert served.allowance.rate == pytest.approx(rate, rel=0.05)
 
 
 @pytest.mark.parametrize("way", [0.03, 0.1, 0.2])
@@ -158,7 +160,7 @@ def test_what_others_use_is_left_to_them() -> None:
 
 @pytest.mark.parametrize("each", [0.05, 30.0])
 def test_the_endpoint_may_count_otherwise_than_we_do(each: float) -> None:
-    """Units that are not those of the header: what a token budget takes for a request is not known before."""
+    """Units that are not those of the header: what a token allowance takes for a request is not known before."""
     served = Served(100.0 * each, 2000.0 * each, counted=False, each=each)
     served.run(3.0, most=16)
     served.run(60.0)
@@ -168,20 +170,20 @@ def test_the_endpoint_may_count_otherwise_than_we_do(each: float) -> None:
 
 
 def test_answers_that_say_nothing_leave_everything_as_it_is() -> None:
-    budget = Budget()
+    allowance = Allowance()
     for line in range(1000):
-        assert budget.wait(float(line)) == 0.0
-        budget.take(1.0, line, float(line))
-        budget.drop(line)
-    assert budget.rate == inf
-    assert not budget._sent
+        assert allowance.wait(float(line)) == 0.0
+        allowance.take(1.0, line, float(line))
+        allowance.drop(line)
+    assert allowance.rate == inf
+    assert not allowance._sent
 
 
 @pytest.mark.parametrize("left", [(0.0, 1.0), (0.0, 86400.0), (99_999_999.0, 0.001)])
 def test_the_same_of_every_answer_holds_nothing_back(left: tuple[float, float]) -> None:
-    budget = Budget()
+    allowance = Allowance()
     for line in range(1000):
-        assert budget.wait(line / 100) == 0.0
-        budget.take(1.0, line, line / 100)
-        budget.hear(line, line / 100, Left("requests", *left))
-    assert budget.rate == inf
+        assert allowance.wait(line / 100) == 0.0
+        allowance.take(1.0, line, line / 100)
+        allowance.hear(line, line / 100, Left("requests", *left))
+    assert allowance.rate == inf

@@ -1,4 +1,4 @@
-"""What is left of an endpoint's own budgets of requests and tokens, as the headers of its answers tell it.
+"""What is left of an endpoint's own allowances of requests and tokens, as the headers of its answers tell it.
 
 Rules:
 
@@ -6,8 +6,8 @@ Rules:
    was sent since is gone. Each answer to a later request corrects it: downwards at once, upwards when others agree. For requests
    overtake one another on their way, and the first that is let in tells of what is not yet gone for those that were sent before.
 2. As long as enough remains nothing waits; then requests go out as fast as it fills. Thus a limit that is told is kept without a
-   single refusal, and a budget that is full is used up first.
-3. Others may use the same budget, and the endpoint may count otherwise than we do: how much is gone for each unit of ours is
+   single refusal, and an allowance that is full is used up first.
+3. Others may use the same allowance, and the endpoint may count otherwise than we do: how much is gone for each unit of ours is
    learned.
 4. Only what fills like a bucket within minutes is heeded. Of a window that opens anew, of a day, of nonsense we know too little.
 5. A hint only ever holds back. What refusals teach (`core.rate`) holds beside it, and a number of the user's replaces it.
@@ -41,23 +41,23 @@ REGARD = 1.0  # seconds between two looks at that
 
 
 def told(headers: Mapping[str, str]) -> tuple[Left, ...]:
-    """What an answer says of its endpoint's budgets; most answers say nothing."""
+    """What an answer says of its endpoint's allowances; most answers say nothing."""
     for header in _FIRST:
         if header in headers:
             return tuple(left for names in _HEADERS if names[1] in headers and (left := _left(headers, *names)))
     return ()
 
 
-def _left(headers: Mapping[str, str], budget: str, remaining: str, reset: str) -> Left | None:
+def _left(headers: Mapping[str, str], allowance: str, remaining: str, reset: str) -> Left | None:
     seconds = moment(headers.get(reset, ""), headers.get("date", ""))
     try:
         left = float(headers[remaining])
     except ValueError:
         return None
-    return Left(budget, left, seconds) if seconds is not None and 0.0 <= left < inf else None
+    return Left(allowance, left, seconds) if seconds is not None and 0.0 <= left < inf else None
 
 
-class Budget:
+class Allowance:
     """One of them: of requests, which are `counted`, or of tokens. A request that goes out is known by its line."""
 
     __slots__ = (
