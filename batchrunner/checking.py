@@ -28,7 +28,7 @@ from batchrunner.lines import Line, blank, open_blocks, read_blocks
 from batchrunner.listed import price_of
 from batchrunner.looking import Look, at_hand, begun, standing_of
 from batchrunner.paths import Paths
-from batchrunner.reading import attempts, last_moments
+from batchrunner.replay import attempts, last_moments
 from batchrunner.report.preview import CheckReport
 from batchrunner.selecting import of_shard, where
 from batchrunner.settings import Settings

@@ -50,25 +50,25 @@ class Mail:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[Line, bytes]] = []
+        self._waiting: list[tuple[Link, bytes]] = []
 
-    def put(self, line: "Line", message: bytes) -> None:
+    def put(self, link: "Link", message: bytes) -> None:
         """Send a message with the next few of this turn."""
         if not self._waiting:
             self._loop.call_soon(self._send)
-        self._waiting.append((line, message))
+        self._waiting.append((link, message))
         if len(self._waiting) >= HANDFUL:
             self._send()
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for line, message in waiting:
-            if line.transport is not None:  # it may have been dropped meanwhile
-                line.sent = True
-                line.transport.write(message)
+        for link, message in waiting:
+            if link.transport is not None:  # it may have been dropped meanwhile
+                link.sent = True
+                link.transport.write(message)
 
 
-class Line(ResponseHandler):
+class Link(ResponseHandler):
     """aiohttp's side of a connection, with its blind spots removed and a short way through it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, mail: Mail) -> None:
@@ -209,9 +209,9 @@ async def pour(response: aiohttp.ClientResponse, take: Take) -> None:
     word.
     """
     lease, body = response.connection, response.content
-    line = lease and lease.protocol
-    if isinstance(line, Line):
-        await line.pour(body, take)
+    link = lease and lease.protocol
+    if isinstance(link, Link):
+        await link.pour(body, take)
         return
     while piece := await body.readany():
         if take(piece):

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from batchrunner.shapes import shape, word
+from batchrunner.malformed import shape, word
 
 Format = Literal["auto", "openai", "azure", "vllm", "http", "anthropic", "mistral", "cookbook"]
 CHAT = "/v1/chat/completions"

@@ -34,8 +34,8 @@ from batchrunner.lines import read_lines
 from batchrunner.looking import check_input, damage, evidence_of, failures, lines_have, paths_of, refuse_duplicates
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
-from batchrunner.reading import last_start
 from batchrunner.reopening import Reopen
+from batchrunner.replay import last_start
 from batchrunner.resume import survey, tidy
 from batchrunner.selecting import check_names, of_shard
 from batchrunner.settings import OPTIONS, Settings, values

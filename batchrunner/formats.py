@@ -27,8 +27,8 @@ from batchrunner.core.asking import remodelled
 from batchrunner.core.model import Error, Kind, Request, Result, Route
 from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened
 from batchrunner.lines import Line, Oversized, blank
-from batchrunner.rows import WIDTH, number_of
-from batchrunner.shapes import explained, word
+from batchrunner.malformed import explained, word
+from batchrunner.numbers import WIDTH, number_of
 
 
 class _Named(Struct, gc=False):
@@ -85,7 +85,7 @@ def _name_of(raw: Line, line: int) -> str:
 
 
 def digests(lines: Sequence[Line]) -> "array[int]":
-    """The digests of a block of lines, as `identify` gives them, each as the 64-bit number that `rows.number_of` makes of it."""
+    """The digests of a block of lines, as `identify` gives them, each as `numbers.number_of` makes a number of it."""
     try:
         whole = [digest.digest() for digest in map(sha256, lines)]  # type: ignore[arg-type]
     except TypeError:
@@ -105,7 +105,7 @@ def _made(line: int, digest: str) -> str:
 
 
 def is_made(name: str, digest: int) -> bool:
-    """Whether an id was made for some line with this digest, which is given as `rows.number_of` makes it."""
+    """Whether an id was made for some line with this digest, which is given as `numbers.number_of` makes it."""
     return name.startswith("line-") and name.endswith(f"-{digest.to_bytes(WIDTH, sys.byteorder, signed=True)[:4].hex()}")
 
 

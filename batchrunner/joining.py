@@ -21,7 +21,7 @@ from typing import Self
 
 from msgspec import Struct
 
-from batchrunner.rows import Column, Piles, number_of
+from batchrunner.numbers import Column, Piles, number_of
 from batchrunner.standing import BIT, Standing
 
 FEW = 10  # how many examples are kept, and how many damaged lines are forgiven

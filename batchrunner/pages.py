@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from batchrunner import reading
+from batchrunner import replay
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.diagnosis import diagnose
 from batchrunner.core.trail import AttemptLine, End, Moment
@@ -82,9 +82,9 @@ class Pages:
     def _told(self, chapter: Chapter, count: Count) -> Story:
         paths, run = self._paths, self._run
         if self._earlier is None:
-            found = chapters(reading.events(paths)) if paths and chapter.session > 1 else []
+            found = chapters(replay.events(paths)) if paths and chapter.session > 1 else []
             self._earlier = [each for each in found if each.session < chapter.session]
-        attempts = reading.attempts(paths, TAIL) if paths else ()
+        attempts = replay.attempts(paths, TAIL) if paths else ()
         files = _files(paths, run.job.results, run.job.errors)
         return _told([*self._earlier, chapter], attempts, count, self._said, self._priced, files)
 
@@ -116,14 +116,14 @@ def _end(session: int, moments: Sequence[Moment], summary: Summary) -> End:
 def rebuilt(settings: Settings, standing: Report, said: Invocation) -> Path:
     """Make the page of a job anew from its files, and return where it is. UsageError E201, E401 when it cannot."""
     paths = paths_of(settings)
-    told = chapters(reading.events(paths))
+    told = chapters(replay.events(paths))
     if not told:
         raise UsageError("E201", f"{paths.events}: no run of this job has left a trail.", "Run the job first.")
     moments = next((chapter.moments for chapter in reversed(told) if chapter.moments), ())
     count = Count(summary=standing.summary, failures=standing.snapshot.failures, findings=diagnose(moments) if moments else ())
     prices = Prices(price_table(settings.spending.price), lambda endpoint, model: price_of(f"https://{endpoint}/", model))
     files = _files(paths, standing.results, standing.errors)
-    story = _told(told, reading.attempts(paths), count, said, prices.priced, files)
+    story = _told(told, replay.attempts(paths), count, said, prices.priced, files)
     place = Path(settings.display.report) if settings.display.report else paths.report
     try:
         _write(html.page(story), [place])

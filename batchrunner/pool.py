@@ -19,7 +19,7 @@ from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 from aiohttp.connector import Connection as Lease
 from aiohttp.tracing import Trace
 
-from batchrunner.connections import SIZES, Line, Mail
+from batchrunner.connections import SIZES, Link, Mail
 from batchrunner.network import Names
 from batchrunner.wire import EXCHANGE
 
@@ -37,38 +37,38 @@ class Pool(aiohttp.TCPConnector):
         super().__init__(
             limit=0, keepalive_timeout=keepalive, ttl_dns_cache=120, resolver=Names(), ssl=trust, socket_factory=_socket
         )
-        line: Callable[..., ResponseHandler] = Line
-        self._factory = partial(line, self._loop, Mail(self._loop))
+        link: Callable[..., ResponseHandler] = Link
+        self._factory = partial(link, self._loop, Mail(self._loop))
         self._keepalive = keepalive
 
-    def take(self, key: ConnectionKey) -> Line | None:
+    def take(self, key: ConnectionKey) -> Link | None:
         """A connection that is open and has not been idle for too long; None when a new one has to be made."""
-        lines, now = self._conns.get(key), monotonic()
-        while lines:
-            line, since = lines.popleft()
-            if line.is_connected() and now - since <= self._keepalive:
-                self._acquired.add(line)
-                return line  # type: ignore[return-value]  # this pool makes no others
-            line.close()
+        links, now = self._conns.get(key), monotonic()
+        while links:
+            link, since = links.popleft()
+            if link.is_connected() and now - since <= self._keepalive:
+                self._acquired.add(link)
+                return link  # type: ignore[return-value]  # this pool makes no others
+            link.close()
         return None
 
-    def give(self, key: ConnectionKey, line: Line) -> None:
+    def give(self, key: ConnectionKey, link: Link) -> None:
         """Take a connection back whose reply has come to its end."""
-        self._release(key, line)
+        self._release(key, link)
 
-    def drop(self, key: ConnectionKey, line: Line) -> None:
+    def drop(self, key: ConnectionKey, link: Link) -> None:
         """Close a connection in the middle of a request."""
-        self._release(key, line, should_close=True)
+        self._release(key, link, should_close=True)
 
-    def lease(self, key: ConnectionKey, line: Line) -> Lease:
+    def lease(self, key: ConnectionKey, link: Link) -> Lease:
         """The connection as a response of aiohttp holds it; it comes back with the end of the response."""
-        return Lease(self, key, line, self._loop)
+        return Lease(self, key, link, self._loop)
 
-    async def make(self, request: ClientRequest) -> Line:
+    async def make(self, request: ClientRequest) -> Link:
         """A new connection, whose end is up to the caller: `give`, `drop` or `lease`."""
         lease = await self.connect(request, [], NEVER)
-        line, lease._protocol = lease._protocol, None
-        return line  # type: ignore[return-value]  # this pool makes no others
+        link, lease._protocol = lease._protocol, None
+        return link  # type: ignore[return-value]  # this pool makes no others
 
     def _get(self, key: ConnectionKey, traces: list[Trace]) -> Coroutine[Any, Any, Lease | None]:
         return _nothing() if EXCHANGE.get().attempt.fresh else super()._get(key, traces)
@@ -81,9 +81,9 @@ class Pool(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         exchange = EXCHANGE.get()
         exchange.connecting()
-        line = await super()._create_connection(req, traces, timeout)
+        link = await super()._create_connection(req, traces, timeout)
         exchange.made()
-        return line
+        return link
 
 
 _SILENCE, _PROBE, _PROBES = 60, 30, 5  # a silent peer is asked after 60 s, and given up 150 s later

@@ -19,7 +19,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 from yarl import URL
 
-from batchrunner.connections import NO_TIMER, Line
+from batchrunner.connections import NO_TIMER, Link
 from batchrunner.core.whole import Whole
 from batchrunner.pool import Pool
 from batchrunner.wire import EXCHANGE, Exchange
@@ -82,38 +82,38 @@ class Post:
         `silent`: the reply has no body, whatever its head says.
         """
         pool, key = self._pool, self._key
-        line = None if exchange.attempt.fresh else pool.take(key)
+        link = None if exchange.attempt.fresh else pool.take(key)
         try:
-            if line is None:
-                line = await self._connect(exchange)
-            reply = await self._ask(line, message, silent)
+            if link is None:
+                link = await self._connect(exchange)
+            reply = await self._ask(link, message, silent)
             if reply is None:
-                return await self._respond(line)
+                return await self._respond(link)
         except OSError as error:
             if isinstance(error, ClientOSError | TimeoutError):
                 raise
             raise ClientOSError(*error.args) from error
-        pool.give(key, line)
+        pool.give(key, link)
         return reply
 
-    async def _ask(self, line: Line, message: bytes, silent: bool) -> Whole | None:
+    async def _ask(self, link: Link, message: bytes, silent: bool) -> Whole | None:
         try:
-            return await line.ask(message, silent)
+            return await link.ask(message, silent)
         except BaseException:
-            self._pool.drop(self._key, line)
+            self._pool.drop(self._key, link)
             raise
 
-    async def _connect(self, exchange: Exchange) -> Line:
+    async def _connect(self, exchange: Exchange) -> Link:
         token = EXCHANGE.set(exchange)
         try:
             return await self._pool.make(self._posting)
         finally:
             EXCHANGE.reset(token)
 
-    async def _respond(self, line: Line) -> ClientResponse:
+    async def _respond(self, link: Link) -> ClientResponse:
         response = self._posting.written(self._loop)
         try:
-            return await response.start(self._pool.lease(self._key, line))
+            return await response.start(self._pool.lease(self._key, link))
         except BaseException:
             response.close()
             raise

@@ -27,7 +27,7 @@ from batchrunner.errors import BatchError
 from batchrunner.formats import digests
 from batchrunner.landmarks import Landmark, note
 from batchrunner.lines import Line, read_blocks
-from batchrunner.rows import WIDTH
+from batchrunner.numbers import WIDTH
 from batchrunner.selecting import names_of_shard
 
 FRAME = 4  # bytes of the length before each message
@@ -55,7 +55,7 @@ class Reading(Struct, frozen=True):
 
 
 class Asked(Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """A block of lines from number `first` on: ids, "" for a line that is none of the job's, and digests (`rows`), or none."""
+    """A block of lines from number `first` on: ids, "" for a line that is none of the job's, and digests (`numbers`), or none."""
 
     first: int
     names: Sequence[str]

@@ -48,7 +48,7 @@ def prevailing(known: S | None, later: S) -> S:
 
 
 class Successes(Struct, frozen=True, gc=False):
-    """What a block of output lines says of its input lines, by column; digests as `rows.number_of` has them."""
+    """What a block of output lines says of its input lines, by column; digests as `numbers.number_of` has them."""
 
     ids: list[str]
     lines: list[int]

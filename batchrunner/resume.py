@@ -29,9 +29,9 @@ from batchrunner.errors import FileError
 from batchrunner.formats import is_made
 from batchrunner.joining import BLANK, FEW, KINDS, SPAN, Join, Notes, tag_of
 from batchrunner.landmarks import Landmark
+from batchrunner.numbers import number_of
 from batchrunner.paths import Paths
 from batchrunner.reader import Asked, Compared
-from batchrunner.rows import number_of
 from batchrunner.standing import BIT, Standing, Twin
 
 
@@ -62,7 +62,7 @@ class Output(Protocol):
         """Rewrite the results (`ok`) or errors file with the lines of these numbers, from 0."""
 
 
-class Told(Protocol):
+class Successes(Protocol):
     """What a block of successes says of its lines (`records.Successes`)."""
 
     @property
@@ -77,7 +77,7 @@ class Evidence(Struct, frozen=True):
     """What a survey reads: the input from its start as often as asked, and the output."""
 
     blocks: Callable[[Compared], Generator[Asked, None, None]]  # with digests as long as they are compared with anything
-    read_successes: Callable[[Sequence[bytes]], Told | None]  # None: they are to be read one by one
+    read_successes: Callable[[Sequence[bytes]], Successes | None]  # None: they are to be read one by one
     read_record: Callable[[bytes], Known]  # ValueError: it is none
     output: Output
     marks: list[Landmark] = []  # what reading all the blocks leaves
@@ -178,7 +178,7 @@ class _Survey:
             number += len(lines)
         return number
 
-    def _pair(self, told: Told, number: int) -> None:
+    def _pair(self, told: Successes, number: int) -> None:
         """Successes whose line is where they say, and the same, settle it; the others are dealt."""
         low, high = min(told.lines), max(told.lines)
         self._read_input(high)

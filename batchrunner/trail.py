@@ -27,7 +27,7 @@ from msgspec import Struct, structs
 from batchrunner.attempts import Attempts, Keeping
 from batchrunner.core.model import Event
 from batchrunner.core.tally import Tally
-from batchrunner.core.trail import End, Finding, LaneMoment, Line, Moment, Ourselves, Start, joined
+from batchrunner.core.trail import End, Finding, LaneMoment, Moment, Ourselves, Start, TrailLine, joined
 from batchrunner.engine import Chore
 from batchrunner.meter import Snapshot
 from batchrunner.scroll import Scroll
@@ -147,7 +147,7 @@ class Trail:
         assert self._attempts is not None
         self._attempts.scroll.flush()
 
-    def _write(self, record: Line) -> None:
+    def _write(self, record: TrailLine) -> None:
         if self._events:
             self._events.add(msgspec.json.encode(record))
             self._events.flush()

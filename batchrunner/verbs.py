@@ -167,7 +167,7 @@ def _diagnose(call: Call) -> int:
     settings = _with_input(call)
     from batchrunner.core.diagnosis import diagnose
     from batchrunner.looking import paths_of
-    from batchrunner.reading import last_moments
+    from batchrunner.replay import last_moments
 
     paths = paths_of(settings)
     moments = last_moments(paths)
@@ -271,7 +271,7 @@ def _help(call: Call) -> int:
 def _before(settings: Settings) -> Mapping[str, Any]:
     """What the last run of this job was given by hand."""
     from batchrunner.looking import paths_of
-    from batchrunner.reading import last_start
+    from batchrunner.replay import last_start
 
     start = last_start(paths_of(settings))
     return retyped.by_hand(start.settings, start.origins) if start else {}

@@ -7,17 +7,17 @@ from unittest.mock import Mock, call
 import aiohttp
 import pytest
 
-from batchrunner.connections import HANDFUL, Line, Mail
+from batchrunner.connections import HANDFUL, Link, Mail
 from batchrunner.core.whole import Whole
 from tests.server import LAST_CHUNK, chunk, chunked, chunked_head, ok_chat, reply
 
 
-def opened(mail: Mail | None = None) -> tuple[Line, Any]:
+def opened(mail: Mail | None = None) -> tuple[Link, Any]:
     """A connection, and the transport under it."""
     loop = asyncio.get_running_loop()
-    line, transport = Line(loop, mail or Mail(loop)), Mock(**{"get_write_buffer_size.return_value": 0})
-    line.transport = transport
-    return line, transport
+    link, transport = Link(loop, mail or Mail(loop)), Mock(**{"get_write_buffer_size.return_value": 0})
+    link.transport = transport
+    return link, transport
 
 
 def odd(body: bytes) -> bytes:
@@ -27,34 +27,34 @@ def odd(body: bytes) -> bytes:
 
 async def test_what_one_turn_of_the_loop_asks_is_written_at_its_end() -> None:
     mail = Mail(asyncio.get_running_loop())
-    lines, order = [opened(mail) for _ in range(4)], Mock()
-    for number, (line, transport) in enumerate(lines):
+    links, order = [opened(mail) for _ in range(4)], Mock()
+    for number, (link, transport) in enumerate(links):
         order.attach_mock(transport.write, f"write_{number}")
-        line.ask(b"message", False)
-    lines[1][0].close()  # its request was given up before it left
+        link.ask(b"message", False)
+    links[1][0].close()  # its request was given up before it left
     assert not order.mock_calls
     await asyncio.sleep(0)
     assert order.mock_calls == [getattr(call, f"write_{number}")(b"message") for number in (0, 2, 3)]
-    lines[0][0].ask(b"another", False)
+    links[0][0].ask(b"another", False)
     await asyncio.sleep(0)
     assert order.mock_calls[-1] == call.write_0(b"another")
 
 
 async def test_what_is_asked_in_one_turn_leaves_a_handful_at_a_time() -> None:
     mail = Mail(asyncio.get_running_loop())
-    lines = [opened(mail) for _ in range(2 * HANDFUL + 1)]
+    links = [opened(mail) for _ in range(2 * HANDFUL + 1)]
     left = []
-    for line, _ in lines:
-        line.ask(b"message", False)
-        left.append(sum(transport.write.call_count for _, transport in lines))
-    assert left == [len(lines[:number]) // HANDFUL * HANDFUL for number in range(1, len(lines) + 1)]
+    for link, _ in links:
+        link.ask(b"message", False)
+        left.append(sum(transport.write.call_count for _, transport in links))
+    assert left == [len(links[:number]) // HANDFUL * HANDFUL for number in range(1, len(links) + 1)]
     await asyncio.sleep(0)
-    assert [transport.write.call_count for _, transport in lines] == [1] * len(lines)
+    assert [transport.write.call_count for _, transport in links] == [1] * len(links)
 
 
-async def asking(line: Line, silent: bool = False) -> "asyncio.Future[Whole | None]":
+async def asking(link: Link, silent: bool = False) -> "asyncio.Future[Whole | None]":
     """A request that has left."""
-    asked = line.ask(b"message", silent)
+    asked = link.ask(b"message", silent)
     await asyncio.sleep(0)
     return asked
 
@@ -63,139 +63,139 @@ async def asking(line: Line, silent: bool = False) -> "asyncio.Future[Whole | No
 async def test_a_reply_is_the_same_however_it_is_cut(answer: bytes) -> None:
     body = answer.partition(b"\r\n\r\n")[2] if answer == ok_chat() else ok_chat()
     for cut in range(1, len(answer)):
-        line, _ = opened()
-        asked = await asking(line)
-        line.data_received(answer[:cut])
+        link, _ = opened()
+        asked = await asking(link)
+        link.data_received(answer[:cut])
         assert asked.result() is None
-        line.data_received(answer[cut:])
-        message, payload = await line.read()
+        link.data_received(answer[cut:])
+        message, payload = await link.read()
         assert (message.code, await payload.read()) == (200, body)
 
 
 async def test_a_whole_reply_needs_no_parser_and_leaves_the_connection_fit() -> None:
-    line, _ = opened()
+    link, _ = opened()
     for said in (b"one", b"two"):
-        asked = await asking(line)
-        line.data_received(reply(said))
+        asked = await asking(link)
+        link.data_received(reply(said))
         answer = asked.result()
         assert answer
         assert answer.body == said
-    assert line._parser is None
-    assert not line.should_close
+    assert link._parser is None
+    assert not link.should_close
 
 
 async def test_a_parser_of_the_reply_before_does_not_read_the_next() -> None:
-    line, _ = opened()
+    link, _ = opened()
     for answer in (odd(b"one"), reply(b"two"), odd(b"three")):
-        asked = await asking(line)
-        line.data_received(answer)
+        asked = await asking(link)
+        link.data_received(answer)
         if asked.result() is None:
-            _, payload = await line.read()
+            _, payload = await link.read()
             assert payload.read_nowait() in {b"one", b"three"}
-        assert not line.should_close
+        assert not link.should_close
 
 
 async def test_a_silent_reply_has_no_body_whatever_it_says() -> None:
-    line, _ = opened()
-    asked = await asking(line, True)
-    line.data_received(reply(b"four")[:-4])
+    link, _ = opened()
+    asked = await asking(link, True)
+    link.data_received(reply(b"four")[:-4])
     assert asked.result() is None
-    _, payload = await line.read()
+    _, payload = await link.read()
     assert payload.is_eof()
 
 
 async def test_what_nobody_asked_for_costs_the_connection() -> None:
-    line, transport = opened()
-    asked = await asking(line)
-    line.data_received(reply(b"one"))
-    line.data_received(reply(b"two"))
+    link, transport = opened()
+    asked = await asking(link)
+    link.data_received(reply(b"one"))
+    link.data_received(reply(b"two"))
     answer = asked.result()
     assert answer
     assert answer.body == b"one"
     transport.close.assert_called_once()
-    assert line.should_close
+    assert link.should_close
 
 
 async def test_what_comes_before_the_request_has_left_is_no_reply_to_it() -> None:
     """Else the real reply would be taken for that to the next request on this connection."""
-    line, transport = opened()
-    asked = line.ask(b"message", False)
-    line.data_received(reply(b"late"))
+    link, transport = opened()
+    asked = link.ask(b"message", False)
+    link.data_received(reply(b"late"))
     assert not asked.done()
     transport.close.assert_called_once()
-    line.connection_lost(None)
+    link.connection_lost(None)
     assert asked.result() is None
     with pytest.raises(aiohttp.ServerDisconnectedError):
-        await line.read()
+        await link.read()
     await asyncio.sleep(0)
     transport.write.assert_not_called()
 
 
 async def test_a_connection_lost_before_the_request_takes_none() -> None:
-    line, _ = opened()
-    line.connection_lost(None)
+    link, _ = opened()
+    link.connection_lost(None)
     with pytest.raises(aiohttp.ClientConnectionResetError):
-        line.ask(b"message", False)
+        link.ask(b"message", False)
 
 
 async def test_a_connection_lost_before_the_reply_wakes_who_waits() -> None:
-    line, _ = opened()
-    asked = await asking(line)
-    line.connection_lost(ConnectionResetError())
+    link, _ = opened()
+    asked = await asking(link)
+    link.connection_lost(ConnectionResetError())
     assert asked.result() is None
     with pytest.raises(aiohttp.ServerDisconnectedError):
-        await line.read()
+        await link.read()
 
 
 async def test_reading_what_has_come_does_not_go_back_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    line, transport = opened()
-    await asking(line)
-    line.data_received(chunked([b"one", b"two", b"three"], headers={"Content-Encoding": "identity"}))
-    _, payload = await line.read()
-    monkeypatch.setattr(line, "data_received", lambda data: pytest.fail("nothing was paused"))
+    link, transport = opened()
+    await asking(link)
+    link.data_received(chunked([b"one", b"two", b"three"], headers={"Content-Encoding": "identity"}))
+    _, payload = await link.read()
+    monkeypatch.setattr(link, "data_received", lambda data: pytest.fail("nothing was paused"))
     assert await payload.readany() == b"onetwothree"
     transport.resume_reading.assert_not_called()
 
 
 async def test_reading_that_was_paused_goes_on() -> None:
-    line, transport = opened()
-    await asking(line)
-    line.data_received(chunked_head() + chunk(b"x" * 200_000))
+    link, transport = opened()
+    await asking(link)
+    link.data_received(chunked_head() + chunk(b"x" * 200_000))
     transport.pause_reading.assert_called_once()
-    _, payload = await line.read()
+    _, payload = await link.read()
     assert len(await payload.readany()) == 200_000
     transport.resume_reading.assert_called_once()
 
 
-async def streaming(line: Line) -> aiohttp.StreamReader:
+async def streaming(link: Link) -> aiohttp.StreamReader:
     """The body of a chunked reply that has begun."""
-    await asking(line)
-    line.data_received(chunked_head())
-    _, payload = await line.read()
+    await asking(link)
+    link.data_received(chunked_head())
+    _, payload = await link.read()
     return payload
 
 
 async def test_pieces_of_a_body_are_handed_on_while_the_task_sleeps() -> None:
-    line, _ = opened()
+    link, _ = opened()
     taken: list[bytes] = []
-    task = asyncio.create_task(line.pour(await streaming(line), lambda piece: bool(taken.append(piece))))
+    task = asyncio.create_task(link.pour(await streaming(link), lambda piece: bool(taken.append(piece))))
     await asyncio.sleep(0)
-    line.data_received(chunk(b"one"))
-    line.data_received(chunk(b"two") + chunk(b"three"))
+    link.data_received(chunk(b"one"))
+    link.data_received(chunk(b"two") + chunk(b"three"))
     assert taken == [b"one", b"twothree"]
-    line.data_received(LAST_CHUNK)
+    link.data_received(LAST_CHUNK)
     await task
 
 
 async def test_whoever_has_enough_is_handed_no_more() -> None:
-    line, _ = opened()
+    link, _ = opened()
     taken: list[bytes] = []
-    body = await streaming(line)
-    line.data_received(chunk(b"before"))
-    task = asyncio.create_task(line.pour(body, lambda piece: taken.append(piece) or piece == b"enough"))
+    body = await streaming(link)
+    link.data_received(chunk(b"before"))
+    task = asyncio.create_task(link.pour(body, lambda piece: taken.append(piece) or piece == b"enough"))
     await asyncio.sleep(0)
-    line.data_received(chunk(b"enough"))
-    line.data_received(chunk(b"more"))
+    link.data_received(chunk(b"enough"))
+    link.data_received(chunk(b"more"))
     await task
     assert taken == [b"before", b"enough"]
     assert body.read_nowait() == b"more"
@@ -203,32 +203,32 @@ async def test_whoever_has_enough_is_handed_no_more() -> None:
 
 @pytest.mark.parametrize("error", [LookupError, ConnectionResetError])
 async def test_what_breaks_a_body_is_raised_where_it_is_waited_for(error: type[Exception]) -> None:
-    line, _ = opened()
+    link, _ = opened()
 
     def take(piece: bytes) -> bool:
         raise LookupError
 
-    task = asyncio.create_task(line.pour(await streaming(line), take))
+    task = asyncio.create_task(link.pour(await streaming(link), take))
     await asyncio.sleep(0)
     if error is LookupError:
-        line.data_received(chunk(b"one"))
+        link.data_received(chunk(b"one"))
     else:
-        line.connection_lost(error())
+        link.connection_lost(error())
     with pytest.raises(LookupError if error is LookupError else aiohttp.ClientPayloadError):
         await task
 
 
 async def test_a_body_does_not_end_that_of_the_next_reply() -> None:
     """The connection is free, and taken again, before the task that waited for the first body runs."""
-    line, _ = opened()
+    link, _ = opened()
     taken: list[bytes] = []
-    first = asyncio.create_task(line.pour(await streaming(line), lambda piece: False))
+    first = asyncio.create_task(link.pour(await streaming(link), lambda piece: False))
     await asyncio.sleep(0)
-    second_body = await streaming(line)
-    flow = asyncio.create_task(line.pour(second_body, lambda piece: bool(taken.append(piece))))
+    second_body = await streaming(link)
+    flow = asyncio.create_task(link.pour(second_body, lambda piece: bool(taken.append(piece))))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    line.data_received(chunk(b"two") + LAST_CHUNK)
+    link.data_received(chunk(b"two") + LAST_CHUNK)
     await flow
     assert taken == [b"two"]

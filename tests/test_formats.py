@@ -13,7 +13,7 @@ from batchrunner import formats
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.formats import digests, identify, is_made, names, parse
 from batchrunner.lines import Oversized, blank
-from batchrunner.rows import number_of
+from batchrunner.numbers import number_of
 
 CHAT = {"model": "m-1", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
 DEEP = 5_000

@@ -12,8 +12,8 @@ from msgspec import structs
 
 from batchrunner.core.model import Error, Kind, Request, Result, Route, Usage
 from batchrunner.formats import parse
+from batchrunner.numbers import number_of
 from batchrunner.records import Record, read_record, read_successes, record
-from batchrunner.rows import number_of
 
 REQUEST = Request(line=17, id="r-1", digest="0123456789abcdef", route=Route.CHAT, path="/v1/chat/completions", model="m-1")
 BODY = b'{"id":"chatcmpl-1","choices":[{"index":0}],"n":123456789012345678901,"t":0.10,"a":1,"a":2}'

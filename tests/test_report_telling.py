@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Line, Moment, Spend, Start, bucket
+from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Moment, Spend, Start, TrailLine, bucket
 from batchrunner.report import html
 from batchrunner.report.course import KEPT, Chapter, chapters, folded
 from batchrunner.report.invocation import Invocation
@@ -104,7 +104,7 @@ def attempt(seconds: float = 1.0, **more: object) -> AttemptLine:
     return AttemptLine(**(facts | {"seconds": seconds} | more))  # type: ignore[arg-type]
 
 
-def told(lines: Sequence[Line], count: Count | None = None, attempts: Sequence[AttemptLine] = (), **more: object) -> Story:
+def told(lines: Sequence[TrailLine], count: Count | None = None, attempts: Sequence[AttemptLine] = (), **more: object) -> Story:
     return tell(chapters(lines), attempts, count or Count(summary=summary()), JOB, **more)  # type: ignore[arg-type]
 
 

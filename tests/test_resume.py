@@ -13,17 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrunner import disk, foreign, formats, joining, resume, rows
+from batchrunner import disk, foreign, formats, joining, numbers, resume
 from batchrunner import lines as input_lines
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError
 from batchrunner.journal import Durability, Journal, Paths
 from batchrunner.lines import MAX_LINE, Line, blank, read_blocks
+from batchrunner.numbers import number_of
 from batchrunner.reader import Asked, Compared, Reading, read
 from batchrunner.records import Successes, read_successes, record
 from batchrunner.resume import Evidence, Output, survey, tidy
-from batchrunner.rows import number_of
 from batchrunner.standing import Standing, Twin
 
 
@@ -288,18 +288,18 @@ def test_partitions_that_overflow_give_the_same_standing(job: Job, monkeypatch: 
     for line in range(1, 400):
         job.settle(line, ("ok", "policy", "invalid")[line % 3])
     whole = job.survey()
-    monkeypatch.setattr(rows, "BUDGET", 37)
+    monkeypatch.setattr(numbers, "BUDGET", 37)
     assert job.survey() == whole
     assert whole.succeeded == 133
 
 
 def test_no_room_for_the_join_is_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "BUDGET", 3)
+    monkeypatch.setattr(numbers, "BUDGET", 3)
 
     def full(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rows.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(numbers.tempfile, "TemporaryFile", full)
     with pytest.raises(FileError, match=r"disk is full.*E404"):
         job.survey()
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import batchrunner
-from batchrunner import reading
+from batchrunner import replay
 from batchrunner.attempts import Attempts, Keeping
 from batchrunner.core import trail as records
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Result, Timing, Usage
@@ -299,7 +299,7 @@ async def test_a_run_leaves_a_trail_that_adds_up(tmp_path: Path) -> None:
     path = job(tmp_path)
     report = await Runner(base_url="simulated:flaky", header=["X-Api-Key-Extra=hush-hush"], log_attempts="all").run(path)
     paths = Paths.of(path)
-    start, *moments, end = list(reading.events(paths))
+    start, *moments, end = list(replay.events(paths))
     assert isinstance(start, Start)
     assert isinstance(end, End)
     assert (start.session, start.total, start.endpoints, start.simulated) == (1, 60, ["simulated"], True)
@@ -311,7 +311,7 @@ async def test_a_run_leaves_a_trail_that_adds_up(tmp_path: Path) -> None:
     assert (last.done, last.succeeded) == (60, report.succeeded)
     assert end.summary["succeeded"] == report.succeeded
     assert [finding.code for finding in end.findings] == [finding.code for finding in report.findings]
-    tried = list(reading.attempts(paths))
+    tried = list(replay.attempts(paths))
     assert len(tried) == report.summary.attempts
     assert sum(line.again for line in tried) == report.summary.retries
     assert "hush" not in paths.events.read_text() + paths.attempts.read_text()
@@ -325,19 +325,19 @@ async def test_the_next_run_is_the_next_session(tmp_path: Path) -> None:
     with Paths.of(path).events.open("ab") as file:
         file.write(b'{"event":"moment","v":1,"sess')  # killed while writing
     await Runner(base_url="simulated").run(path)
-    told = list(reading.events(Paths.of(path)))
+    told = list(replay.events(Paths.of(path)))
     assert {each.session for each in told} == {1, 2}
     assert [each.resumed for each in told if isinstance(each, Start)] == [0, 20]
-    assert [each.done for each in reading.last_moments(Paths.of(path))][-1] == 60
+    assert [each.done for each in replay.last_moments(Paths.of(path))][-1] == 60
     await Runner(base_url="simulated").run(path)  # nothing to do
-    assert reading.last_moments(Paths.of(path))[-1].session == 2
+    assert replay.last_moments(Paths.of(path))[-1].session == 2
 
 
 async def test_a_fresh_start_has_a_fresh_trail(tmp_path: Path) -> None:
     path = job(tmp_path, 5)
     await Runner(base_url="simulated").run(path)
     await Runner(base_url="simulated", fresh=True).run(path)
-    assert {each.session for each in reading.events(Paths.of(path))} == {1}
+    assert {each.session for each in replay.events(Paths.of(path))} == {1}
     assert len(list(Paths.of(path).folder.glob("earlier/*/events.jsonl"))) == 1
 
 
@@ -421,5 +421,5 @@ def test_lines_of_later_versions_and_torn_ones_are_left_out(tmp_path: Path) -> N
     paths.folder.mkdir()
     good = msgspec.json.encode(moment())
     paths.events.write_bytes(good + b'\n{"event":"nova","v":9}\n\n[]\n' + good[:-20] + b"\n" + good + b"\n")
-    assert len(list(reading.events(paths))) == 2
-    assert list(reading.attempts(paths)) == []
+    assert len(list(replay.events(paths))) == 2
+    assert list(replay.attempts(paths)) == []

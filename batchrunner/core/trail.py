@@ -304,5 +304,5 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="event"):
     findings: list[Finding] = []
 
 
-Line = Start | Moment | End
+TrailLine = Start | Moment | End
 """A line of events.jsonl."""

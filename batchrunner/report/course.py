@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import End, Line, Moment, Start, joined, merged, quantile
+from batchrunner.core.trail import End, Moment, Start, TrailLine, joined, merged, quantile
 from batchrunner.report import story as page
 from batchrunner.report.svg import POINTS
 
@@ -37,7 +37,7 @@ class Chapter(Struct, frozen=True):
         return self.end.at if self.end else self.moments[-1].at if self.moments else 0.0
 
 
-def chapters(lines: Iterable[Line]) -> list[Chapter]:
+def chapters(lines: Iterable[TrailLine]) -> list[Chapter]:
     """The sessions of a trail, in order. Of a long one several moments become one, so that memory has a bound."""
     starts: dict[int, Start] = {}
     ends: dict[int, End] = {}

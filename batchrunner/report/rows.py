@@ -11,8 +11,7 @@ from heapq import nlargest
 
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, Buckets, LaneMoment, Moment, Spend, Start, merged, middle, quantile
-from batchrunner.core.trail import Finding as Found
+from batchrunner.core.trail import AttemptLine, Buckets, Finding, LaneMoment, Moment, Spend, Start, merged, middle, quantile
 from batchrunner.core.treatment import TREATMENT
 from batchrunner.core.wording import WORDS, money, number, plural, rate, seconds
 from batchrunner.report import story as page
@@ -76,7 +75,7 @@ def troubles(lasts: Sequence[Moment], failures: Mapping[Kind, int], stopped: boo
         yield page.Trouble(WORDS[kind], tries, failed, treatment.hint if left else "Sent again; nothing to do.")
 
 
-def finding(found: Found) -> page.Finding:
+def finding(found: Finding) -> page.Finding:
     """A finding of the diagnosis, in words."""
     mark: page.Mark = "yes" if found.verdict == "yes" else "no" if found.verdict == "no" else "open"
     return page.Finding(found.question, mark, found.said, found.remedy)

@@ -13,8 +13,7 @@ from msgspec import Struct
 
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, Moment, quantile
-from batchrunner.core.trail import Finding as Found
+from batchrunner.core.trail import AttemptLine, Finding, Moment, quantile
 from batchrunner.core.wording import WORDS, amount, money, number, percent, plural, rate, seconds, visible
 from batchrunner.report import rows
 from batchrunner.report import story as page
@@ -30,7 +29,7 @@ class Count(Struct, frozen=True, kw_only=True):
 
     summary: Summary
     failures: Mapping[Kind, int] = {}
-    findings: Sequence[Found] = ()
+    findings: Sequence[Finding] = ()
     running: bool = False
     paused: bool = False
     kept: bool = True  # results are, so that one can go on from them

@@ -14,17 +14,17 @@ from typing import TypeVar
 
 import msgspec
 
-from batchrunner.core.trail import AttemptLine, Line, Moment, SessionLine, Start
+from batchrunner.core.trail import AttemptLine, Moment, SessionLine, Start, TrailLine
 from batchrunner.paths import Paths
 from batchrunner.scroll import older
 
 T = TypeVar("T")
-_EVENT: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_EVENT: msgspec.json.Decoder[TrailLine] = msgspec.json.Decoder(TrailLine)
 _START: msgspec.json.Decoder[Start] = msgspec.json.Decoder(Start)
 _ATTEMPT: msgspec.json.Decoder[SessionLine | AttemptLine] = msgspec.json.Decoder(SessionLine | AttemptLine)
 
 
-def events(paths: Paths) -> Iterator[Line]:
+def events(paths: Paths) -> Iterator[TrailLine]:
     """What every run of this job has said of itself, in order."""
     return _read(paths.events, _EVENT)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrunner import rows
-from batchrunner.rows import Column, Piles, number_of
+from batchrunner import numbers
+from batchrunner.numbers import Column, Piles, number_of
 
 NUMBER = st.integers(-(2**63), 2**63 - 1)
 FREELY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -18,7 +18,7 @@ FREELY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthC
 
 @pytest.fixture
 def until(monkeypatch: pytest.MonkeyPatch) -> Iterator[ExitStack]:
-    monkeypatch.setattr(rows, "BUDGET", 4)
+    monkeypatch.setattr(numbers, "BUDGET", 4)
     with ExitStack() as until:
         yield until
 
@@ -42,8 +42,8 @@ def test_rows_come_back_in_the_pile_of_their_key_in_order(tmp_path: Path, until:
         keys.deal([key, other])
     for pile, alone in zip(pairs, keys, strict=True):
         back = list(zip(pile[0::2], pile[1::2], strict=True))
-        assert back == [row for row in dealt if back and row[0] % rows.PILES == back[0][0] % rows.PILES]
-        assert all(key % rows.PILES == alone[0] % rows.PILES for key in alone)
+        assert back == [row for row in dealt if back and row[0] % numbers.PILES == back[0][0] % numbers.PILES]
+        assert all(key % numbers.PILES == alone[0] % numbers.PILES for key in alone)
     assert sum(map(len, pairs)) == 2 * len(dealt)
     assert sorted(number for pile in keys for number in pile) == sorted(number for row in dealt for number in row)
 
