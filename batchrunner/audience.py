@@ -13,11 +13,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from msgspec import structs
+
 from batchrunner.engine import Chore
 from batchrunner.errors import BatchError
 from batchrunner.notify import check, notify
 from batchrunner.outbox import Listener
-from batchrunner.pages import Pages
+from batchrunner.pages import Pages, refuse_place
 from batchrunner.progress import PERIOD, Progress
 from batchrunner.report import text
 from batchrunner.report.invocation import Invocation
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 class Audience:
     """Those who look on at one run, as `settings.display` wants it. `said` is what a next command must say again.
 
-    UsageError E206 when an extra is missing, E002 when the command to be told of the end is.
+    UsageError E206 when an extra is missing, E002 when the command to be told of the end is, E401 where no page can be written.
     """
 
     def __init__(self, settings: Settings, said: Invocation) -> None:
@@ -45,6 +47,7 @@ class Audience:
         self._dashboard: Dashboard | None = None
         self._ending: Report | None = None
         check(settings.display.notify)
+        refuse_place(settings.display.report)
         if settings.display.otel:
             from batchrunner.otel import Spans
 
@@ -79,13 +82,16 @@ class Audience:
 
         return [Chore(PERIOD, draw)]
 
-    async def leave(self, ending: Report) -> None:
-        """The run has ended in order."""
+    async def leave(self, ending: Report) -> Report:
+        """The run has ended in order. Returns the ending, which names no page that could not be written."""
         self._ending = ending
         self.progress.close()
         if self._pages:
             tell = self._insist if self._settings.display.report else self._tell
-            tell(await self._pages.keep(ending))
+            if wrong := await self._pages.keep(ending):
+                tell(wrong)
+                return structs.replace(ending, page="")
+        return ending
 
     async def _open(self, port: int) -> None:
         from batchrunner.dashboard import Dashboard

@@ -6,6 +6,7 @@ Rules:
 
 1. Rooms meet only here: each gets what it needs as an argument.
 2. Everything that can refuse does so before the first request is sent, and in this order: input and output, then endpoints.
+   Only then does the job `begin`: until it does, nothing has changed.
 3. However a run ends, the journal is closed, and the counts add up.
 """
 
@@ -13,7 +14,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, structs
 
@@ -43,7 +44,7 @@ from batchrunner.passing import STDOUT, PipeJob
 from batchrunner.paths import PAGE
 from batchrunner.pilot import Pilot
 from batchrunner.reopening import Reopen
-from batchrunner.reuse import reuse_of
+from batchrunner.reuse import reuse_of, shared_cache
 from batchrunner.settings import Settings
 from batchrunner.slimming import Slimmer, slimmer_of
 from batchrunner.spooling import as_lines
@@ -51,6 +52,9 @@ from batchrunner.summary import Report, summarise
 from batchrunner.trail import Trail
 from batchrunner.view import Run as Run
 from batchrunner.ways import Ways
+
+if TYPE_CHECKING:
+    from batchrunner.cache import Cache
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
@@ -92,9 +96,11 @@ async def run(
             lanes = await _lanes(ways, settings, environ, stack)
             prices, simulated = _prices(settings, ways.doors), any(door.simulated for door in ways.doors)
             await asyncio.to_thread(load, [door.base_url for door in ways.doors])
+            shared = shared_cache(settings.reusing)
+            await job.begin()
             view = Run(job, meter, lanes.endpoints, settings, prices, simulated, "\n".join(filter(None, (job.note, fit))))
             trail = view.leave_trail(origins)
-            hooks, reusing = _reusing(settings, job, ways.doors, hooks, stack)
+            hooks, reusing = _reusing(settings, job, shared, ways.doors, hooks, stack)
             hooks, piloting = _piloting(settings, prices, ways.doors, hooks)
             sink, told = trail.vitals.clocked(job), [*trail.listeners(), *listeners, *piloting]
             engine = view.engine = _engine(settings, job, meter, lanes, hooks, told, deliver, sink, slimmer)
@@ -211,11 +217,11 @@ def _engine(
 
 
 def _reusing(
-    settings: Settings, job: Job, ways: Sequence[Door], hooks: Hooks, stack: AsyncExitStack
+    settings: Settings, job: Job, shared: "Cache | None", ways: Sequence[Door], hooks: Hooks, stack: AsyncExitStack
 ) -> tuple[Hooks, list[Chore]]:
     """Answers are used again where the user wants it. They are only alike from the same endpoints, under the same rules."""
     salt = "\n".join([*(way.base_url for way in ways), "judged" if hooks.judge else "", seal(settings.expectation)])
-    reuse = reuse_of(settings.reusing, job.folder, salt, job.redact)
+    reuse = reuse_of(settings.reusing, shared, job.folder, salt, job.redact)
     if not reuse:
         return hooks, []
     stack.callback(reuse.close)

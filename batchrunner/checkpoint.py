@@ -20,7 +20,7 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from batchrunner.disk import DISK, Disk, records, write_all
+from batchrunner.disk import DISK, Disk, records, replace
 from batchrunner.journal import Journal
 from batchrunner.lines import MAX_LINE
 from batchrunner.resume import Known
@@ -143,16 +143,8 @@ class Checkpoint:
 
     def _write(self, frozen: bytes) -> bool:
         packed = zlib.compress(frozen, 1)
-        partial = self.path.with_name("checkpoint.partial")
         try:
-            with contextlib.suppress(FileNotFoundError):
-                self._disk.unlink(partial)
-            fd = self._disk.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            try:
-                write_all(self._disk, fd, zlib.crc32(packed).to_bytes(4, "big") + packed)
-            finally:
-                self._disk.close(fd)
-            self._disk.rename(partial, self.path)
+            replace(self.path, zlib.crc32(packed).to_bytes(4, "big") + packed, self._disk)
         except OSError:
             return False
         return True

@@ -62,6 +62,10 @@ class Disk:
         """A new folder, 0700."""
         path.mkdir(0o700)
 
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`."""
         return os.pread(fd, size, offset)
@@ -132,16 +136,22 @@ def write_all(disk: Disk, fd: int, record: Buffer) -> None:
         rest = memoryview(rest)[taken:]
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a small file in one step."""
+def replace(path: Path, content: bytes, disk: Disk = DISK) -> None:
+    """Write a small file in one step; what cannot be written leaves nothing behind."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    fd = DISK.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(partial)
+    fd = disk.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        write_all(DISK, fd, content)
-    finally:
-        DISK.close(fd)
-    DISK.rename(partial, path)
+        try:
+            write_all(disk, fd, content)
+        finally:
+            disk.close(fd)
+        disk.rename(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            disk.unlink(partial)
+        raise
 
 
 def blocks(disk: Disk, fd: int, start: int, end: int) -> Iterator[bytes]:

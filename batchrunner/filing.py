@@ -4,11 +4,13 @@ Rules:
 
 1. All that can be refused is refused before a request is sent: paths, lock, duplicates, edited lines, mixed dialects.
 2. `put` returns when the result is safe; the standing is marked in the same breath, so that a checkpoint never lies.
-3. A run that is refused leaves the input that was kept for the job, and what is known of it, as it was.
+3. A run that is refused leaves everything as it was: the results, also those that --fresh would put away; the input that was kept
+   for the job, and what is known of it. What it made and did not fill goes away again.
 4. Only input and output count. The checkpoint is a cache, the summary a copy.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -31,14 +33,23 @@ from batchrunner.job import Redact, watched, writer
 from batchrunner.journal import Journal
 from batchrunner.kept import kept_results
 from batchrunner.lines import read_lines
-from batchrunner.looking import check_input, damage, evidence_of, failures, lines_have, paths_of, refuse_duplicates
+from batchrunner.looking import (
+    Untouched,
+    asked_otherwise,
+    check_input,
+    damage,
+    evidence_of,
+    failures,
+    paths_of,
+    refuse_duplicates,
+    refuse_edits,
+)
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
 from batchrunner.reopening import Reopen
-from batchrunner.replay import last_start
-from batchrunner.resume import survey, tidy
+from batchrunner.resume import Output, survey, tidy
 from batchrunner.selecting import check_names, of_shard
-from batchrunner.settings import OPTIONS, Settings, values
+from batchrunner.settings import Settings
 from batchrunner.shelving import retire
 from batchrunner.source import Source
 from batchrunner.spooling import KEPT, STDIN, Rows, as_lines, keep_input, made_of, place
@@ -46,8 +57,6 @@ from batchrunner.standing import Standing
 from batchrunner.summary import Summary
 
 CHECKPOINT_EVERY = 10.0
-ASKING = ("model", "max_image_px", "image_quality", "max_prompt_tokens", "overflow")
-"""Options that change what is sent for a line."""
 ROOM_EVERY = 10.0
 
 
@@ -69,6 +78,7 @@ class FileJob:
         self.folder: Path | None = self.paths.folder
         self._stack = ExitStack()
         self._standing: Standing
+        self._began = False
         self._tidy_at_end = False
         self._answered = 0  # of the lines that are meant, by a batch of this run's own
         self.note = ""
@@ -79,38 +89,47 @@ class FileJob:
         settings = self._given
         if self._rows is None and settings.input != STDIN:
             await asyncio.to_thread(self._check_input)
-        if settings.fresh:
-            await retire(self.paths, settings.durability)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))
+        self._stack.callback(self._withdraw)
         self._settle_dialect()
         await self._keep_input()
         await self._adopt(meter)
         read_as = (settings.intake.shard, settings.intake.max_line)
         self._checkpoint = Checkpoint(self._journal, settings.changed == "keep", read_as)
-        self._evidence = evidence_of(self._journal, settings)
+        self._evidence = evidence_of(self._looked_at(), settings)
         await self._survey()
         refuse_duplicates(self._standing, self.name)
-        self._refuse_edits()
+        refuse_edits(self._standing, self.name, settings.changed)
         self._refuse_mixture()
         standing = self._standing
         if standing.pending:
             await self._watch_room()
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
-        otherwise = await asyncio.to_thread(self._asked_otherwise) if standing.succeeded else ""
+        otherwise = await asyncio.to_thread(asked_otherwise, settings, self.paths, standing.succeeded)
         self.note = "\n".join(filter(None, (self.note, damage(standing, self.paths), otherwise)))
 
-    def _asked_otherwise(self) -> str:
-        """What the answers of the last run were asked with that is another now; a line's digest does not tell."""
-        start, now = last_start(self.paths), values(self._given)
-        before = start.settings if start else now
-        told = [
-            f"{OPTIONS[name].flags[-1]} {before[name] or 'not given'} then, {now[name] or 'not given'} now"
-            for name in ASKING
-            if before.get(name, now[name]) != now[name]
-        ]
-        many = self._standing.succeeded
-        return f"Answers of earlier runs ({many:,}) stay as they are: {'; '.join(told)}. All anew: --fresh" if told else ""
+    async def begin(self) -> None:
+        """What was there before gives way: to a start over, and to another input."""
+        if self._given.fresh:
+            await retire(self._journal)
+        self._settle_input()
+        self._began = True
+
+    def _withdraw(self) -> None:
+        if not self._began:
+            self._journal.withdraw()
+
+    def _counting(self) -> tuple[Path, ...]:
+        """The files whose records count: with --fresh none."""
+        return () if self._given.fresh else (self.paths.results, self.paths.errors)
+
+    def _looked_at(self) -> Output:
+        """The output as it counts."""
+        if not self._given.fresh:
+            return self._journal
+        nothing = msgspec.structs.replace(self.paths, results=Path(os.devnull), errors=Path(os.devnull))
+        return Untouched(nothing, self.paths.folder)
 
     def _check_input(self) -> None:
         """Refuse what cannot be read, of a table at its first row, before anything is written."""
@@ -132,7 +151,7 @@ class FileJob:
         self.paths = self._journal.paths = msgspec.structs.replace(self.paths, input=path)
 
     def _settle_input(self) -> None:
-        """Nothing refuses the run any more: the input takes its place."""
+        """The input takes its place."""
         if self.paths.input != self._place:
             place(self.paths.input, self._place)
             self._read_from(self._place)
@@ -142,7 +161,6 @@ class FileJob:
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The lines that have no final record yet."""
-        self._settle_input()
         standing, intake = self._standing, self._settings.intake
         if intake.limit and self._answered:
             left = intake.limit - self._answered
@@ -213,7 +231,7 @@ class FileJob:
                 replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
 
     async def _survey(self) -> None:
-        anew = self._reopen or self.paths.input != self._place
+        anew = self._reopen or self._given.fresh or self.paths.input != self._place
         standing = None if anew else await asyncio.to_thread(self._checkpoint.load, read_record)
         if standing is None:
             look = partial(survey, self._evidence, self._reopen, self._settings.changed == "keep")
@@ -221,25 +239,6 @@ class FileJob:
         self._standing = standing
         again = self._settings.changed == "rerun" and (standing.changed or standing.moved)
         self._tidy_at_end = bool(standing.reopened or standing.superseded or standing.older or again)
-
-    def _refuse_edits(self) -> None:
-        standing, decided = self._standing, self._settings.changed
-        if standing.changed and decided == "refuse":
-            shown = ", ".join(f"{name!r} on line {line}" for name, line in standing.edits[:3])
-            raise UsageError(
-                "E402",
-                f"{self.name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
-                "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
-            )
-        anew = standing.pending - standing.reopened
-        if standing.moved and anew and decided != "rerun":
-            raise UsageError(
-                "E402",
-                f"{self.name} changed since the last run: {standing.moved:,} of its results are for lines without a `custom_id` "
-                f"that stand elsewhere now, read otherwise or have gone; {anew:,} would be sent anew",
-                "put the lines back, and new ones at the end; or give each a `custom_id`, by which it is known anywhere\n"
-                "ask them again:     --changed rerun\nstart over:         --fresh",
-            )
 
     async def _adopt(self, meter: Meter) -> None:
         """Take over the answers of another batch, before anything is compared."""
@@ -258,14 +257,14 @@ class FileJob:
         wanted = self._settings.records
         if wanted.output_format == "auto":
             done = self._reopen.done if self._reopen else ()
-            firsts = (*map(_first_record, (self.paths.results, self.paths.errors)), *map(_first_line, done))
+            firsts = (*map(_first_record, self._counting()), *map(_first_line, done))
             found = next((dialect_of_record(first) for first in firsts if first), "openai")
             settled = msgspec.structs.replace(wanted, output_format=found)
             self._settings = msgspec.structs.replace(self._settings, records=settled)
 
     def _refuse_mixture(self) -> None:
         wanted = self._settings.records.output_format
-        for path in (self.paths.results, self.paths.errors):
+        for path in self._counting():
             first = _first_record(path)
             found = dialect_of_record(first) if first else wanted
             if WRITERS[found] is not WRITERS[wanted]:

@@ -15,10 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+from msgspec import structs
+
 from batchrunner import batch, retyped, submission
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.engine import Chore
+from batchrunner.errors import UsageError
 from batchrunner.hooks import Hooks
 from batchrunner.job import Job
 from batchrunner.looking import paths_of
@@ -99,7 +102,11 @@ async def present(
     """Run a job and show it as `settings.display` says; with `signals` obey those of the process.
 
     `origins` tells where each setting comes from, `said` what the next command to type must say again, if one was typed.
+    UsageError E003: what failed is to be asked again, and all is to be forgotten.
     """
+    if reopen and settings.fresh:
+        hint = "For a new start: batchrunner run INPUT --fresh"
+        raise UsageError("E003", "retry keeps earlier results; --fresh drops them.", hint)
     async with Audience(settings, said or _said(settings, origins)) as audience:
 
         def watch(run: Run) -> Sequence[Chore]:
@@ -109,13 +116,13 @@ async def present(
 
         if settings.service.via == "batch" and job is None:
             reopen = await _submitted(settings, reopen, audience.progress.note)
+            settings = structs.replace(settings, fresh=False)  # which it was
         ending = await batch.run(
             settings, job, reopen=reopen, hooks=hooks, listeners=audience.listeners, deliver=deliver, watch=watch, origins=origins
         )
         if settings.service.via == "batch" and job is None:
             submission.clear(paths_of(settings))
-        await audience.leave(ending)
-        return ending
+        return await audience.leave(ending)
 
 
 def _said(settings: Settings, origins: Mapping[str, str]) -> Invocation:

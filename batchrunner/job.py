@@ -7,7 +7,8 @@
 Rules:
 
 1. `open` refuses everything that can be refused before a request is sent: paths, lock, duplicates, edited lines.
-2. `put` returns when the result is where it belongs: safe, printed, or with those who listen.
+2. What is there already is touched by `begin`, when nobody else refuses the run either.
+3. `put` returns when the result is where it belongs: safe, printed, or with those who listen.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -42,6 +43,9 @@ class Job(Protocol):
     async def open(self, meter: Meter) -> None:
         """Get ready, and tell the meter what there is and what is done."""
 
+    async def begin(self) -> None:
+        """Nothing refuses the run any more: the first request may be sent."""
+
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """The requests still to be sent, in blocks."""
 
@@ -52,7 +56,7 @@ class Job(Protocol):
         """What must be done at intervals."""
 
     async def close(self, summary: Summary | None) -> None:
-        """Everything is kept; `summary` is None when the run did not get to have one."""
+        """Everything is kept; `summary` is None when the run did not get to have one. What never began leaves no empty file."""
 
 
 def watched(source: Source | IterableSource, order: InOrder | None) -> AsyncIterator[list[Request | Result]]:

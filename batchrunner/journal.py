@@ -8,10 +8,12 @@ Rules:
 4. The first fault of a file ends writing to both. Every later answer goes to the spill, a file elsewhere, and the next
    `open` puts it back, once. Those answers were paid for.
 5. An answer is marked as done right after `append`, with no await between: a checkpoint relies on it.
+6. A run that is refused takes back what it made and has not filled (`withdraw`).
 """
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +69,7 @@ class Journal:
         self._disk = disk
         self._lock = -1
         self._logs: dict[bool, Log] = {}
+        self._made: list[Path] = []  # by us, for nothing stood there before
         self.spill = Spill(disk, paths.results, durability.spill_dir)
         self._forced = -1  # of `appended`, those a sync has covered; the first covers what a run before us left
         self._round: asyncio.Future[OSError | None] | None = None
@@ -82,7 +85,7 @@ class Journal:
         try:
             journal._prepare()
         except BaseException as error:
-            journal._release()
+            journal.withdraw()
             if isinstance(error, OSError):
                 raise repair.refusal(error, paths.results) from error
             raise
@@ -92,9 +95,14 @@ class Journal:
         paths, disk = self.paths, self._disk
         for path in (paths.results, paths.errors):
             repair.inspect(disk, path, paths.input)
+        folders = (*self.spill.wanted, paths.folder)
+        self._made = repair.missing(disk, folders)
         self.spill.prepare()
         repair.folder(disk, paths.folder)
+        new = repair.missing(disk, (paths.lock, paths.results, paths.errors))
         self._lock = repair.lock(disk, paths.lock, paths.results)
+        self._made += new  # nobody else fills them from here on
+        repair.sign(disk, self._lock)
         for ok, path in ((True, paths.results), (False, paths.errors)):
             self._logs[ok] = Log(disk, path)
         self._fence()
@@ -109,6 +117,29 @@ class Journal:
             self._disk.lock(self._logs[True].fd)
         except BlockingIOError as error:
             raise repair.held(self.paths.results, "a process whose run folder was deleted") from error
+
+    def withdraw(self) -> None:
+        """The run is refused: remove what `open` has made, as far as nothing is in it, and give up the lock."""
+        if self.appended:
+            return
+        if self.paths.lock in self._made:
+            with contextlib.suppress(OSError):
+                self._disk.truncate(self._lock, 0)
+        repair.unmake(self._disk, reversed(self._made))
+        self._release()
+
+    def put_away(self, ok: bool, shelf: Path) -> None:
+        """Move the results (`ok`) or errors file into a folder, and go on with a new one. For a time when all of it is synced."""
+        old, place = self._logs[ok], shelf / self._logs[ok].path.name
+        self._disk.rename(old.path, place)
+        try:
+            self._logs[ok] = Log(self._disk, old.path, os.O_EXCL)
+            self._fence()
+        except BaseException:
+            self._logs[ok] = old
+            self._disk.rename(place, old.path)
+            raise
+        old.close()
 
     def set_aside(self, path: Path, offset: int, raw: bytes) -> None:
         """Keep a damaged line of `path` in `torn/NAME.OFFSET`. FileError E404 when that fails."""

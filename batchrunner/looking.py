@@ -27,14 +27,17 @@ from batchrunner.paths import PACKED, PAGE, Paths
 from batchrunner.progress import PERIOD, Progress
 from batchrunner.reader import Asked, Compared, Names, Reading, read
 from batchrunner.records import read_successes
+from batchrunner.replay import last_start
 from batchrunner.resume import Evidence, Output, survey
 from batchrunner.selecting import check_names, names_of_shard
-from batchrunner.settings import Settings
+from batchrunner.settings import OPTIONS, Settings, values
 from batchrunner.source import Intake
 from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of
 from batchrunner.standing import Standing
 
 KINDS = frozenset(Kind)
+ASKING = ("model", "max_image_px", "image_quality", "max_prompt_tokens", "overflow")
+"""Options that change what is sent for a line."""
 SOON = 2.0  # seconds that nobody minds to wait
 Look = Callable[[int, Sequence[Line]], Sequence[str] | None]
 
@@ -201,11 +204,44 @@ def refuse_duplicates(standing: Standing, name: str) -> None:
     )
 
 
+def refuse_edits(standing: Standing, name: str, decided: str) -> None:
+    """E402 when answers are there to other texts than the lines have now, and nobody has `decided` what is to be done."""
+    if standing.changed and decided == "refuse":
+        shown = ", ".join(f"{each!r} on line {line}" for each, line in standing.edits[:3])
+        raise UsageError(
+            "E402",
+            f"{name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
+            "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
+        )
+    anew = standing.pending - standing.reopened
+    if standing.moved and anew and decided != "rerun":
+        raise UsageError(
+            "E402",
+            f"{name} changed since the last run: {standing.moved:,} of its results are for lines without a `custom_id` "
+            f"that stand elsewhere now, read otherwise or have gone; {anew:,} would be sent anew",
+            "put the lines back, and new ones at the end; or give each a `custom_id`, by which it is known anywhere\n"
+            "ask them again:     --changed rerun\nstart over:         --fresh",
+        )
+
+
 def damage(standing: Standing, paths: Paths) -> str:
     """What to say of lines of the output that are no records; "" when there are none."""
     count = standing.damaged
     lines = "1 damaged line stays" if count == 1 else f"{count} damaged lines stay"
     return f"{lines} in the output, passed over; copied to {paths.torn}." if count else ""
+
+
+def asked_otherwise(settings: Settings, paths: Paths, answers: int) -> str:
+    """What so many answers of earlier runs were asked with that is another now; a line's digest does not tell. "" for nothing."""
+    if not (answers and (start := last_start(paths))):
+        return ""
+    before, now = start.settings, values(settings)
+    told = [
+        f"{OPTIONS[name].flags[-1]} {before[name] or 'not given'} then, {now[name] or 'not given'} now"
+        for name in ASKING
+        if before.get(name, now[name]) != now[name]
+    ]
+    return f"Answers of earlier runs ({answers:,}) stay as they are: {'; '.join(told)}. All anew: --fresh" if told else ""
 
 
 def lines_have(count: int) -> str:

@@ -37,15 +37,12 @@ TAIL = 4 * 2**20  # bytes of attempts.jsonl in which the slowest are looked for 
 
 
 class Pages:
-    """The pages of one run under way. `said` is what the user typed, as far as a next command repeats it.
-
-    UsageError E401 where a page was asked for that cannot be written.
-    """
+    """The pages of one run under way. `said` is what the user typed, as far as a next command repeats it."""
 
     def __init__(self, run: Run, settings: Settings, said: Invocation) -> None:
         self._run = run
         self._said = said
-        self._wanted = _fit(Path(settings.display.report)) if settings.display.report else None
+        self._wanted = settings.display.report
         self._paths = paths_of(settings) if run.job.folder else None
         self._priced = run.prices.priced
         self._earlier: list[Chapter] | None = None
@@ -70,7 +67,7 @@ class Pages:
 
     async def keep(self, ending: Report) -> str:
         """Write the page of a run that has ended to where it belongs. Returns what went wrong, "" for nothing."""
-        places = [*([self._paths.report] if self._paths else []), *([self._wanted] if self._wanted else [])]
+        places = [*([self._paths.report] if self._paths else []), *([Path(self._wanted)] if self._wanted else [])]
         if not places:
             return ""
         try:
@@ -89,13 +86,13 @@ class Pages:
         return _told([*self._earlier, chapter], attempts, count, self._said, self._priced, files)
 
 
-def _fit(place: Path) -> Path:
-    """A place that can be written to, as far as one can see."""
+def refuse_place(file: str) -> None:
+    """UsageError E401 where a page cannot be written, as far as one can see; "": none was asked for."""
+    place = Path(file)
     folder = place.absolute().parent
-    if place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if file and (place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
         unfit = errno.EISDIR if place.is_dir() else errno.EACCES if folder.is_dir() else errno.ENOENT
         raise unwritten(place, WHY[unfit])
-    return place
 
 
 def unwritten(place: Path, reason: str) -> UsageError:

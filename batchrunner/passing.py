@@ -59,6 +59,9 @@ class PipeJob:
         refuse_duplicates(standing, self.name)
         meter.total = standing.total
 
+    async def begin(self) -> None:
+        """Nothing stands in the way."""
+
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every line."""
         return watched(Source(self._path, self._settings.intake, origins=origins, model=model), self.order)
@@ -110,6 +113,9 @@ class MemoryJob:
         elif self._settings.rendering.prompt:
             self._requests = lines_of(self._requests, self._settings)
         self._settings = as_lines(self._settings)
+
+    async def begin(self) -> None:
+        """Nothing stands in the way."""
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every request."""

@@ -70,6 +70,30 @@ def folder(disk: Disk, path: Path, private: bool = False) -> None:
         raise Unfit(errno.EACCES, f"other users can write to it; `chmod go-w '{path}'` if it is yours", str(path))
 
 
+def missing(disk: Disk, paths: Iterable[Path]) -> list[Path]:
+    """Those of these paths where nothing stands."""
+    return [path for path in paths if not _stands(disk, path)]
+
+
+def _stands(disk: Disk, path: Path) -> bool:
+    try:
+        disk.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def unmake(disk: Disk, made: Iterable[Path]) -> None:
+    """Remove what is empty of these files and folders."""
+    for path in made:
+        with contextlib.suppress(OSError):
+            facts = disk.lstat(path)
+            if stat.S_ISDIR(facts.st_mode):
+                disk.rmdir(path)
+            elif not facts.st_size:
+                disk.unlink(path)
+
+
 def lock(disk: Disk, path: Path, results: Path) -> int:
     """The descriptor that holds the lock file for as long as it is open. E403 when another run has it."""
     fd = disk.open(path, os.O_RDWR | os.O_CREAT)
@@ -79,13 +103,17 @@ def lock(disk: Disk, path: Path, results: Path) -> int:
             disk.lock(fd)
         except BlockingIOError as error:
             raise held(results, _holder(disk, fd)) from error
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-        disk.truncate(fd, 0)
-        write_all(disk, fd, json.dumps(holder).encode())
     except BaseException:
         disk.close(fd)
         raise
     return fd
+
+
+def sign(disk: Disk, fd: int) -> None:
+    """Say in the lock file who holds it."""
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+    disk.truncate(fd, 0)
+    write_all(disk, fd, json.dumps(holder).encode())
 
 
 def _holder(disk: Disk, fd: int) -> str:

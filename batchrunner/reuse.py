@@ -75,16 +75,14 @@ _packed = msgspec.msgpack.Encoder().encode
 
 
 class Reuse:
-    """Stands between source and engine. `salt` is whatever else must be equal, `folder` that of the run, if it has one."""
+    """Stands between source and engine. `salt` is whatever else must be equal; the caches are closed with it."""
 
-    def __init__(self, policy: Reusing, folder: Path | None, salt: str, redact: Redact | None) -> None:
+    def __init__(self, policy: Reusing, shared: "Cache | None", own: "Cache | None", salt: str, redact: Redact | None) -> None:
         self._policy = policy
         self._salt = salt
         self._redact = redact
-        from batchrunner.cache import Cache  # SQLite takes its time, which help and usage errors need not pay
-
-        self._shared = Cache(Path(policy.cache), policy.cache_size) if policy.cache else None
-        self._own = Cache(folder, policy.cache_size) if policy.dedupe else None
+        self._shared = shared
+        self._own = own
         self._keys: dict[int, bytes] = {}  # of the requests that were sent, by line
         self._twins: dict[bytes, list[Request]] = {}  # those that wait for the one that was sent
         self._held = 0
@@ -175,6 +173,19 @@ def _same(result: Result, twin: Request) -> Result:
     return msgspec.structs.replace(result, request=twin, attempts=0, seconds=0.0, usage=None, maybe_billed=0, flags=flags)
 
 
-def reuse_of(policy: Reusing, folder: Path | None, salt: str, redact: Redact | None) -> Reuse | None:
-    """None where nothing is used again. UsageError E409: the cache cannot be used."""
-    return Reuse(policy, folder, salt, redact) if policy.dedupe or policy.cache else None
+def shared_cache(policy: Reusing) -> "Cache | None":
+    """The cache of several jobs, open. UsageError E409: it cannot be used."""
+    return _cache(Path(policy.cache), policy) if policy.cache else None
+
+
+def reuse_of(policy: Reusing, shared: "Cache | None", folder: Path | None, salt: str, redact: Redact | None) -> Reuse | None:
+    """None where nothing is used again. `folder` is that of the run, if it has one. UsageError E409."""
+    if not (policy.dedupe or shared):
+        return None
+    return Reuse(policy, shared, _cache(folder, policy) if policy.dedupe else None, salt, redact)
+
+
+def _cache(folder: Path | None, policy: Reusing) -> "Cache":
+    from batchrunner.cache import Cache  # SQLite takes its time, which help and usage errors need not pay
+
+    return Cache(folder, policy.cache_size)

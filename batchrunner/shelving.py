@@ -7,23 +7,29 @@ Rules:
 """
 
 import time
+from functools import cache
 from pathlib import Path
 
-from batchrunner.journal import Durability, Journal
-from batchrunner.paths import Paths
+from batchrunner.journal import Journal
+from batchrunner.repair import refusal
 
 
-async def retire(paths: Paths, durability: Durability) -> None:
-    """Move the output to `earlier/`, and forget what is only known of it. UsageError E401, E403; FileError E404."""
-    with Journal.open(paths, durability) as journal:
-        await journal.sync()  # after this, closing has no reason to look for the files under their old names
-        shelf: Path | None = None
-        for path in (paths.results, paths.errors, paths.events, paths.attempts):
+async def retire(journal: Journal) -> None:
+    """Move the output to `earlier/`, and forget what is only known of it. UsageError E401, FileError E404."""
+    paths = journal.paths
+    await journal.sync()
+    shelf = cache(lambda: _new_shelf(paths.earlier))
+    try:
+        for ok in (True, False):
+            if journal.log(ok).size:
+                journal.put_away(ok, shelf())
+        for path in (paths.events, paths.attempts):
             if path.exists() and path.stat().st_size:
-                shelf = shelf or _new_shelf(paths.earlier)
-                path.rename(shelf / path.name)
-        for cache in (paths.checkpoint, *(paths.answers.with_name(paths.answers.name + end) for end in ("", "-wal", "-shm"))):
-            cache.unlink(missing_ok=True)
+                path.rename(shelf() / path.name)
+        for known in (paths.checkpoint, *(paths.answers.with_name(paths.answers.name + end) for end in ("", "-wal", "-shm"))):
+            known.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(error, paths.earlier) from error
 
 
 def _new_shelf(folder: Path) -> Path:

@@ -30,6 +30,11 @@ class Spill:
         self._logs: dict[bool, Log] = {}
 
     @property
+    def wanted(self) -> tuple[Path, ...]:
+        """The folder, where the user names one."""
+        return (self.folder,) if self._named else ()
+
+    @property
     def logs(self) -> tuple[Log, ...]:
         """The files in use."""
         return tuple(self._logs.values())
@@ -41,8 +46,8 @@ class Spill:
     def prepare(self) -> None:
         """Find out whether a folder that the user names will do, before answers are paid for. UsageError E401, FileError E404."""
         try:
-            if self._named:
-                repair.folder(self._disk, self.folder, private=True)
+            for folder in self.wanted:
+                repair.folder(self._disk, folder, private=True)
         except OSError as error:
             raise repair.refusal(error, self.folder, "Name another --spill-dir, or leave it out.") from error
 

@@ -99,6 +99,7 @@ async def submit(
         door = doors(settings.service, environ)[0]
         async with _service(door, settings, environ, pause) as api:
             shelf = Shelf(job.paths.batches, door.base_url)
+            await job.begin()
             if not shelf.state.parts:
                 await _fill(shelf, job.source([door.base_url], settings.service.model))
             async with asyncio.timeout(settings.stopping.max_time or None):

@@ -70,10 +70,6 @@ def _retry(call: Call) -> int:
     chosen = named(kinds) if kinds else whatever if every else promising
     if kinds and every:
         raise UsageError("E003", "--all and --kind exclude each other.")
-    if "fresh" in call.typed:
-        raise UsageError(
-            "E003", "retry keeps earlier results; --fresh drops them.", "For a new start: batchrunner run INPUT --fresh"
-        )
     done = [Path(name) for flag in ("done", "errors") for name in call.own.get(flag, [])]
     return _executed(call, Reopen(chosen, done))
 

@@ -150,6 +150,8 @@ def test_a_page_that_cannot_be_written_breaks_nothing(job: Path, capfd: pytest.C
     assert report.ok
     assert target.read_text() == "precious"
     assert ("the report could not be written" in capfd.readouterr().err) == (obstacle == "folder")
+    assert report.page == ("" if obstacle == "folder" else str(page)), "none is named that was not written"
+    assert not list(page.parent.glob("*.partial"))
 
 
 # ---- the page live ----
@@ -389,7 +391,7 @@ def test_a_page_that_cannot_be_written_where_it_was_asked_for_is_refused(
     typed = [str(job), "--base-url", "simulated", "--report", str(job.parent / place)]
     assert cli.main(typed) == 2
     assert why in capsys.readouterr().err
-    assert not job.with_name("in.results.jsonl").stat().st_size, "nothing was sent"
+    assert [path.name for path in job.parent.iterdir()] == ["in.jsonl"], "nothing was made"
 
 
 def test_a_command_that_ends_before_it_has_read_is_no_fault_of_ours() -> None:

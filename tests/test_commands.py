@@ -276,6 +276,64 @@ def test_fresh_starts_over_and_keeps_what_was(run: Command, sim: Simulator) -> N
     assert len(list(Path("a.run/earlier").iterdir())) == 2, "no shelf is written over, not even within a second"
 
 
+REFUSED = {
+    "E002": ["--proxy", "socks5://there"],
+    "E102": ["--base-url", "ftp://there"],
+    "E401": ["--report", "nowhere/x.html"],
+    "E404": ["--min-free", "1000TiB"],
+    "E209": ["--schema", "nothing"],
+    "E409": ["--cache", "/dev/null/x"],
+    "E205": ["--changed", "rerun"],
+}
+
+
+def files() -> dict[str, bytes]:
+    """All that is here, and what is in it; who last held a lock is of no interest."""
+    paths = (path for path in Path().rglob("*") if path.name != "lock" and "home" not in path.parts)
+    return {str(path): b"" if path.is_dir() else path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("code", REFUSED)
+def test_a_run_that_is_refused_leaves_everything_as_it_was(run: Command, sim: Simulator, code: str, begun: bool) -> None:
+    write(1, 2, 3)
+    more = ["--fresh", "--dedupe"] if begun else ["--spill-dir", "spill"]
+    if begun:
+        assert run("a.jsonl", "--dedupe").code == 0
+    if code == "E205":
+        write(1, 2, 3, 3)
+    before, asked = files(), sim.stats()["requests"]
+    said = run("a.jsonl", *more, *REFUSED[code])
+    assert (said.code, said.out) == (4 if code == "E404" else 2, "")
+    assert f"[{code}]" in said.err
+    assert files() == before
+    assert sim.stats()["requests"] == asked
+
+
+def test_a_table_that_is_refused_leaves_nothing(run: Command) -> None:
+    Path("t.csv").write_text("id,bio\n1,x\n1,y\n")
+    said = run("t.csv", "--prompt", "Sum {bio}", "--model", "m", "--id-column", "id")
+    assert (said.code, "[E205]" in said.err) == (2, True)
+    assert list(files()) == ["t.csv"]
+
+
+def test_a_foreign_file_as_output_keeps_its_neighbours_away(run: Command) -> None:
+    write(1, 2, 3)
+    Path("diary.txt").write_text("Dear diary\n")
+    assert "[E401]" in run("a.jsonl", "-o", "diary.txt").err
+    assert set(files()) == {"a.jsonl", "diary.txt"}
+
+
+def test_what_a_retry_asks_again_is_not_forgotten(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(1)
+    run()
+    before = files()
+    assert "[E003]" in run("retry", "a.jsonl", "--fresh").err
+    monkeypatch.setenv("BATCHRUNNER_FRESH", "true")
+    assert "[E003]" in run("retry", "a.jsonl").err
+    assert files() == before
+
+
 def test_lines_may_be_added_removed_and_reordered(run: Command, sim: Simulator) -> None:
     write(*range(10))
     run()

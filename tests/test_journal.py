@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from batchrunner import disk as disks
 from batchrunner.disk import Disk
 from batchrunner.errors import BatchError, FileError, UsageError
 from batchrunner.journal import Durability, Journal, Paths
@@ -39,6 +40,7 @@ class Faulty(Fast):
     def __init__(self, at: int, code: int, part: float = 0.0, forever: bool = False) -> None:
         self.at, self.code, self.part, self.forever = at, code, part, forever
         self.calls = 0
+        self.failed = ""  # the call that did
         self.short = False
 
     def __getattribute__(self, name: str) -> Any:
@@ -57,7 +59,7 @@ class Faulty(Fast):
             if self.part < 1:  # a short write now, the error at the next call
                 self.short = True
                 return taken
-        self.short = False
+        self.short, self.failed = False, name
         raise OSError(self.code, os.strerror(self.code))
 
 
@@ -635,6 +637,70 @@ def test_whichever_call_fails_nothing_acknowledged_is_lost_or_doubled(
         if disk.calls < at:
             assert acknowledged == set(range(10, 18))
             break
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_an_output_that_cannot_be_opened_leaves_nothing(tmp_path: Path, code: int) -> None:
+    for at in count(1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        (folder / "in.jsonl").write_text("a line\n")
+        disk = Faulty(at, code)
+        try:
+            journal = Journal.open(Paths.of(folder / "in.jsonl"), Durability(spill_dir=str(folder / "spill")), disk)
+        except BatchError:
+            left = {path.name for path in folder.rglob("*")} - {"in.jsonl"}
+            assert not left or (left == {"in.run", "lock"} and disk.failed in {"fstat", "lock"}), "nobody's lock stays"
+        else:
+            disk.at = 0
+            journal.close()
+            break
+
+
+def test_who_is_refused_beside_a_run_takes_nothing_from_it(tmp_path: Path) -> None:
+    paths, policy = Paths.of(tmp_path / "in.jsonl"), Durability()
+    with Journal.open(paths, policy, Fast()):
+        there = {*tmp_path.rglob("*")}
+        with pytest.raises(UsageError, match="E403"):
+            Journal.open(paths, policy, Fast())
+        assert {*tmp_path.rglob("*")} == there
+
+
+def test_what_a_run_was_given_is_not_withdrawn(tmp_path: Path) -> None:
+    paths = Paths.of(tmp_path / "in.jsonl")
+    with Journal.open(paths, Durability(), Fast()) as journal:
+        journal.append(line(1), True)
+        journal.withdraw()
+        journal.append(line(2), True)
+    assert numbers(paths.results) == [1, 2]
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_small_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, at: int) -> None:
+    path, disk = tmp_path / "small", Faulty(at, errno.ENOSPC, 0.5)
+    try:
+        disks.replace(path, b"all of it", disk)
+    except OSError:
+        assert not [*tmp_path.iterdir()]
+    else:
+        assert path.read_bytes() == b"all of it"
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_what_cannot_be_put_away_stays(tmp_path: Path, at: int) -> None:
+    paths, shelf, disk = Paths.of(tmp_path / "in.jsonl"), tmp_path / "shelf", Faulty(0, errno.ENOSPC)
+    shelf.mkdir()
+    with Journal.open(paths, Durability(), disk) as journal:
+        journal.append(line(1), True)
+        asyncio.run(journal.sync())
+        disk.at = disk.calls + at
+        try:
+            journal.put_away(True, shelf)
+        except OSError:
+            assert numbers(paths.results) == [1]
+        else:
+            assert (numbers(paths.results), numbers(shelf / paths.results.name)) == ([], [1])
+        disk.at = 0
 
 
 LIMITED = """

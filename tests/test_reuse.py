@@ -18,7 +18,7 @@ from batchrunner import reuse
 from batchrunner.cache import GROUP, NAME, Cache
 from batchrunner.core.model import Error, Kind, Request, Result, Route
 from batchrunner.errors import UsageError
-from batchrunner.reuse import Reuse, Reusing
+from batchrunner.reuse import Reuse, Reusing, reuse_of, shared_cache
 from batchrunner.simulator import Profile, Simulator
 from batchrunner.simulator.ledger import Ledger
 from tests.crash import served
@@ -108,7 +108,10 @@ def good(of: Request, body: bytes = b'{"id":1}') -> Result:
 
 
 def made(folder: Path | None = None, salt: str = "", **policy: Any) -> Reuse:
-    return Reuse(Reusing(**policy), folder, salt, lambda body: body.replace(b"sk-1", b"..."))
+    asked = Reusing(**policy)
+    reuse = reuse_of(asked, shared_cache(asked), folder, salt, lambda body: body.replace(b"sk-1", b"..."))
+    assert reuse
+    return reuse
 
 
 async def test_a_failure_is_the_word_of_all_who_waited() -> None:
