@@ -146,10 +146,7 @@ class Estimate:
         assert standing, "the survey is over"
         for twin in standing.twins:
             self._wrong(twin.line, f"custom_id {twin.id!r} is already on line {twin.first}", "")
-        each = _answer(moments)
-        answers = None if each is None else each * self._to_go
-        rate = _rate(moments)
-        paces, out = _paces(self._settings), each or 0.0
+        answer, rate = _answer(moments), _rate(moments)
         unpriced = tuple(name for name in self._uses if prices.of(self._url, name) is None)
         return CheckReport(
             input=self._settings.input,
@@ -161,16 +158,16 @@ class Estimate:
             done=standing.succeeded + standing.failed + standing.invalid,
             to_go=self._to_go,
             uncertainty=round(spread, 3),
-            tokens_out=None if answers is None else round(answers),
+            tokens_out=None if answer is None else round(answer * self._to_go),
             models=tuple(self._models()),
-            cost=None if each is None else self._cost(prices, lambda use: each * use.requests),
+            cost=None if answer is None else self._cost(prices, lambda use: answer * use.requests),
             cost_most=None if any(use.open_ended for use in uses) else self._cost(prices, lambda use: use.tokens_out_most),
             cost_least=self._cost(prices, lambda use: 0),
             unpriced=unpriced,
             extra=bool(unpriced) and wanted(self._url),
             rate=rate,
             seconds=self._to_go / rate if rate else None,
-            seconds_least=max((least(paces, use.requests, use.tokens_in + out * use.requests) for use in uses), default=0.0),
+            seconds_least=self._seconds_least(answer or 0.0),
             too_long=self._long.count,
             too_long_lines=str(self._long),
         )
@@ -186,6 +183,12 @@ class Estimate:
             ModelUse(name, use.requests, round(use.tokens_in), use.tokens_out_most, use.context)
             for name, use in sorted(self._uses.items(), key=lambda pair: -pair[1].requests)
         ]
+
+    def _seconds_least(self, answer: float) -> float:
+        """At the user's own paces, if answers have so many tokens."""
+        paces = _paces(self._settings)
+        tokens = ((use.requests, use.tokens_in + answer * use.requests) for use in self._uses.values())
+        return max((least(paces, requests, together) for requests, together in tokens), default=0.0)
 
     def _cost(self, prices: Prices, answered: Callable[[_Use], float]) -> float | None:
         rows = [(prices.of(self._url, name), use) for name, use in self._uses.items()]

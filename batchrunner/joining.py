@@ -30,13 +30,15 @@ MANY = 100_000  # keys that are told apart from the others in memory
 KINDS = 127  # kinds of failure told apart; foreign files may hold any number
 BLANK = hash("")  # the key of a line that is none of the job's, such as a blank one
 
-_SUCCESS, _FAILURE, _OLD = 1, 2, 4
+_SUCCESS, _FAILURE, _OLD = 1, 2, 4  # what has been said of a line
 _ANY = number_of("")  # the digest of a record that has none
+_OK, _IN_RESULTS, _MADE = 1, 1 << 8, 1 << 9  # bits of a tag, and how far its other parts are shifted
+_KIND, _PLACE = 1, 10
 
 
 def tag_of(place: int, in_results: bool, kind: int, ok: bool, made: bool) -> int:
     """What else is known of a record, in one number: its place and its file, a made id (`formats.is_made`), kind, success."""
-    return place << 10 | made << 9 | in_results << 8 | kind << 1 | ok
+    return place << _PLACE | made * _MADE | in_results * _IN_RESULTS | kind << _KIND | ok * _OK
 
 
 class Notes(Struct):
@@ -95,24 +97,22 @@ class Join:
         last: dict[int, int] = {}
         older: list[tuple[int, int]] = []
         for key, digest, tag in zip(told[0::3], told[1::3], told[2::3], strict=True):
-            at = where.get(key)
+            at, good = where.get(key), tag & _OK
             if at is None:
                 self._stranger(tag)
-            elif not (digest == digests[at] or digest == _ANY or (tag & 1 and self._keep_changed)):
-                if tag & 1:
-                    states[at] |= _OLD
-                    older.append((at, tag))
-            elif tag & 1:
+                continue
+            current = digest == digests[at] or digest == _ANY or (good and self._keep_changed)
+            if good and current:
                 states[at] |= _SUCCESS
                 self._standing.answer([lines[at]])
-            else:
+            elif good:
+                states[at] |= _OLD
+                older.append((at, tag))
+            elif current:
                 states[at] |= _FAILURE
                 last[at] = tag
         self._settle(states, lines, last)
-        for at, tag in older:
-            if states[at] & _SUCCESS:
-                self._standing.older += 1
-                self._out_of_date(tag)
+        self._supersede(states, older)
 
     def _settle(self, states: bytearray, lines: "array[int]", last: dict[int, int]) -> None:
         """Count the lines of a pile that have no success by what their records said."""
@@ -123,10 +123,17 @@ class Join:
         self._standing.changed += len(edits)
         self.edits = sorted(self.edits + edits)[:FEW]
 
+    def _supersede(self, states: bytearray, older: Sequence[tuple[int, int]]) -> None:
+        """Answers to an older text of a line do not count where there is one to the text of today."""
+        for at, tag in older:
+            if states[at] & _SUCCESS:
+                self._standing.older += 1
+                self._out_of_date(tag)
+
     def _failure(self, line: int, tag: int) -> None:
         """The line's last word is an error: it is refused, unless its kind is asked again."""
         self._keep(tag)
-        kind = self._kinds[tag >> 1 & KINDS]
+        kind = self._kinds[tag >> _KIND & KINDS]
         if self._reopen(kind):
             self._standing.reopened += 1
         else:
@@ -134,23 +141,23 @@ class Join:
 
     def _stranger(self, tag: int) -> None:
         self._standing.strangers += 1
-        if not tag >> 9 & 1:
+        if not tag & _MADE:
             self._keep(tag)
-        elif tag & 1:
+        elif tag & _OK:
             self._standing.moved += 1
             self._out_of_date(tag)
 
     def _keep(self, tag: int) -> None:
         """The record counts: if it is one of the errors file, `tidy` leaves it there."""
-        if not tag >> 8 & 1:
-            number = tag >> 10
+        if not tag & _IN_RESULTS:
+            number = tag >> _PLACE
             self._standing.current[number >> 3] |= BIT[number & 7]
             self._standing.superseded -= 1
 
     def _out_of_date(self, tag: int) -> None:
         """The record does not count any more: if it is one of the results, `tidy` takes it out of them."""
-        if tag >> 8 & 1:
-            number, bits = tag >> 10, self._standing.outdated
+        if tag & _IN_RESULTS:
+            number, bits = tag >> _PLACE, self._standing.outdated
             bits.extend(bytes(max(0, (number >> 3) + 1 - len(bits))))
             bits[number >> 3] |= BIT[number & 7]
 

@@ -8,6 +8,7 @@ Rules:
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from os import SEEK_END
 from pathlib import Path
 from typing import TypeVar
@@ -50,16 +51,16 @@ def last_start(paths: Paths) -> Start | None:
 
 
 def _read(path: Path, decoder: "msgspec.json.Decoder[T]", last: int = 0, begins: bytes = b"") -> Iterator[T]:
+    for raw in _lines(path, last):
+        if raw.startswith(begins):
+            try:
+                yield decoder.decode(raw)
+            except (msgspec.MsgspecError, RecursionError):
+                continue
+
+
+def _lines(path: Path, last: int) -> Iterator[bytes]:
     for part in [path] if last else [older(path), path]:
-        try:
-            with part.open("rb") as file:
-                file.seek(max(0, file.seek(0, SEEK_END) - last) if last else 0)
-                for raw in file:
-                    if not raw.startswith(begins):
-                        continue
-                    try:
-                        yield decoder.decode(raw)
-                    except (msgspec.MsgspecError, RecursionError):
-                        continue
-        except OSError:
-            continue
+        with suppress(OSError), part.open("rb") as file:
+            file.seek(max(0, file.seek(0, SEEK_END) - last) if last else 0)
+            yield from file

@@ -179,32 +179,47 @@ class Shelf:
 
 async def _fill(shelf: Shelf, source: AsyncIterator[list[Request | Result]]) -> None:
     """Write the open lines into part files, and note them all at once: before that, nothing has been begun."""
-    filling: OrderedDict[tuple[str, str], tuple[Part, bytearray]] = OrderedDict()
-    parts: list[Part] = []
-
-    def finish(key: tuple[str, str]) -> None:
-        part, content = filling.pop(key)
-        replace(shelf.folder / f"{part.name}.jsonl", bytes(content))
-
+    filling = _Filling(shelf.folder)
     async for block in source:
         for item in block:
-            if isinstance(item, Result) or item.route is Route.HTTP:
-                continue
-            key = (item.path, item.model)
-            if key not in filling:
-                parts.append(Part(f"part-{len(parts) + 1:04}", item.path, token_hex(8)))
-                filling[key] = (parts[-1], bytearray())
-            part, content = filling[key]
-            content += _line_of(item)
-            part.lines += 1
-            if part.lines >= MOST_LINES or len(content) >= MOST_BYTES:
-                finish(key)
-            elif len(filling) > MOST_OPEN or sum(len(held) for _, held in filling.values()) > MOST_BYTES:
-                finish(next(iter(filling)))
-    for key in list(filling):
-        finish(key)
-    shelf.state.parts = parts
+            if isinstance(item, Request) and item.route is not Route.HTTP:
+                filling.add(item)
+    shelf.state.parts = filling.finished()
     shelf.save()
+
+
+class _Filling:
+    """Part files while they are filled: at any time one for each path and model, as far as there is room for them in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._parts: list[Part] = []
+        self._open: OrderedDict[tuple[str, str], tuple[Part, bytearray]] = OrderedDict()
+
+    def add(self, request: Request) -> None:
+        """Put the line of a request into the part where it belongs."""
+        key = (request.path, request.model)
+        part, content = self._open.get(key) or self._begin(key)
+        content += _line_of(request)
+        part.lines += 1
+        if part.lines >= MOST_LINES or len(content) >= MOST_BYTES:
+            self._finish(key)
+        elif len(self._open) > MOST_OPEN or sum(len(held) for _, held in self._open.values()) > MOST_BYTES:
+            self._finish(next(iter(self._open)))
+
+    def finished(self) -> list[Part]:
+        """All of them, in the order they were begun."""
+        for key in list(self._open):
+            self._finish(key)
+        return self._parts
+
+    def _begin(self, key: tuple[str, str]) -> tuple[Part, bytearray]:
+        self._parts.append(Part(f"part-{len(self._parts) + 1:04}", key[0], token_hex(8)))
+        return self._open.setdefault(key, (self._parts[-1], bytearray()))
+
+    def _finish(self, key: tuple[str, str]) -> None:
+        part, content = self._open.pop(key)
+        replace(self._folder / f"{part.name}.jsonl", bytes(content))
 
 
 def _line_of(request: Request) -> bytes:

@@ -165,11 +165,16 @@ def _doubtful(
     else:
         verdict = _UNEXPECTED.get(reply.status, verdict)
     if verdict.kind is Kind.OK:
-        flags += call_flags(line)
-    elif verdict.kind is not Kind.POLICY and (told := _disguised(line)):
+        return _judged(reply, line, answer, flags + call_flags(line), verdict)
+    if verdict.kind is not Kind.POLICY and (told := _disguised(line)):
         return _complained(attempt, reply, told, told.status, line, flags)
-    elif verdict.code == UNFINISHED.code and answer and unmarked(line, attempt.request):
+    if verdict.code == UNFINISHED.code and answer and unmarked(line, attempt.request):
         verdict = _unmarked(attempt, answer)
+    return _judged(reply, line, answer, flags, verdict)
+
+
+def _judged(reply: Reply, line: bytes, answer: Answer | None, flags: tuple[str, ...], verdict: Verdict) -> Outcome:
+    """A 2xx by its verdict. What was cut is no body, but evidence."""
     kept = line or _kept(reply.body)
     cut = verdict.kind is Kind.TRUNCATED and not verdict.final  # what is final has to be acted upon by somebody who sees it
     return Outcome(

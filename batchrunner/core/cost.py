@@ -13,7 +13,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Struct
 
-from batchrunner.core.model import Event
+from batchrunner.core.model import Attempt, Event, Usage
 from batchrunner.core.policy import option
 from batchrunner.core.trail import Spend
 
@@ -139,26 +139,22 @@ class Budget:
         self._ended += 1
         if outcome.usage is None:
             return
-        usage = outcome.usage
         self._answers += 1
-        self._tokens += usage.input + usage.output
+        self._tokens += outcome.usage.input + outcome.usage.output
         if self._spending.max_cost:
-            told = None if usage.cost is UNSET else usage.cost
-            spend = Spend(
-                endpoint=attempt.endpoint,
-                model=attempt.request.model,
-                requests=1,
-                input=usage.input,
-                output=usage.output,
-                told=told,
-            )
-            cost = self._prices.cost([spend])
-            if cost is None:
-                model = attempt.request.model or "the model"
-                self.over = f"the price of {model} is not known, so --max-cost cannot be kept: --price MODEL=IN/OUT [E303]"
-                return
+            self._pay(attempt, outcome.usage)
+        if not self.over:
+            self._judge()
+
+    def _pay(self, attempt: Attempt, usage: Usage) -> None:
+        told, model = None if usage.cost is UNSET else usage.cost, attempt.request.model
+        spend = Spend(endpoint=attempt.endpoint, model=model, requests=1, input=usage.input, output=usage.output, told=told)
+        cost = self._prices.cost([spend])
+        if cost is None:
+            unknown = f"the price of {model or 'the model'} is not known"
+            self.over = f"{unknown}, so --max-cost cannot be kept: --price MODEL=IN/OUT [E303]"
+        else:
             self._spent += cost
-        self._judge()
 
     def _judge(self) -> None:
         share = 1.0 + (self._sent() - self._ended) / self._answers

@@ -17,7 +17,7 @@ from msgspec import Struct
 from batchrunner.core.deadlines import HASTY
 from batchrunner.core.evidence import Evidence, crowding, growth, mean
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import Finding, Moment, quantile
+from batchrunner.core.trail import Finding, Moment, Ourselves, quantile
 from batchrunner.core.wording import part, plural, seconds, stretch, tokens
 
 FEW = 20  # attempts, good answers or refusals below which hardly anything can be told
@@ -159,33 +159,40 @@ def _heaviest(evidence: Evidence) -> Assessment | None:
 
 
 def _service(evidence: Evidence) -> Assessment:
+    well = f"first byte after {seconds(quantile(evidence.first_byte, 0.5))} (median), all the time about the same"
+    return _ill(evidence) or _slowed(evidence) or _unanswered(evidence) or _answered(evidence, well)
+
+
+def _ill(evidence: Evidence) -> Assessment | None:
+    """Answers that are errors, or none."""
     ill = evidence.kinds(Kind.SERVER_ERROR, Kind.GARBLED, Kind.PROTOCOL, Kind.GATEWAY, Kind.TRUNCATED)
     ill -= evidence.spike.count if evidence.spike and _is_cut(evidence) else 0
-    if ill >= FEW // 4 and evidence.share(ill) >= ILL_SHARE:
-        return Assessment(
-            "yes",
-            f"{part(ill, evidence.attempts)} answered by an error, cut short or garbled",
-            "ask whoever runs it; a second --base-url takes over",
-        )
+    if ill < FEW // 4 or evidence.share(ill) < ILL_SHARE:
+        return None
+    said = f"{part(ill, evidence.attempts)} answered by an error, cut short or garbled"
+    return Assessment("yes", said, "ask whoever runs it; a second --base-url takes over")
+
+
+def _slowed(evidence: Evidence) -> Assessment | None:
+    """A time in which answers came much later, though hardly more was in flight."""
     worst = max(evidence.grown, key=lambda pair: pair[1].first_byte / pair[0].first_byte, default=None)
-    if worst and growth(worst) >= max(GREW, 2.0 * crowding(worst)):
-        good, bad = worst
-        flat = f" while connecting stayed at {seconds(bad.connect)}" if 0 < bad.connect < 2 * max(good.connect, 0.01) else ""
-        slower = f"first byte after {seconds(bad.first_byte)} instead of {seconds(good.first_byte)}{flat}"
-        said = f"{stretch(bad.begin, bad.end)}: {slower}"
-        return Assessment(
-            "yes",
-            f"{said}, with {bad.in_flight:.0f} in flight against {good.in_flight:.0f}",
-            "a second --base-url takes over; or wait",
-        )
+    if not worst or growth(worst) < max(GREW, 2.0 * crowding(worst)):
+        return None
+    good, bad = worst
+    flat = f" while connecting stayed at {seconds(bad.connect)}" if 0 < bad.connect < 2 * max(good.connect, 0.01) else ""
+    slower = f"first byte after {seconds(bad.first_byte)} instead of {seconds(good.first_byte)}{flat}"
+    said = f"{stretch(bad.begin, bad.end)}: {slower}, with {bad.in_flight:.0f} in flight against {good.in_flight:.0f}"
+    return Assessment("yes", said, "a second --base-url takes over; or wait")
+
+
+def _unanswered(evidence: Evidence) -> Assessment | None:
+    """Attempts that hung alone, for when asked again the same was answered quickly."""
     judged = evidence.last.judged
     alike = judged.right > judged.wrong and not _heaviest(evidence) and not _crowded(evidence)
-    if alike and judged.right >= FEW // 4 and evidence.share(judged.right) >= UNANSWERED_SHARE:
-        said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
-        return Assessment("yes", said, "nothing to do: they are asked again; tell whoever runs it")
-    return _answered(
-        evidence, f"first byte after {seconds(quantile(evidence.first_byte, 0.5))} (median), all the time about the same"
-    )
+    if not alike or judged.right < FEW // 4 or evidence.share(judged.right) < UNANSWERED_SHARE:
+        return None
+    said = f"{part(judged.right, evidence.attempts)} never answered, and quickly when asked again"
+    return Assessment("yes", said, "nothing to do: they are asked again; tell whoever runs it")
 
 
 def _server(evidence: Evidence) -> Assessment:
@@ -228,32 +235,39 @@ def _is_cut(evidence: Evidence) -> bool:
 
 def _us(evidence: Evidence) -> Assessment:
     us = [moment.us for moment in evidence.moments]
-    late, busy = sorted(each.lag for each in us), [each for each in us if each.cpu >= BUSY]
-    local, fds = evidence.kinds(Kind.LOCAL), max((each.fds / each.most_fds for each in us if each.most_fds), default=0.0)
-    disk = mean([each.disk for each in us])
-    if local >= RARE or fds >= 0.9:
-        said = f"{plural(local, 'attempt')} found no descriptor, port or buffer here; {100 * fds:.0f} % of the descriptors in use"
-        return Assessment("yes", said, "allow more: ulimit -n 65536; or ask for less: --max-concurrency N")
-    if disk >= DISK_SHARE and late:
-        return Assessment(
-            "yes",
-            f"results waited for the disk {100 * disk:.0f} % of the time",
-            "write elsewhere: -o FILE; or sync less: --sync interval",
-        )
-    typical = late[len(late) // 2] if late else 0.0
-    if typical >= LATE or (len(busy) > len(us) / 2 and typical >= LATE / 5):
-        cpu = mean([each.cpu for each in us])
-        said = f"our own loop is {seconds(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
-        if cpu >= BUSY:
-            return Assessment("yes", said, "one core is not enough: --workers 2, or more; or a hook computes for too long")
-        return Assessment(
-            "yes", said, "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N"
-        )
-    worst = late[-1] if late else 0.0
-    return _no(
-        evidence,
-        f"loop at most {seconds(worst)} late, {100 * fds:.0f} % of the descriptors in use, disk {100 * disk:.0f} % of the time",
-    )
+    fds = max((each.fds / each.most_fds for each in us if each.most_fds), default=0.0)
+    disk, lag = mean([each.disk for each in us]), max(each.lag for each in us)
+    in_use = f"{100 * fds:.0f} % of the descriptors in use"
+    well = f"loop at most {seconds(lag)} late, {in_use}, disk {100 * disk:.0f} % of the time"
+    return _exhausted(evidence.kinds(Kind.LOCAL), fds) or _held_by_disk(disk) or _late(us) or _no(evidence, well)
+
+
+def _exhausted(local: int, fds: float) -> Assessment | None:
+    if local < RARE and fds < 0.9:
+        return None
+    said = f"{plural(local, 'attempt')} found no descriptor, port or buffer here; {100 * fds:.0f} % of the descriptors in use"
+    return Assessment("yes", said, "allow more: ulimit -n 65536; or ask for less: --max-concurrency N")
+
+
+def _held_by_disk(disk: float) -> Assessment | None:
+    if disk < DISK_SHARE:
+        return None
+    said = f"results waited for the disk {100 * disk:.0f} % of the time"
+    return Assessment("yes", said, "write elsewhere: -o FILE; or sync less: --sync interval")
+
+
+def _late(us: Sequence[Ourselves]) -> Assessment | None:
+    """Our own loop comes too late to what has arrived."""
+    typical = sorted(each.lag for each in us)[len(us) // 2]
+    busy = sum(each.cpu >= BUSY for each in us) > len(us) / 2
+    if typical < LATE and not (busy and typical >= LATE / 5):
+        return None
+    cpu = mean([each.cpu for each in us])
+    said = f"our own loop is {seconds(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
+    if cpu >= BUSY:
+        return Assessment("yes", said, "one core is not enough: --workers 2, or more; or a hook computes for too long")
+    remedy = "other work slows this machine, or a hook blocks; ask for less at once: --max-concurrency N"
+    return Assessment("yes", said, remedy)
 
 
 def _short(evidence: Evidence) -> Assessment:

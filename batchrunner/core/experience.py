@@ -50,16 +50,8 @@ class Experience:
         """Tell each rule what it learns from; a refused rate is the pace's affair, if there is one. A line for people, or ""."""
         lane, treatment = self._endpoints[attempt.endpoint], TREATMENT[outcome.kind]
         pace = lane.pace(attempt.request.model)
-        paced, chance = pace.settle(attempt, outcome, now), False
-        if treatment.limit == "success":
-            lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
-        elif treatment.limit == "pushback" and not paced:
-            judged = outcome.kind is not Kind.RATE_LIMITED or pace.rate.disputed
-            chance = judged and lane.limit.chance(outcome.kind, attempt.beside, attempt.sending)
-            if not chance:
-                lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
-        elif treatment.limit == "crowded":
-            lane.limit.crowded(attempt.started, lane.inflight, now)
+        paced = pace.settle(attempt, outcome, now)
+        chance = _limit(lane, attempt, outcome, now, paced, pace.rate.disputed)
         spared = lane.breaker.open and any(other.serves(now) for other in self._endpoints.values() if other is not lane)
         if outcome.kind is Kind.OK:
             lane.doubt.answer(attempt.started, attempt.request.model)
@@ -100,6 +92,21 @@ class Experience:
         for known in lessons.answers:
             patience = self._patience[endpoint, known.model, known.route, known.stream] = Patience(self._timeouts)
             patience.recall(known.latencies)
+
+
+def _limit(lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, paced: bool, disputed: bool) -> bool:
+    """Tell the concurrency limit. True: the endpoint has objected by chance, of which the limit hears nothing."""
+    signal = TREATMENT[outcome.kind].limit
+    if signal == "success":
+        lane.limit.success(attempt.started, lane.inflight, now, work=_work(outcome))
+    elif signal == "crowded":
+        lane.limit.crowded(attempt.started, lane.inflight, now)
+    elif signal == "pushback" and not paced:
+        judged = outcome.kind is not Kind.RATE_LIMITED or disputed
+        if judged and lane.limit.chance(outcome.kind, attempt.beside, attempt.sending):
+            return True
+        lane.limit.pushback(attempt.started, lane.inflight, now, outcome.wait or 0.0)
+    return False
 
 
 def _work(outcome: Outcome) -> float:

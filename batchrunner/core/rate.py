@@ -242,19 +242,27 @@ class Rate:
         fell = self._doubted and self._calm < CLEAN
         self._cuts = 0 if told else self._cuts + 1
         if fell or (news and self.most < inf):
-            self._fell, self._once = now, self._was if fell else self.value
-            self.value *= FALL if self.most == inf else FALL_TOLD
-            self._settle(now, wait, hold=0.0, climb=RETURN)
+            self._fall(self._was if fell else self.value, wait, now)
         elif not news and (told or (self._countable(second, wait) and now - self._since >= SHORT)):
             self._told_by_climb(second, wait, now, hold=self._holds(now) if told else 0.0)
         elif self._hold and self.most == inf and (second == 1.0 or self._cuts <= len(TRIMS)):
-            self._was = self.value
-            self.value *= AGAIN if second == 1.0 else AGAIN_CRAWLING
-            self._settle(now, wait, hold=self._hold, climb=PROBE)
-            self._doubted = second == 1.0
+            self._doubt(second == 1.0, wait, now)
         else:
             self.value *= TRIMS[min(self._cuts, len(TRIMS)) - 1]
             self._settle(now, wait, hold=0.0, climb=SEEK)
+
+    def _fall(self, once: float, wait: float, now: float) -> None:
+        """The limit is not what it was `once`."""
+        self._fell, self._once = now, once
+        self.value *= FALL if self.most == inf else FALL_TOLD
+        self._settle(now, wait, hold=0.0, climb=RETURN)
+
+    def _doubt(self, brisk: bool, wait: float, now: float) -> None:
+        """Perhaps only one request too many: it goes on a little lower. Where it is `brisk`, another at once tells more."""
+        self._was = self.value
+        self.value *= AGAIN if brisk else AGAIN_CRAWLING
+        self._settle(now, wait, hold=self._hold, climb=PROBE)
+        self._doubted = brisk
 
     def _countable(self, second: float, wait: float) -> bool:
         """Whether a pause begins at whose end a second of the endpoint's may begin, and of which something can be counted."""

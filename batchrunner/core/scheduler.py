@@ -310,29 +310,37 @@ class Scheduler:
 
     def _settle_apart(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | None:
         """End an attempt that says nothing of its request: beaten by its twin, or failed while that goes on. None: it does."""
-        lane = self._endpoints[attempt.endpoint]
         if self.twins.beaten(attempt):
-            self.twins.forget(attempt)
-            lane.left(attempt.started)
-            lane.breaker.void(attempt.started)
-            return Again(now, BEATEN)
+            return self._called_off(attempt, now)
         other = self.twins.part(attempt)
         if other is None:
             return None
         entry, treatment = self._in_flight[attempt.request.line], TREATMENT[outcome.kind]
-        ends = outcome.final or not (treatment.again or treatment.health in REFUSED)
-        if outcome.kind is Kind.OK or (ends and outcome.kind is not Kind.CANCELLED):
+        goes_on = treatment.again or treatment.health in REFUSED
+        if outcome.kind is not Kind.CANCELLED and (outcome.final or not goes_on):
             self.twins.beat(other)
             entry.billed += 1
             return None
         entry.sent = other
+        return self._outlived(entry, attempt, outcome, now, u)
+
+    def _called_off(self, attempt: Attempt, now: float) -> Again:
+        lane = self._endpoints[attempt.endpoint]
+        self.twins.forget(attempt)
+        lane.left(attempt.started)
+        lane.breaker.void(attempt.started)
+        return Again(now, BEATEN)
+
+    def _outlived(self, entry: Open, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again:
+        """It has failed while its twin goes on: that speaks of the endpoint, and only a kill of the request."""
+        lane = self._endpoints[attempt.endpoint]
         entry.billed += outcome.billed
         entry.spent.sendings -= outcome.kind is Kind.CANCELLED
         entry.spent.kills += outcome.kind in KILLS
         lane.left(attempt.started)
         if outcome.kind is not Kind.CANCELLED:
             self.notice = self.experience.inform(attempt, outcome, now, u)
-        if treatment.health in REFUSED:
+        if TREATMENT[outcome.kind].health in REFUSED:
             self._refusals.hear(entry, lane, attempt, outcome, now)
         return Again(now, "its twin goes on")
 
