@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.core import units
+from batchrunner.core.address import check_proxy, check_route
 from batchrunner.core.cost import price_table
 from batchrunner.core.selection import condition, piece
 from batchrunner.core.service import check_variables
@@ -56,6 +57,8 @@ _EXAMPLES = {
     "param": "temperature=0",
     "price": "gpt-x-mini=0.15/0.60",
     "prompt": "'Summarise: {bio}'",
+    "proxy": "http://proxy.example:3128, none",
+    "route": "/v1/embeddings",
     "shard": "3/8",
     "where": 'body.model == "x", "draft" not in custom_id and line > 100',
 }
@@ -76,6 +79,8 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "param": params,
     "price": price_table,
     "prompt": Template.of,
+    "proxy": check_proxy,
+    "route": check_route,
     "shard": piece,
     "system": Template.of,
     "where": condition,

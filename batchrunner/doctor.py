@@ -19,11 +19,12 @@ import msgspec
 from msgspec import structs
 
 from batchrunner import simulator, symptoms
+from batchrunner.core.address import NO_PROXY
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Kind, Request, Route
 from batchrunner.core.wording import visible
 from batchrunner.keyring import Door, doors
-from batchrunner.network import NONE, proxy_for, proxy_secrets, trust
+from batchrunner.network import proxy_for, proxy_secrets, trust
 from batchrunner.probe import Step, Target, reach
 from batchrunner.report.visit import Visit
 from batchrunner.secret import redactor
@@ -115,7 +116,7 @@ class _Doctor:
 
     def _transport(self, url: str) -> Transport:
         door = self._door
-        connection = structs.replace(self._settings.connection, proxy=self._proxy or NONE)
+        connection = structs.replace(self._settings.connection, proxy=self._proxy or NO_PROXY)
         return Transport(
             door.name, url, connection, headers=door.headers, secret=door.opening, redact=self._redact, ids=door.provider.ids
         )

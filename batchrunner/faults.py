@@ -108,6 +108,8 @@ def _phase(error: Exception, cause: Cause, exchange: Exchange) -> Phase:
 def explain(error: Exception, exchange: Exchange, host: str, secure: bool, proxied: bool) -> Fault:
     """The fault that an exception of aiohttp stands for."""
     cause, words = next((cause, words) for kind, cause, words in _MEANING if isinstance(error, kind))
+    if proxied and cause is Cause.DNS:  # no other name is looked up here
+        cause, words = Cause.PROXY, "the name of the proxy cannot be resolved"
     cause = _cause(error, cause, exchange, proxied)
     detail = words.format(host=host)
     if why := _why(error):

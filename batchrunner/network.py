@@ -23,11 +23,11 @@ from urllib.parse import unquote, urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import structs
 
+from batchrunner.core.address import NO_PROXY, proxy_address
 from batchrunner.core.limit import Concurrency
 from batchrunner.errors import UsageError
 from batchrunner.secret import Secret
 
-NONE = "none"
 RESERVED = 64  # descriptors that files, pipes and the loop need
 MOST = 1 << 20  # more descriptors than that are of no use to anybody
 LOOKUP = 30.0  # seconds after which a lookup is given up; the next one has a thread of its own
@@ -41,18 +41,17 @@ def proxy_for(base_url: str, chosen: str, environ: Mapping[str, str]) -> str:
     `chosen` is the user's own word, `none` included. The variables are those that curl and others read: HTTPS_PROXY,
     HTTP_PROXY, ALL_PROXY and NO_PROXY, in lower case first.
     """
-    if chosen == NONE:
+    if chosen == NO_PROXY:
         return ""
     parts = urlsplit(base_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     name, proxy = ("--proxy", chosen) if chosen else _environment(parts.scheme, environ)
     if not proxy or (not chosen and (is_loopback(host) or bypassed(host, port, _told("no_proxy", environ)[1]))):
         return ""
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if not proxy.lower().startswith(("http://", "https://")) or not urlsplit(proxy).hostname:
-        hint = "Write --proxy http://host:port; SOCKS is not spoken. Without any proxy: --proxy none"
-        raise UsageError("E002", f"The proxy that {name} names cannot be used.", hint)
-    return proxy
+    try:
+        return proxy_address(proxy)
+    except ValueError as error:
+        raise UsageError("E002", f"What {name} names {error}.", f"Without any proxy: --proxy {NO_PROXY}") from None
 
 
 def _environment(scheme: str, environ: Mapping[str, str]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from batchrunner.contradictions import refuse_contradictions
+from batchrunner.contradictions import HOOKS, refuse_contradictions
 from batchrunner.conversion import Given, convert
 from batchrunner.core.selection import array_piece
 from batchrunner.errors import UsageError, misfit, nearest
@@ -169,7 +169,8 @@ def resolve(
         place = rows.label.removeprefix(NAME).removeprefix(" in ")
         service = msgspec.structs.replace(settings.service, endpoints=roster(rows.value, place))
         settings = msgspec.structs.replace(settings, service=service)
-    refuse_contradictions(settings)
+    by_hand = {name for name, value in typed.items() if value is not None}
+    refuse_contradictions(settings, by_hand - HOOKS if origin == ARGUMENT else by_hand)
     told_by = {name: given[name].origin if name in given else "default" for name in OPTIONS}
     return Resolved(settings, {**told_by, NAME: rows.origin} if rows else told_by)
 

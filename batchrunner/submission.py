@@ -25,6 +25,7 @@ from msgspec import Raw, Struct, structs
 
 from batchrunner import simulator
 from batchrunner.batch_api import ENDED, Batch, BatchApi, Pause
+from batchrunner.core.address import NO_PROXY
 from batchrunner.core.asking import asking
 from batchrunner.core.model import Request, Result, Route
 from batchrunner.core.wording import seconds
@@ -33,7 +34,7 @@ from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.filing import FileJob
 from batchrunner.keyring import Door, doors
 from batchrunner.meter import Meter
-from batchrunner.network import NONE, proxy_for, proxy_secrets
+from batchrunner.network import proxy_for, proxy_secrets
 from batchrunner.passing import STDOUT
 from batchrunner.paths import Paths
 from batchrunner.reopening import Reopen
@@ -127,7 +128,7 @@ async def _service(door: Door, settings: Settings, environ: Mapping[str, str], p
         transport = Transport(
             door.name,
             url,
-            structs.replace(settings.connection, proxy=proxy or NONE),
+            structs.replace(settings.connection, proxy=proxy or NO_PROXY),
             headers=door.headers,
             secret=door.opening,
             redact=redactor(list(chain(door.secrets, proxy_secrets(proxy)))),

@@ -11,9 +11,10 @@ from itertools import chain
 
 from msgspec import structs
 
+from batchrunner.core.address import NO_PROXY
 from batchrunner.core.service import Connection, Service
 from batchrunner.keyring import doors
-from batchrunner.network import NONE, proxy_for, proxy_secrets
+from batchrunner.network import proxy_for, proxy_secrets
 from batchrunner.secret import redactor
 from batchrunner.transport import Transport
 
@@ -34,7 +35,7 @@ class Ways:
             door.name: Transport(
                 door.name,
                 urls[door.name],
-                structs.replace(self._connection, proxy=proxy or NONE),
+                structs.replace(self._connection, proxy=proxy or NO_PROXY),
                 headers=door.headers,
                 secret=door.opening,
                 redact=self.redact,

@@ -194,10 +194,13 @@ def test_an_input_that_looks_like_an_option_or_a_verb(batch: Batch, capsys: pyte
 
 def test_every_option_is_accepted_by_its_flag(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"header": "A=1", "max_failures": "5%", "price": "m=1/2", "otel": "0.5", "shard": "1/2", "where": "line < 9"}
-    odd |= {"api_key_env": "MY_KEY", "workers": "2", "param": "a=1", "image_quality": "80"}
+    odd |= {"api_key_env": "MY_KEY", "workers": "2", "param": "a=1", "image_quality": "80", "proxy": "h:1"}
+    odd |= {"route": "/x", "connect_timeout": "7", "first_byte_timeout": "7", "idle_timeout": "7"}
+    use = dict.fromkeys(("cache_all", "cache_size"), ["--cache", "there"]) | {"image_quality": ["--max-image-px", "9"]}
+    use |= dict.fromkeys(("feedback", "reask"), ["--expect", "json"])
     for name, each in OPTIONS.items():
         value = [] if each.type is bool else [odd.get(name) or (each.choices or ("7000",))[0]]
-        code, _, err = said(capsys, "a.jsonl", *(each.flags[0], *value))
+        code, _, err = said(capsys, "a.jsonl", *(each.flags[0], *value), *use.get(name, []))
         assert (code, err) == (0, ""), name
 
 

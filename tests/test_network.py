@@ -88,7 +88,7 @@ def test_what_no_proxy_excepts(exceptions: str, host: str, port: int, fits: bool
     assert bypassed(host, port, exceptions) is fits
 
 
-@pytest.mark.parametrize("proxy", ["socks5://p:1080", "ftp://p", "http://", "socks5h://u:secret-pass@p:1"])
+@pytest.mark.parametrize("proxy", ["nope", "socks5://p:1080", "ftp://p", "http://", "socks5h://u:secret-pass@p:1"])
 def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(proxy: str) -> None:
     with pytest.raises(UsageError) as refused:
         proxy_for("https://a.example", "", {"ALL_PROXY": proxy})

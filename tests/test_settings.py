@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+import batchrunner
 from batchrunner import origins
 from batchrunner.core import units
 from batchrunner.core.policy import Group
@@ -318,8 +319,70 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 def test_contradictions(tmp_path: Path) -> None:
     assert "quiet" in refused("E003", tmp_path, {"quiet": True, "verbose": True})
     assert "stdout" in refused("E003", tmp_path, {"output": "-", "json": True})
-    assert "whole attempt" in refused("E003", tmp_path, {"timeout": "3", "first_byte_timeout": "10m"})
+    for whole in ("timeout", "max_timeout"):
+        for part in ("first_byte_timeout", "idle_timeout", "connect_timeout"):
+            assert f"{part} is longer" in refused("E003", tmp_path, {whole: "3", part: "10m"})
+        assert resolve(tmp_path, {whole: "3"}).settings.timeouts.connect_timeout == 10.0, "which nobody said"
     assert "as they are" in refused("E003", tmp_path, {"via": "batch", "max_image_px": 64})
+
+
+USELESS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "feedback": ({"feedback": True}, {"expect": "json"}),
+    "reask": ({"reask": 5}, {"schema": "s.json"}),
+    "overflow": ({"overflow": "truncate-head"}, {"max_prompt_tokens": 100}),
+    "image_quality": ({"image_quality": 30}, {"max_image_px": 100}),
+    "cache_all": ({"cache_all": True}, {"cache": "there"}),
+    "cache_size": ({"cache_size": "1MiB"}, {"dedupe": True}),
+    "max_timeout": ({"max_timeout": "1m", "timeout": "10s"}, {"timeout": "auto"}),
+    "max_concurrency": ({"max_concurrency": 2, "concurrency": 10}, {"concurrency": "auto"}),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_an_option_that_does_nothing_alone_is_refused_where_it_was_typed(tmp_path: Path, name: str) -> None:
+    alone, with_it = USELESS[name]
+    flag = "--" + name.replace("_", "-")
+    assert f"{flag} does nothing without" in refused("E003", tmp_path, alone)
+    assert resolve(tmp_path, {**alone, **with_it}).settings
+    assert resolve(tmp_path, {**alone, name: OPTIONS[name].default}).settings, "it was not asked for"
+    variables = {OPTIONS[each].variable: str(value) for each, value in alone.items()}
+    assert resolve(tmp_path, {}, variables).settings, "there it waits for the other"
+
+
+def test_what_a_function_of_the_user_judges_gives_these_a_use(tmp_path: Path) -> None:
+    runner = batchrunner.Runner(validate=lambda result: None, feedback=True, reask=5)
+    assert runner
+    with pytest.raises(UsageError, match="overflow does nothing"):
+        batchrunner.Runner(overflow="truncate-head")
+
+
+def test_one_endpoint_that_grows_gives_a_bound_its_use(tmp_path: Path) -> None:
+    rows = [{"base_url": "http://a", "concurrency": 3}, {"base_url": "http://b", "concurrency": "auto"}]
+    assert resolve(tmp_path, {"endpoint": rows, "max_concurrency": 9, "concurrency": 5}).settings
+    assert "does nothing" in refused("E003", tmp_path, {"endpoint": rows[:1], "max_concurrency": 9})
+
+
+@pytest.mark.parametrize("proxy", ["nope", "nope:x", "http://", "socks5://h:1", "http://[::1", "me:secret-pass@h"])
+def test_what_is_no_proxy_is_refused_at_once_and_not_repeated(tmp_path: Path, proxy: str) -> None:
+    said = refused("E002", tmp_path, {"proxy": proxy})
+    assert "no address of a proxy" in said
+    assert "nope" not in said
+    assert "secret-pass" not in said
+
+
+@pytest.mark.parametrize("proxy", ["", "none", "h:3128", "http://h", "https://h.example:1", "HTTP://[::1]:80", "me:pass@h:80"])
+def test_what_may_be_a_proxy(tmp_path: Path, proxy: str) -> None:
+    assert resolve(tmp_path, {"proxy": proxy}).settings.connection.proxy == proxy
+
+
+@pytest.mark.parametrize("route", ["x", "/v1/../x", "//h/x", "ftp://h/x", "/v1/a b"])
+def test_what_is_no_route_is_refused(tmp_path: Path, route: str) -> None:
+    assert "is no route: the url" in refused("E002", tmp_path, {"route": route})
+
+
+@pytest.mark.parametrize("route", ["", "/v1/embeddings", "/x?y=1", "https://h/v1/embeddings"])
+def test_what_may_be_a_route(tmp_path: Path, route: str) -> None:
+    assert resolve(tmp_path, {"route": route}).settings.intake.route == route
 
 
 SECRET = "hunter2hunter2"

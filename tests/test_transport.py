@@ -681,6 +681,10 @@ async def test_a1_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) ->
         ended = await transport.send(attempt(), never)
     assert (ended.cause, ended.phase, ended.sent) == (Cause.DNS, Phase.CONNECT, False)
     assert "no.such.name.invalid" in ended.detail
+    async with to("http://127.0.0.1", connection={"proxy": "http://no.such.name.invalid:1"}) as transport:
+        ended = await transport.send(attempt(), never)
+    assert (ended.cause, ended.phase, ended.sent) == (Cause.PROXY, Phase.CONNECT, False)
+    assert "the name of the proxy" in ended.detail
 
 
 async def test_a3_a_name_that_moves_is_followed_by_new_connections(monkeypatch: pytest.MonkeyPatch) -> None:

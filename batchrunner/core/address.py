@@ -4,12 +4,13 @@ Rules:
 
 1. An address is an endpoint's base URL and a line's path, joined once, whatever prefix either of them carries.
 2. No line chooses where it is sent: what could lead away from the endpoint's origin is refused, not repaired.
+3. A proxy on the way is named with its port.
 """
 
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from batchrunner.core.providers import root_of
 
@@ -87,6 +88,40 @@ def fenced(path: str, origins: Collection[str]) -> str:
     origin), and is cut down to its path. Nothing that a client, a proxy or a server might read as another place passes.
     """
     return _sound(path if path.startswith("/") else _within(path, origins))
+
+
+def check_route(url: str) -> None:
+    """That it may be the url of a line. Raises ValueError with the end of a sentence."""
+    try:
+        fenced(url or "/", (url,))
+    except ValueError as error:
+        raise ValueError(f"is no route: {error}") from None
+
+
+NO_PROXY = "none"
+"""The word for no proxy at all."""
+
+
+def proxy_address(text: str) -> str:
+    """The whole address of a proxy, with its scheme. Raises ValueError with the end of a sentence: it is none.
+
+    A name alone is a slip: no proxy listens where its port is not said, and curl and browsers would each guess another one.
+    """
+    whole = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(whole)
+        sound = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or whole == text)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("is no address of a proxy: http://host:port; SOCKS is not spoken")
+    return whole
+
+
+def check_proxy(text: str) -> None:
+    """That it is the address of a proxy, or the word for none. Raises ValueError with the end of a sentence."""
+    if text not in {"", NO_PROXY}:
+        proxy_address(text)
 
 
 @lru_cache(maxsize=1024)
