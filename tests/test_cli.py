@@ -196,8 +196,8 @@ def test_every_option_is_accepted_by_its_flag(batch: Batch, capsys: pytest.Captu
     odd = {"header": "A=1", "max_failures": "5%", "price": "m=1/2", "otel": "0.5", "shard": "1/2", "where": "line < 9"}
     odd |= {"api_key_env": "MY_KEY", "workers": "2", "param": "a=1", "image_quality": "80", "proxy": "h:1"}
     odd |= {"route": "/x", "connect_timeout": "7", "first_byte_timeout": "7", "idle_timeout": "7"}
-    use = dict.fromkeys(("cache_all", "cache_size"), ["--cache", "there"]) | {"image_quality": ["--max-image-px", "9"]}
-    use |= dict.fromkeys(("feedback", "reask"), ["--expect", "json"])
+    folder, judge = ["--cache", "there"], ["--expect", "json"]
+    use = {"cache_all": folder, "cache_size": folder, "image_quality": ["--max-image-px", "9"], "feedback": judge, "reask": judge}
     for name, each in OPTIONS.items():
         value = [] if each.type is bool else [odd.get(name) or (each.choices or ("7000",))[0]]
         code, _, err = said(capsys, "a.jsonl", *(each.flags[0], *value), *use.get(name, []))

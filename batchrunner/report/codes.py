@@ -42,8 +42,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E003": Code(
         "options that contradict one another",
-        "Two things were asked for that cannot both be done, perhaps one of them by an environment variable or a file. Or one was "
-        "typed that does nothing without another, so that what it was to do would not be done.",
+        "Two things were asked for that cannot both be done, perhaps one of them by an environment variable or a file. Or one "
+        "was typed that does nothing without another, so that what it was to do would not be done.",
         ("batchrunner config show --origin says where each comes from", "take one of the two away, or add what is missing"),
     ),
     "E101": Code(
