@@ -26,7 +26,7 @@ from batchrunner.lines import read_lines
 from batchrunner.looking import refuse_folder
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
-from batchrunner.records import prevailing
+from batchrunner.records import Record, prevailing
 
 
 class Merged(Struct):
@@ -105,23 +105,28 @@ def _refuse_existing(targets: Iterable[Path]) -> None:
 
 def _deal(files: Sequence[Path], rows: Partitions, merged: Merged) -> None:
     written = ""
+    for path, line, record in _records(files, merged):
+        found = dialect_of_record(line)
+        if written and WRITERS[found] is not WRITERS[written]:
+            message = f"{path} is in the dialect of {found}, another file in that of {written}"
+            raise UsageError("E003", message, "merge alike ones")
+        written = found
+        rows.put(record.id, _packed(_Row(record.id, record.ok, line)))
+
+
+def _records(files: Sequence[Path], merged: Merged) -> Iterator[tuple[Path, bytes, Record]]:
+    """Every line that is a record, and what it says."""
     for path in files:
         merged.files += 1
         for _, raw in read_lines(path):
             merged.lines += 1
+            line = raw if isinstance(raw, bytes) else b""
             try:
-                line = raw if isinstance(raw, bytes) else b""
                 record = read_record(line)
             except ValueError:
                 merged.unreadable += 1
-                continue
-            found = dialect_of_record(line)
-            if written and WRITERS[found] is not WRITERS[written]:
-                raise UsageError(
-                    "E003", f"{path} is in the dialect of {found}, another file in that of {written}", "merge alike ones"
-                )
-            written = found
-            rows.put(record.id, _packed(_Row(record.id, record.ok, line)))
+            else:
+                yield path, line, record
 
 
 def _deal_input(path: Path, rows: Partitions) -> None:
