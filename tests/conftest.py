@@ -1,4 +1,4 @@
-"""Fixtures for every test. No test leaks a task, sleeps to wait for something, or reads the developer's own settings."""
+"""Fixtures for every test. No test leaks a task, sleeps for something, heeds the clock or the developer's own settings."""
 
 import asyncio
 import inspect
@@ -6,7 +6,10 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 FOREIGN = ("BATCHRUNNER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "TQDM_")
 
 

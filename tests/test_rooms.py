@@ -134,6 +134,13 @@ def test_names_are_of_the_field() -> None:
         assert not set(path.stem.split("_")) & FORBIDDEN_WORDS
 
 
+def test_whoever_looks_for_a_room_finds_it_once() -> None:
+    """CONTRIBUTING's "Where is …?" leads to every room, and to no other."""
+    tables = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where is")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z_/]+\.py)`", "\n".join(line for line in tables.splitlines() if line.startswith("|")))
+    assert sorted(named) == sorted(path.relative_to(PACKAGE).as_posix() for path in MODULES if "__" not in path.name)
+
+
 def test_the_public_surface_is_small() -> None:
     assert len(batchrunner.__all__) <= 14
     assert sorted(batchrunner.__all__) == sorted(set(batchrunner.__all__))
