@@ -22,7 +22,7 @@ from msgspec import Struct
 from batchrunner.bars import Bars
 from batchrunner.core.model import Event, Kind
 from batchrunner.core.policy import option
-from batchrunner.core.wording import WORDS, visible
+from batchrunner.core.wording import outcome_in_words, visible
 from batchrunner.meter import Snapshot
 from batchrunner.report import status
 
@@ -209,8 +209,7 @@ def _failed(event: Event) -> str:
     """What became of a failed attempt; the server's own words stay out, for they may quote a prompt or a key."""
     attempt, outcome = event.attempt, event.outcome
     assert outcome is not None
-    status = f" {outcome.status}" if outcome.status else ""
-    what = f"{WORDS[outcome.kind]}{status}"
+    what = outcome_in_words(outcome.kind, outcome.status)
     then = "failed for good" if event.result is not None else "to be sent again"
     return (
         f"{visible(attempt.request.id)} attempt {attempt.number} at {attempt.endpoint}: {what}, {then}"

@@ -3,13 +3,16 @@
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
 
+from tests.browser import CHROMIUM, Tab, chromium, opened
+
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
 FOREIGN = ("BATCHRUNNER_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "TQDM_")
 
 
@@ -31,6 +34,22 @@ async def no_leaks() -> AsyncIterator[None]:
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
     assert not left, f"tasks left behind: {left}"
     assert not unseen, f"died unseen: {unseen}"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a browser; where there is none, its tests are skipped."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with chromium(tmp_path_factory.mktemp("browser")) as address:
+        yield address
+
+
+@pytest.fixture
+async def tab(browser: str) -> AsyncIterator[Tab]:
+    """An empty tab of it."""
+    async with opened(browser) as tab:
+        yield tab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -382,8 +382,8 @@ def test_verbose_tells_failed_attempts_without_the_servers_words() -> None:
     progress(failed_attempt())
     progress(failed_attempt(final=True))
     assert stream.getvalue().splitlines() == [
-        "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited 429, to be sent again",
-        "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited 429, failed for good",
+        "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited (HTTP 429), to be sent again",
+        "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited (HTTP 429), failed for good",
     ]
     other, quiet = logged()
     other(failed_attempt())

@@ -50,6 +50,11 @@ WORDS: Mapping[Kind, str] = {
 """Each kind in plain words."""
 
 
+def outcome_in_words(kind: Kind, status: int | None) -> str:
+    """`rate limited (HTTP 429)`, `timeout (HTTP 200)`: the status came before the answer stopped coming."""
+    return f"{WORDS[kind]} (HTTP {status})" if status and kind is not Kind.OK else WORDS[kind]
+
+
 def visible(text: str) -> str:
     """Text with every control, direction and lone surrogate character spelled out; ordinary letters of any script stay."""
     if text.isascii() and text.isprintable():

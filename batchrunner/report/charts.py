@@ -55,7 +55,8 @@ def _throughput(story: Story) -> str:
     up = svg.axis(most)
     said = f"Attempts settled each second, by outcome; at most {most:.3g} a second."
     drawn = _plotted(story, lambda across: svg.stacked(times, lines, across, up), up, _plain(up), said)
-    return section("Throughput", legend(lines) + drawn, "throughput", "attempts settled each second, by outcome")
+    seam = "; a dotted line is where a session begins" if len(story.sessions) > 1 else ""
+    return section("Throughput", legend(lines) + drawn, "throughput", f"attempts settled each second, by outcome{seam}")
 
 
 def _rate(moment: Moment, place: int) -> float:
@@ -65,8 +66,8 @@ def _rate(moment: Moment, place: int) -> float:
 def _latency(story: Story) -> str:
     moments, times = story.moments, [moment.at for moment in story.moments]
     lines = [
-        svg.Line("p50", "p50", [moment.p50 or -1.0 for moment in moments]),
-        svg.Line("p95", "p95", [moment.p95 or -1.0 for moment in moments]),
+        svg.Line("p50: half took less", "p50", [moment.p50 or -1.0 for moment in moments]),
+        svg.Line("p95: 19 of 20 took less", "p95", [moment.p95 or -1.0 for moment in moments]),
         svg.Line("timeout in force", "timeout", [moment.timeout or -1.0 for moment in moments]),
     ]
     there = [value for line in lines for value in line.values if value > 0]
@@ -166,7 +167,7 @@ def slowest(story: Story) -> str:
     ]
     phases = [phase for phase in PHASE_WORDS if any(leg.phase == phase for slow in story.slowest for leg in slow.legs)]
     key = legend([svg.Line(PHASE_WORDS[phase], phase, ()) for phase in phases])
-    heads = ("request", "outcome", "seconds", "where the time went")
+    heads = ("request", "outcome", "took", "where the time went")
     return section("Slowest attempts", key + table(heads, rows, "wwnf"), "slowest", "the mark is the deadline")
 
 

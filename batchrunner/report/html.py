@@ -14,7 +14,7 @@ from typing import Final
 from batchrunner.core.wording import amount, number
 from batchrunner.core.wording import seconds as lasting
 from batchrunner.report.charts import deaths, over_time, slowest
-from batchrunner.report.parts import section, shown, table
+from batchrunner.report.parts import prose, section, shown, table, typed
 from batchrunner.report.story import Story, Value
 
 MARKS: Final = {"yes": "yes", "no": "no", "open": "cannot tell"}
@@ -47,7 +47,7 @@ def body(story: Story) -> str:
 
 
 def _head(story: Story) -> str:
-    command = f'<p class="next"><code>{shown(story.next)}</code> {shown(story.why)}</p>' if story.next else ""
+    command = f'<p class="next"><code>{typed(story.next)}</code> {prose(story.why)}</p>' if story.next else ""
     share = "" if story.share is None else _share(story.share)
     made = " · ".join(part for part in (story.job, story.made, story.program) if part)
     return (
@@ -64,7 +64,7 @@ def _share(share: float) -> str:
 
 def _tiles(story: Story) -> str:
     tiles = (
-        f"<div><dt>{shown(tile.name)}</dt><dd>{shown(tile.value)}<small>{shown(tile.note)}</small></dd></div>"
+        f"<div><dt>{shown(tile.name)}</dt><dd>{shown(tile.value)}<small>{prose(tile.note)}</small></dd></div>"
         for tile in story.tiles
     )
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if story.tiles else ""
@@ -75,8 +75,8 @@ def _findings(story: Story) -> str:
         (
             shown(each.question),
             f'<span class="sign {each.mark}">{MARKS[each.mark]}</span>',
-            shown(each.number),
-            shown(each.remedy),
+            prose(each.number),
+            prose(each.remedy),
         )
         for each in story.findings
     ]
@@ -87,7 +87,7 @@ def _findings(story: Story) -> str:
 
 def _troubles(story: Story) -> str:
     rows = [
-        (shown(each.what), number(each.attempts), number(each.failed) if each.failed else "–", shown(each.remedy))
+        (shown(each.what), number(each.attempts), number(each.failed) if each.failed else "–", prose(each.remedy))
         for each in story.troubles
     ]
     heads = ("", "attempts", "failed for good", "what to do")
@@ -120,7 +120,7 @@ def _cost(story: Story) -> str:
 
 def _sessions(story: Story) -> str:
     rows = [(shown(each.began), lasting(each.seconds), number(each.settled), shown(each.ended)) for each in story.sessions]
-    heads = ("begun", "lasted", "lines settled", "ended")
+    heads = ("begun (UTC)", "lasted", "lines settled", "ended")
     return section("Sessions", table(heads, rows, "wnnw"), "sessions") if rows else ""
 
 

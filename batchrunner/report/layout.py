@@ -15,7 +15,8 @@ from msgspec import Struct
 
 WIDTH = 96
 MARGIN = 12  # columns before what a fact says
-_UNIT = re.compile(r"(?<=[0-9≈≤→$×]) (?=\S)|(?<=\S) (?=[×)])")
+UNIT = re.compile(r"(?<=[0-9≈≤→$×]) (?=\S)|(?<=\S) (?=[×)])")
+"""The space between a figure and its unit."""
 _TIED = "\x00"
 
 
@@ -32,7 +33,7 @@ Fact = tuple[str, str | Command]
 
 def fold(said: str, width: int, margin: int = 0) -> list[str]:
     """Prose in lines of at most `width` columns, each after a margin."""
-    tied = _UNIT.sub(_TIED, said)
+    tied = UNIT.sub(_TIED, said)
     space = " " * margin
     lines = textwrap.wrap(
         tied,

@@ -3,20 +3,35 @@
 Rules:
 
 1. Every word that comes from a story passes `shown`, which escapes it and spells out what would act or turn the text round.
-2. A table becomes a list of cards on a narrow screen: each cell knows the head of its column.
+2. A line may break between words only: not before a unit, and not at a hyphen of what one types.
+3. A table becomes a list of cards on a narrow screen: each cell knows the head of its column.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
 from batchrunner.core.wording import visible
 from batchrunner.report import svg
+from batchrunner.report.layout import UNIT
+
+_OPTION: Final = re.compile(r"--[a-z][a-z0-9-]*")
 
 
 def shown(text: object) -> str:
     """Text fit for any place in the page."""
     return escape(visible(str(text)))
+
+
+def prose(text: str) -> str:
+    """A sentence, with its figures and options kept whole."""
+    return _OPTION.sub(r'<code class="whole">\g<0></code>', UNIT.sub("\u00a0", shown(text)))
+
+
+def typed(command: str) -> str:
+    """A command, with its words kept whole. Its spaces stay spaces, so that it can be copied."""
+    return " ".join(f"<span>{shown(word)}</span>" for word in command.split(" "))
 
 
 def section(title: str, content: str, name: str, note: str = "") -> str:

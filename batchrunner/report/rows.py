@@ -13,7 +13,7 @@ from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, Buckets, Finding, LaneMoment, Moment, Spend, Start, merged, middle, quantile
 from batchrunner.core.treatment import TREATMENT
-from batchrunner.core.wording import WORDS, money, number, plural, rate, seconds
+from batchrunner.core.wording import WORDS, money, number, outcome_in_words, plural, rate, seconds
 from batchrunner.report import story as page
 from batchrunner.report.course import KINDS, Chapter, group_of, shortened
 from batchrunner.settings import OPTIONS
@@ -101,15 +101,13 @@ def spikes(evidence: Evidence) -> Iterable[page.Spike]:
 def slowest(attempts: Iterable[AttemptLine]) -> Iterable[page.Slow]:
     """The slowest attempts, phase by phase."""
     for each in nlargest(SLOWEST, attempts, key=lambda each: each.seconds):
-        known = each.kind in KINDS
-        what = WORDS[Kind(each.kind)] if known else each.kind
         queue = each.queue or 0.0
         yield page.Slow(
             id=shortened(each.id),
             line=each.line,
             number=each.number,
             endpoint=shortened(each.endpoint),
-            what=f"{what} {each.status}" if each.status and each.kind != Kind.OK else what,
+            what=outcome_in_words(Kind(each.kind), each.status) if each.kind in KINDS else each.kind,
             group=group_of(each.kind),
             legs=tuple(_legs(each)),
             deadline=queue + each.deadline if each.deadline else 0.0,
@@ -154,6 +152,14 @@ def _added(first: Spend | None, second: Spend) -> Spend:
     )
 
 
+def spent(lasts: Sequence[Moment], priced: Priced) -> float | None:
+    """What all of it has cost: as the sessions knew it, or at the prices in force where one of them did not."""
+    known = [last.cost for last in lasts]
+    if None in known:
+        known = [priced(spend)[0] for last in lasts for spend in last.spend if spend.requests]
+    return sum(cost for cost in known if cost is not None) if known and None not in known else None
+
+
 def billed(lasts: Sequence[Moment]) -> str:
     """What may be on the bill without an answer."""
     doubtful = sum(last.maybe_billed for last in lasts)
@@ -173,7 +179,10 @@ def _plain(value: object) -> object:
 
 
 def _written(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    """As it is given: true, not True."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def costs(value: float | None) -> str:

@@ -62,7 +62,7 @@ def tell(
         share=_done(count.summary) / max(1, count.summary.total) if count.running else None,
         made=" · ".join(part for part in (made, simulated) if part),
         program=f"batchrunner {start.version}" if start else "batchrunner",
-        tiles=tuple(_tiles(count, told, lasts, evidence)),
+        tiles=tuple(_tiles(count, told, lasts, evidence, priced)),
         moments=tuple(course(told[-rows.MOST_ROWS :])),
         sessions=tuple(sessions(told[-rows.MOST_ROWS :], count.running)),
         endpoints=tuple(rows.endpoints(told)),
@@ -120,7 +120,9 @@ def _next(count: Count, typed: Invocation) -> Command:
 # ---- figures ----
 
 
-def _tiles(count: Count, told: Sequence[Chapter], lasts: Sequence[Moment], evidence: Evidence | None) -> Iterable[page.Tile]:
+def _tiles(
+    count: Count, told: Sequence[Chapter], lasts: Sequence[Moment], evidence: Evidence | None, priced: rows.Priced
+) -> Iterable[page.Tile]:
     summary = count.summary
     yield page.Tile("succeeded", number(summary.succeeded), percent(summary.succeeded, summary.total))
     yield page.Tile(
@@ -134,7 +136,7 @@ def _tiles(count: Count, told: Sequence[Chapter], lasts: Sequence[Moment], evide
         p50, p95, p99 = (seconds(quantile(evidence.total, share)) for share in (0.5, 0.95, 0.99))
         yield page.Tile("latency p50", p50, f"p95 {p95} · p99 {p99}")
     expected = f"≈ {money(count.expected)} at the end" if count.running and count.expected is not None else ""
-    yield page.Tile("cost", rows.costs(_sum(last.cost for last in lasts)), expected)
+    yield page.Tile("cost", rows.costs(rows.spent(lasts, priced)), expected)
     recovered = sum(last.recovered for last in lasts)
     yield page.Tile("retries", number(sum(last.retries for last in lasts)), f"{number(recovered)} recovered" if recovered else "")
     for name in ("busy", "timeout", "cut"):
@@ -147,8 +149,3 @@ def _counted(group: str, lasts: Sequence[Moment]) -> page.Tile:
     names = {"busy": "429, overloaded", "timeout": "timeouts", "cut": "cut, garbled"}
     note = worst[0][0] if len(worst) == 1 else ", ".join(f"{number(n)} {word}" for word, n in worst[:2])
     return page.Tile(names[group], number(sum(n for _, n in counts)), note)
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return sum(each for each in known if each is not None) if known and None not in known else None
