@@ -83,9 +83,10 @@ class Dashboard:
     async def close(self, ending: Report | None = None) -> None:
         """Show the end to those who look on, and stop listening."""
         assert self._runner is not None
-        if ending and self._pages:
-            self._body = html.body(await self._pages.story(ending))
-        self._over.set()
+        async with self._drawing:  # what is still being drawn is older than the end, and must not come after it
+            if ending and self._pages:
+                self._body = html.body(await self._pages.story(ending))
+            self._over.set()
         await self._runner.cleanup()
 
     def _application(self) -> web.Application:
@@ -204,9 +205,9 @@ def _shell(title: str, body: str, nonce: str) -> str:
         '<body><div id="controls"><button id="pause">Pause</button><button id="resume">Resume</button>'
         '<form action="/concurrency"><label>in flight at each endpoint '
         f'<input name="n" type="number" min="1" max="{MOST_SLOTS}" required></label> <button>Set</button></form>'
-        '<form action="/rate"><label>requests a minute, 0 for any number '
+        '<form action="/rate"><label>requests a minute, 0: no limit '
         f'<input name="n" type="number" min="0" max="{MOST_RPM}" required></label> <button>Set</button></form>'
-        '<span id="said" role="status"></span></div>'
+        '<span id="state" role="status"></span><span id="said" role="status"></span></div>'
         f'<main>{body}</main><script nonce="{nonce}">{script}</script></body></html>\n'
     )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -24,13 +24,11 @@ from batchrunner.hooks import Hooks
 from batchrunner.loop import run_loop
 from batchrunner.meter import Snapshot
 from batchrunner.notify import notify, told
-from batchrunner.origins import ARGUMENT, resolve
 from batchrunner.report.invocation import Invocation
-from batchrunner.settings import Settings
+from batchrunner.report.story import Story
 from batchrunner.summary import Report, summarise
+from tests.live import SIMULATED, Gate, live, settings_of
 from tests.test_report_html import Tree
-
-SIMULATED = {"base_url": "simulated", "display": "none"}
 
 
 @pytest.fixture
@@ -39,10 +37,6 @@ def job(tmp_path: Path) -> Path:
     lines = (json.dumps({"custom_id": f"r-{n}", **batchrunner.chat(f"secret prompt {n}", model="m")}) for n in range(40))
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def settings_of(job: Path, **given: Any) -> Settings:
-    return resolve({**SIMULATED, "input": str(job), **given}, {}, Path("/nonexistent"), None, ARGUMENT).settings
 
 
 # ---- the page at the end ----
@@ -158,33 +152,10 @@ def test_a_page_that_cannot_be_written_breaks_nothing(job: Path, capfd: pytest.C
 
 
 @asynccontextmanager
-async def live(job: Path, **given: Any) -> AsyncIterator[tuple[Dashboard, aiohttp.ClientSession, asyncio.Event]]:
-    """The dashboard of a run, a browser, and the event that half of its requests wait for; at last the end of the test."""
-    hold, begun = asyncio.Event(), asyncio.Event()
-    found: list[Dashboard] = []
-
-    async def prepare(request: batchrunner.Request) -> batchrunner.Request:
-        begun.set()
-        if request.line > 20:
-            await hold.wait()
-        return request
-
-    opened = Dashboard.open.__func__  # type: ignore[attr-defined]
-
-    async def watched(cls: type[Dashboard], port: int) -> Dashboard:
-        found.append(await opened(cls, 0))
-        return found[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dashboard, "open", classmethod(watched))
-        run = asyncio.ensure_future(present(settings_of(job, dashboard=8377, **given), hooks=Hooks(prepare=prepare)))
-        await begun.wait()
-        try:
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{found[0].port}") as browser:
-                yield found[0], browser, hold
-        finally:
-            hold.set()
-            assert (await run).ok
+async def browsed(job: Path, **given: Any) -> AsyncIterator[tuple[Dashboard, aiohttp.ClientSession, Gate]]:
+    """The dashboard of a run that waits behind half of its lines, and one who asks it."""
+    async with live(job, **given) as (dashboard, gate), aiohttp.ClientSession(f"http://127.0.0.1:{dashboard.port}") as browser:
+        yield dashboard, browser, gate
 
 
 async def text_of(browser: aiohttp.ClientSession, path: str, **more: Any) -> tuple[int, str]:
@@ -198,7 +169,7 @@ async def posted(browser: aiohttp.ClientSession, path: str, token: str = "", **f
 
 
 async def test_the_same_page_live(job: Path) -> None:
-    async with live(job) as (dashboard, browser, _):
+    async with browsed(job) as (dashboard, browser, _):
         status, text = await text_of(browser, "/", params={"token": dashboard.token})
         assert status == 200
         assert "% done:" in text
@@ -208,18 +179,43 @@ async def test_the_same_page_live(job: Path) -> None:
 
 
 async def test_changes_come_as_events_and_the_end_as_the_last(job: Path) -> None:
-    async with live(job) as (dashboard, browser, hold), browser.get("/stream", params={"token": dashboard.token}) as stream:
+    async with browsed(job) as (dashboard, browser, gate), browser.get("/stream", params={"token": dashboard.token}) as stream:
         assert stream.content_type == "text/event-stream"
         first = await stream.content.readuntil(b"\n\n")
         assert "% done" in json.loads(first.removeprefix(b"data: "))
-        hold.set()
+        gate.open()
         rest = await stream.content.read()
     assert b"event: end\n" in rest
     assert "All 40 requests succeeded" in json.loads(rest.rpartition(b"data: ")[2])
 
 
+async def test_no_older_drawing_comes_after_the_end() -> None:
+    drawing, held = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def story(self, ended: Report | None = None) -> Story:
+            if ended:
+                return Story(job="a", state="good", verdict="the end")
+            drawing.set()
+            await held.wait()
+            return Story(job="a", state="running", verdict="half way")
+
+    dashboard = await Dashboard.open(0)
+    dashboard.watch(cast(Any, None), cast(Any, Slow()))
+    address = f"http://127.0.0.1:{dashboard.port}/stream"
+    async with aiohttp.ClientSession() as browser:
+        looking = asyncio.ensure_future(text_of(browser, address, params={"token": dashboard.token}))
+        await drawing.wait()
+        closing = asyncio.ensure_future(dashboard.close(ending()))
+        for _ in range(9):  # as far as it comes before the other has been drawn
+            await asyncio.sleep(0)
+        held.set()
+        await closing
+        assert "the end" in (await looking)[1].rpartition("event: end")[2]
+
+
 async def test_status_and_metrics_are_open_and_hold_counts_only(job: Path) -> None:
-    async with live(job) as (_, browser, _hold):
+    async with browsed(job) as (_, browser, _gate):
         status, text = await text_of(browser, "/status.json")
         figures = json.loads(text)
         assert (status, figures["total"], figures["state"], figures["v"]) == (200, 40, "running", 1)
@@ -231,7 +227,7 @@ async def test_status_and_metrics_are_open_and_hold_counts_only(job: Path) -> No
 
 @pytest.mark.parametrize("path", ["/", "/stream"])
 async def test_the_page_wants_the_token(job: Path, path: str) -> None:
-    async with live(job) as (dashboard, browser, _):
+    async with browsed(job) as (dashboard, browser, _):
         for token in ("", "wrong", dashboard.token[:-1], dashboard.token + "x", "ä"):
             status, text = await text_of(browser, path, params={"token": token})
             assert status == 403
@@ -240,7 +236,7 @@ async def test_the_page_wants_the_token(job: Path, path: str) -> None:
 
 
 async def test_controls_want_the_token_and_do_what_they_say(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with live(job) as (dashboard, browser, _):
+    async with browsed(job) as (dashboard, browser, _):
 
         async def state() -> tuple[str, int]:
             figures = json.loads((await text_of(browser, "/status.json"))[1])
@@ -270,14 +266,14 @@ async def test_controls_want_the_token_and_do_what_they_say(job: Path, monkeypat
 
 @pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example:8377", "localhost.evil.example", ""])
 async def test_it_answers_only_to_its_own_name(job: Path, name: str) -> None:
-    async with live(job) as (dashboard, browser, _):
+    async with browsed(job) as (dashboard, browser, _):
         assert (await text_of(browser, "/metrics", headers={"Host": name}))[0] in {400, 403}
         assert (await text_of(browser, "/", params={"token": dashboard.token}, headers={"Host": name}))[0] in {400, 403}
         assert (await text_of(browser, "/metrics", headers={"Host": "localhost:9000"}))[0] == 200
 
 
 async def test_the_page_lets_nothing_in(job: Path) -> None:
-    async with live(job) as (dashboard, browser, _), browser.get("/", params={"token": dashboard.token}) as answer:
+    async with browsed(job) as (dashboard, browser, _), browser.get("/", params={"token": dashboard.token}) as answer:
         fence = answer.headers["Content-Security-Policy"]
         nonce = re.search(r"script-src 'nonce-([^']+)'", fence)
         assert nonce
