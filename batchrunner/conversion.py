@@ -24,8 +24,9 @@ from batchrunner.core.service import check_variables
 from batchrunner.core.stopping import cap_of
 from batchrunner.core.template import Template
 from batchrunner.errors import UsageError, misfit
+from batchrunner.masking import MASK, SECRETIVE, masked
 from batchrunner.rendering import params
-from batchrunner.settings import MASK, SECRETIVE, Option, masked
+from batchrunner.settings import Option
 
 
 class Given(Struct, frozen=True):

@@ -13,7 +13,7 @@ from math import inf
 
 from msgspec import Struct
 
-from batchrunner.core.complete import AT_ITS_LIMIT
+from batchrunner.core.finish import AT_ITS_LIMIT
 from batchrunner.core.histogram import MINUTE, MINUTES, Histogram, Lately
 from batchrunner.core.model import Event, Kind
 

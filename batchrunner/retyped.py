@@ -11,8 +11,9 @@ Rules:
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from batchrunner.masking import MASK, SECRETIVE, masked
 from batchrunner.origins import ARGUMENT, COMMAND_LINE, FILE, PROJECT_FILE, SHARED_FILE
-from batchrunner.settings import MASK, OPTIONS, SECRETIVE, masked
+from batchrunner.settings import OPTIONS
 
 CONFIG = "config"  # no setting, but an option
 Given = Mapping[str, Any]

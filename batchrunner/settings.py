@@ -5,10 +5,9 @@ Rules:
 1. Each policy lives beside the code that obeys it. `OPTIONS`, derived from them, is the only table of settings:
    command line, environment, configuration files, documentation and schema all come from it.
 2. Seconds, bytes and tokens throughout; people may write 30s, 2m, 1h30m, 500ms, 64MiB, 40k (`core.units`).
-3. A key is never a setting. What may hide one (headers, addresses with a password) is shown masked.
+3. A key is never a setting. What may hide one (headers, addresses with a password) is shown masked (`masking`).
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -30,6 +29,7 @@ from batchrunner.crew import Processes
 from batchrunner.expectation import Expectation
 from batchrunner.foreign import OutputFormat
 from batchrunner.journal import Durability
+from batchrunner.masking import masked
 from batchrunner.progress import Display
 from batchrunner.rendering import Rendering
 from batchrunner.reuse import Reusing
@@ -40,9 +40,6 @@ SHORT = {"output": "-o", "concurrency": "-c", "quiet": "-q", "verbose": "-v"}
 PREFIX = "BATCHRUNNER_"  # of the variables of our options
 FOREIGN = {"base_url": "OPENAI_BASE_URL"}
 """Variables of the OpenAI SDK that fill an option of ours when our own variable is not set."""
-SECRETIVE = frozenset({"api_key_env", "header", "base_url", "notify", "proxy"})
-"""Options whose value may hide a secret: `masked` shows them, errors leave them out."""
-MASK = "…"
 
 
 class Records(Struct, frozen=True, kw_only=True):
@@ -189,35 +186,6 @@ OPTIONS: Mapping[str, Option] = {each.name: each for each in _BY_GROUP}
 def values(settings: Settings) -> dict[str, Any]:
     """Every option's value by name, flat."""
     return {name: getattr(getattr(settings, each.section) if each.section else settings, name) for name, each in OPTIONS.items()}
-
-
-def masked(name: str, value: Any) -> Any:
-    """A value fit to be shown: header values, passwords and queries of addresses are left out, but for Azure's version.
-
-    Of a command only its first word is shown.
-    """
-    if name == "header":
-        return tuple(f"{item.partition('=')[0]}={MASK}" for item in value)
-    if name == "base_url":
-        return tuple(_masked_url(item) for item in value)
-    if name == "notify":
-        return re.sub(r"(?s)(\S)\s.*", rf"\1 {MASK}", value.strip())
-    return _masked_url(value) if name == "proxy" else value
-
-
-def rows_shown(settings: Settings) -> list[dict[str, Any]]:
-    """The endpoints that stand in tables, fit to be shown, each with what its row says."""
-    rows = (msgspec.to_builtins(row) for row in settings.service.endpoints)
-    return [
-        {**{name: said for name, said in row.items() if said not in (None, [], {})}, "base_url": _masked_url(row["base_url"])}
-        | ({"header": list(masked("header", row["header"]))} if row["header"] else {})
-        for row in rows
-    ]
-
-
-def _masked_url(url: str) -> str:
-    named = re.sub(r"^([^/]*//)?[^/]*@", rf"\1{MASK}@", url)
-    return re.sub(r"([?&](?!api-version=)[^=&]*=)[^&]*", rf"\1{MASK}", named)
 
 
 def schema() -> dict[str, Any]:

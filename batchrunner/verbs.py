@@ -23,10 +23,11 @@ from batchrunner.beside import early
 from batchrunner.core.wording import visible
 from batchrunner.crew import WORKER
 from batchrunner.errors import UsageError, nearest
+from batchrunner.masking import masked, rows_shown
 from batchrunner.reopening import Reopen, named, promising, whatever
 from batchrunner.report import text
 from batchrunner.report.invocation import Invocation
-from batchrunner.settings import Settings, masked, rows_shown, schema, values
+from batchrunner.settings import Settings, schema, values
 from batchrunner.terminal import say, width
 
 
@@ -144,7 +145,7 @@ def _show(call: Call) -> None:
     typed = {name: value for name, value in call.typed.items() if name != "json"}
     resolved = origins.resolve(typed, os.environ, Path(), origins.user_file(os.environ))
     shown = {name: masked(name, value) for name, value in values(resolved.settings).items()}
-    if rows := rows_shown(resolved.settings):
+    if rows := rows_shown(resolved.settings.service.endpoints):
         shown["endpoint"] = rows
     told = bool(call.own.get("origin"))
     if call.typed.get("json"):

@@ -18,8 +18,9 @@ from batchrunner.core.model import Event
 from batchrunner.core.trail import Finding, LaneMoment, Moment
 from batchrunner.engine import Engine
 from batchrunner.job import Job
+from batchrunner.masking import masked
 from batchrunner.meter import Gauges, Meter, Snapshot
-from batchrunner.settings import Settings, masked, values
+from batchrunner.settings import Settings, values
 from batchrunner.trail import Opening, Sight, Trail
 
 

@@ -10,8 +10,9 @@ import pytest
 import batchrunner
 from batchrunner import cli
 from batchrunner.cli import main
+from batchrunner.masking import SECRETIVE
 from batchrunner.retyped import by_hand, hides, words
-from batchrunner.settings import OPTIONS, SECRETIVE
+from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
 from tests.crash import served
 

@@ -18,7 +18,8 @@ from batchrunner.core import units
 from batchrunner.core.policy import Group
 from batchrunner.core.stopping import Stopping, cap_of, reason_to_stop
 from batchrunner.errors import UsageError
-from batchrunner.settings import FOREIGN, OPTIONS, Settings, masked, schema, values
+from batchrunner.masking import masked
+from batchrunner.settings import FOREIGN, OPTIONS, Settings, schema, values
 
 
 def resolve(

@@ -21,7 +21,8 @@ from batchrunner.core import verdicts, waits
 from batchrunner.core.allowance import told
 from batchrunner.core.body import ANY, BLANKS, excerpt, printable, quoted, read, value_of
 from batchrunner.core.complaint import Complaint, complaint
-from batchrunner.core.complete import COMPLETE, DECODERS, MISSING_FINISH, UNFINISHED, Answer, call_flags, unmarked
+from batchrunner.core.complete import DECODERS, Answer, call_flags, unmarked
+from batchrunner.core.finish import COMPLETE, MISSING_FINISH, UNFINISHED
 from batchrunner.core.model import Attempt, Cause, Fault, Kind, Outcome, Phase, Reply, Route
 from batchrunner.core.naming import body_id, request_id, told_id
 from batchrunner.core.stream import STREAMED

@@ -4,10 +4,8 @@ Rules:
 
 1. HTTP 200 proves nothing. An answer is complete when it parses to its end, holds no error, and says itself that it ended:
    a finish reason for every choice asked for, a terminal status, a vector for every input.
-2. Cut by its own token budget is complete, with a flag: sending it again buys the same again.
-3. Filtered is final and no success; what came stays with the record.
-4. A finish reason nobody has heard of is complete, with a flag: no text is dropped for a new word.
-5. Only the fields named here are read; msgspec checks the syntax of the rest and builds nothing of it.
+2. What a finish reason says is said in `core.finish`; of several choices the gravest decides.
+3. Only the fields named here are read; msgspec checks the syntax of the rest and builds nothing of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,76 +16,15 @@ from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 
 from batchrunner.core.body import ANY
+from batchrunner.core.finish import ABORTED, BROKEN, COMPLETE, FILTERED, LIMITED, REFUSAL, ended
 from batchrunner.core.model import Kind, Request, Route, Usage
 from batchrunner.core.verdicts import Verdict
 
-COMPLETE = Verdict(Kind.OK)
-MISSING_FINISH = "missing_finish"  # the flag of an answer accepted without a finish reason
-_CALLED = Verdict(Kind.OK, "tool_calls")  # complete, and its arguments are worth a look
-AT_ITS_LIMIT = "hit_token_limit"  # that of one that is whole as it came, and ends where the model had to stop
-_LIMITED = Verdict(Kind.OK, flags=(AT_ITS_LIMIT,))
-_FILTERED = Verdict(Kind.POLICY, "content_filter", "the provider's content filter withheld or cut the answer")
-_REFUSED = Verdict(Kind.POLICY, "refusal", "the model refused to answer")
-_LOOPED = Verdict(Kind.OK, flags=("repetition",))
-UNFINISHED = Verdict(Kind.TRUNCATED, "no_finish_reason", "the answer does not say that it is finished")
-_BROKEN = Verdict(Kind.SERVER_ERROR, "error", "the server reports that it failed while generating")
 _HOLLOW = Verdict(Kind.TRUNCATED, "no_message", "a choice ends without a message or text, perhaps the last piece of a stream")
-_ABORTED = Verdict(Kind.TRUNCATED, "abort", "the server aborted the generation")
-_STARVED = Verdict(Kind.OVERLOADED, "insufficient_system_resource", "the server ran out of resources while generating")
-_PAUSED = Verdict(
-    Kind.TRUNCATED,
-    "pause_turn",
-    "the model paused a long turn; a new request has to continue it with this answer",
-    final=True,
-)
 _QUEUED = Verdict(
     Kind.TRUNCATED, "background", "the answer was only queued; background mode cannot be used in a batch", final=True
 )
 _FOREIGN = Verdict(Kind.GARBLED, "not_an_answer", "the body is JSON, but no answer of this route")
-
-# Finish and stop reasons of all providers, in lower case.
-FINISH: Mapping[str, Verdict] = {
-    **dict.fromkeys(["stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_use", "complete"], COMPLETE),
-    **dict.fromkeys(("tool_calls", "function_call"), _CALLED),
-    **dict.fromkeys(
-        ["length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"],
-        _LIMITED,
-    ),
-    **dict.fromkeys(
-        [
-            "content_filter",
-            "content_filtered",
-            "guardrail_intervened",
-            "safety",
-            "recitation",
-            "prohibited_content",
-            "blocklist",
-            "spii",
-            "image_safety",
-            "sensitive",  # GLM
-        ],
-        _FILTERED,
-    ),
-    **dict.fromkeys(
-        [
-            "error",
-            "failed",
-            "timeout",
-            "network_error",  # GLM
-            "malformed_function_call",  # Gemini, as the next
-            "function_call_filter",
-            "unexpected_tool_call",
-            "other",
-        ],
-        _BROKEN,
-    ),
-    **dict.fromkeys(["abort", "aborted", "cancelled", "canceled"], _ABORTED),
-    **dict.fromkeys(["null", "none"], UNFINISHED),  # DashScope says it in words
-    "refusal": _REFUSED,
-    "pause_turn": _PAUSED,
-    "repetition": _LOOPED,
-    "insufficient_system_resource": _STARVED,
-}
 _GRAVITY = {Kind.OK: 0, Kind.POLICY: 1}  # of several choices the gravest decides; what may still succeed is graver than both
 
 
@@ -228,11 +165,11 @@ class _Response(Answer, gc=False):
         return _RESPONSE_STATUS.get(self.status or "", _FOREIGN)
 
 
-_INCOMPLETE = {"max_output_tokens": _LIMITED, "max_tokens": _LIMITED, "content_filter": _FILTERED}
+_INCOMPLETE = {"max_output_tokens": LIMITED, "max_tokens": LIMITED, "content_filter": FILTERED}
 _RESPONSE_STATUS = {
     "completed": COMPLETE,
-    "failed": _BROKEN,
-    "cancelled": _ABORTED,
+    "failed": BROKEN,
+    "cancelled": ABORTED,
     "queued": _QUEUED,
     "in_progress": _QUEUED,
 }
@@ -305,21 +242,13 @@ DECODERS: Mapping[Route, Decoder[Answer]] = {
 def finished(choice: _Choice) -> Verdict:
     """What one choice amounts to."""
     if choice.error:
-        return _BROKEN
+        return BROKEN
     verdict, message = ended(choice.finish_reason), choice.message
     if verdict.kind is not Kind.OK:
         return verdict
     if message is None:
         return verdict if choice.text not in _EMPTY[:2] else _HOLLOW
-    return _REFUSED if message.refusal and isinstance(message.refusal, str) else verdict
-
-
-def ended(reason: str | None) -> Verdict:
-    """What a finish or stop reason says."""
-    if not reason:
-        return UNFINISHED
-    known = FINISH.get(reason) or FINISH.get(reason.partition(":")[0].strip().lower())
-    return known or Verdict(Kind.OK, flags=("unknown_finish_reason",))
+    return REFUSAL if message.refusal and isinstance(message.refusal, str) else verdict
 
 
 def _gravest(verdicts: Iterable[Verdict]) -> Verdict:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from msgspec import Struct
 
 from batchrunner.core.asking import asking, remodelled
-from batchrunner.core.complete import MISSING_FINISH
+from batchrunner.core.finish import MISSING_FINISH
 from batchrunner.core.model import Attempt, Kind, Outcome, Request, Route
 from batchrunner.core.policy import option
 from batchrunner.core.stream import STREAMED

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from batchrunner.core.classify import classify
-from batchrunner.core.complete import FINISH
+from batchrunner.core.finish import FINISH
 from batchrunner.core.model import Kind, Route, Usage
 from tests.core.answers import CHAT, WHOLE, attempt, chat, outcome, reply
 
