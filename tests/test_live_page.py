@@ -18,6 +18,9 @@ MARKUP = "</title></script><script>alert(1)</script><img src=/x onerror=alert(2)
 STATE = "document.querySelector('#state').textContent"
 MADE = "[document.scripts.length, document.querySelectorAll('img, [onload], [onerror]').length]"
 
+LESS = """page.innerHTML.replace(' open=""', '').replace('<section id="new"></section>', '')"""
+MORE = """page.innerHTML.replace(' open=""', '').replace('<section id="settings">', '<section id="new"></section>$&')"""
+
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
@@ -79,6 +82,11 @@ async def test_what_a_reader_has_opened_stays_open(job: Path, tab: Tab) -> None:
         await tab.click("#settings summary")
         gate.open(30)
         await tab.says("75 % done")
+        assert await tab.value("document.querySelector('#settings details').open")
+        await tab.value(f"source.close(); source.onmessage({{ data: JSON.stringify({MORE}) }})")
+        assert await tab.value("document.querySelector('#new + #settings details').open"), "a section that comes pushes none out"
+        await tab.value(f"source.onmessage({{ data: JSON.stringify({LESS}) }})")
+        assert await tab.value("document.querySelector('#new')") is None
         assert await tab.value("document.querySelector('#settings details').open")
 
 

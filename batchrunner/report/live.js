@@ -4,14 +4,19 @@ const [page, state, said] = ["main", "#state", "#said"].map((each) => document.q
 const controls = document.querySelectorAll("#controls button, #controls input");
 const name = document.title;
 const source = new EventSource("/stream?token=" + encodeURIComponent(token));
-let before = [];
+const key = (each) => each.id || each.tagName;
+let before = new Map();
 // Only the sections that have changed are replaced: what a reader has opened, marked or scrolled in the others stays.
 const show = (event) => {
   const fresh = document.createElement("template");
   fresh.innerHTML = JSON.parse(event.data);
-  const parts = [...fresh.content.children], told = parts.map((each) => each.outerHTML);
-  if (parts.length !== before.length) page.replaceChildren(...parts);
-  else parts.forEach((part, place) => { if (told[place] !== before[place]) page.children[place].replaceWith(part); });
+  const parts = [...fresh.content.children], told = new Map(parts.map((each) => [key(each), each.outerHTML]));
+  for (const old of [...page.children]) if (!told.has(key(old))) old.remove();
+  parts.forEach((part, place) => {
+    const old = page.children[place];
+    if (!old || key(old) !== key(part)) page.insertBefore(part, old ?? null);
+    else if (told.get(key(part)) !== before.get(key(part))) old.replaceWith(part);
+  });
   before = told;
   document.title = [page.querySelector("h1")?.textContent, name].filter(Boolean).join(" · ");
 };
