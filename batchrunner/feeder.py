@@ -3,12 +3,13 @@
 Rules:
 
 1. No more is read than the scheduler has room for. Room is looked for as requests end (`look`).
-2. Every line that the source gives is offered or has its result, but for one that a hook keeps back.
+2. Every line that the source gives is offered or has its result, but for one that a hook keeps back, or that nobody may serve
+   (`core.unplaced`).
 3. Once `closed`, nothing more is offered.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from batchrunner.core.model import Error, Event, Kind, Request, Result
 from batchrunner.core.scheduler import Scheduler
@@ -49,6 +50,9 @@ class Feeder:
                 if not (plain and isinstance(item, Request) and self._scheduler.offer(item)):
                     await self._open(item)
             self._wake()
+        if self._scheduler.unplaced.stopped:
+            return
+        await self._fail(self._scheduler.unplaced.rest())
         self.fed = self._scheduler.last = True
 
     def look(self) -> None:
@@ -72,15 +76,22 @@ class Feeder:
 
     async def _offer(self, item: Request | Result) -> None:
         if isinstance(item, Request) and not self._scheduler.placed(item):
-            item = unserved(item)
+            unplaced = self._scheduler.unplaced
+            await self._fail(unplaced.take(unserved(item), bool(self._scheduler.offered)))
+            self.closed = self.closed or bool(unplaced.stopped)
+            return
         if isinstance(item, Result):
-            self._outbox.post(Event(self._clock(), None, None, item))
-            await self._outbox.space()
+            await self._fail([item])
             return
         while not self._scheduler.offer(item):
             self._room.clear()
             self._wake()
             await self._room.wait()
+
+    async def _fail(self, results: Sequence[Result]) -> None:
+        for result in results:
+            self._outbox.post(Event(self._clock(), None, None, result))
+            await self._outbox.space()
 
 
 def unserved(request: Request) -> Result:

@@ -14,7 +14,7 @@ import batchrunner
 from batchrunner.batch import _endpoint
 from batchrunner.cli import main
 from batchrunner.core.service import EndpointRow
-from batchrunner.errors import UsageError
+from batchrunner.errors import StopError, UsageError
 from batchrunner.keyring import doors
 from batchrunner.origins import ARGUMENT, resolve
 from batchrunner.settings import schema
@@ -191,3 +191,48 @@ def test_each_endpoint_has_the_limits_of_its_row_and_else_those_of_all() -> None
     one, two = (_endpoint(door, door.base_url, settings) for door in doors(settings.service, {"ONE_KEY": "k-0123456789"}))
     assert (one.limit.most, two.limit.most) == (40, 8)
     assert (one.pace("m").rate.value, two.pace("m").rate.value) == (100.0, 1.0)
+
+
+def models(*names: str) -> None:
+    """An input that asks for these models, and a file that maps "x" alone."""
+    lines = (batchrunner.chat("Hi", model=name, id=f"r-{number}") for number, name in enumerate(names))
+    Path("a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path("batchrunner.toml").write_text('[[endpoint]]\nbase_url = "simulated"\nmodels = { x = "y" }\n')
+
+
+@pytest.mark.parametrize(
+    ("asked", "typed", "succeeded", "failed"),
+    [
+        (["a", "b"] * 25, [], 0, 0),
+        (["a", "b"] * 25, ["--max-alike", "51"], 0, 50),
+        (["a"] * 50, ["--max-alike", "0"], 0, 50),
+        (["a"] * 19, [], 0, 19),
+        (["a"] * 19 + ["x"] + ["a"] * 30, [], 1, 49),
+        (["x"] + ["a"] * 30, ["--limit", "25"], 1, 24),
+    ],
+)
+def test_a_map_that_fits_no_line_ends_the_run_and_none_has_failed(
+    asked: list[str], typed: list[str], succeeded: int, failed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(*asked)
+    code = main(["a.jsonl", "--display", "none", "--json", *typed])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["succeeded"], told["failed"]) == (succeeded, failed)
+    assert (code, "[E307]" in (told["stopped"] or "")) == ((1, False) if failed else (3, True))
+    assert len(Path("a.errors.jsonl").read_text().splitlines()) == failed
+
+
+def test_after_the_map_is_corrected_the_same_command_asks_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    models(*["a"] * 30)
+    assert main(["a.jsonl", "--display", "none"]) == 3
+    assert "no endpoint serves, such as 'a'" in " ".join(capsys.readouterr().out.split())
+    config = Path("batchrunner.toml")
+    config.write_text(config.read_text().replace("x =", "a ="))
+    assert main(["a.jsonl", "--display", "none"]) == 0
+
+
+async def test_a_caller_hears_of_a_map_that_fits_no_row() -> None:
+    asked = [batchrunner.chat("Hi", model="a", id=str(number)) for number in range(30)]
+    runner = batchrunner.Runner(endpoints=[{"base_url": "simulated", "models": {"x": "y"}}])
+    with pytest.raises(StopError, match="no endpoint serves"):
+        await runner.gather(asked)

@@ -26,12 +26,12 @@ _SHOWN = 200
 class Debut:
     """The debut of one endpoint. `most` lines that fail alike end it; 0: it has none."""
 
-    __slots__ = ("_lines", "_most", "_said", "_why", "full", "over")
+    __slots__ = ("_lines", "_said", "_why", "full", "most", "over")
 
     def __init__(self, most: int = 0) -> None:
         self.over = not most
         self.full = False  # enough have failed alike: only what is under way can still tell that they were the lines' fault
-        self._most = most
+        self.most = most
         self._lines: set[int] = set()
         self._said: tuple[Kind, int, str, str] | None = None
         self._why = ""
@@ -63,7 +63,7 @@ class Debut:
         self._why = self._why or message[:_SHOWN].rstrip(".")
         if not self.full:
             self._lines.add(line)
-            self.full = len(self._lines) >= self._most
+            self.full = len(self._lines) >= self.most
 
     def _differs(self) -> bool:
         self._end()

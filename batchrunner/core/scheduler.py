@@ -39,6 +39,7 @@ from batchrunner.core.spread import Spread
 from batchrunner.core.stragglers import Stragglers
 from batchrunner.core.streaming import Streaming
 from batchrunner.core.treatment import KILLS, REFUSED, TREATMENT
+from batchrunner.core.unplaced import Unplaced
 from batchrunner.core.withheld import Withheld
 
 
@@ -72,7 +73,8 @@ class Scheduler:
         self.decided: list[Decided] = []  # about what was held back, for whoever takes it from here
         self._withheld = Withheld(self._endpoints, self._queue, self.decided)
         self._refusals = Refusals(self._endpoints, self._spread, self._queue, self.decided)
-        self._offered = 0
+        self.unplaced = Unplaced(max((endpoint.debut.most for endpoint in endpoints), default=0))
+        self.offered = 0  # requests so far
         self._coming = coming
         self.open = 0  # requests offered and not yet ended
         self._arrange = 0  # attempts until the order is looked at again, once the end is in sight
@@ -108,6 +110,8 @@ class Scheduler:
     @property
     def stopped(self) -> str:
         """Why nothing that is open will be sent any more in this run; empty while something may be."""
+        if self.unplaced.stopped:
+            return self.unplaced.stopped
         reasons = [endpoint.stopped for endpoint in self._endpoints.values() if endpoint.stopped]
         if not reasons or (len(reasons) < len(self._endpoints) and not self._stranded()):
             return self._unaffordable()
@@ -126,9 +130,9 @@ class Scheduler:
         where = self._spread.where(request.model)
         if self.open >= self._max_open or not where:
             return False
-        self._offered += 1
+        self.offered += 1
         self.open += 1
-        self._queue.append(Open(request, self._offered, where))
+        self._queue.append(Open(request, self.offered, where))
         return True
 
     def next(self, endpoint: str, now: float) -> Attempt | Wait:
@@ -142,7 +146,7 @@ class Scheduler:
         if self.last and self.sent >= self._arrange:
             self._arrange = 2 * self.sent + 1
             self._queue.arrange(self._claims.weight)
-        rows, again = self._claims.rows(lane, 0.0 if self.last else max(0.0, self._coming - self._offered), now)
+        rows, again = self._claims.rows(lane, 0.0 if self.last else max(0.0, self._coming - self.offered), now)
         entry = self._queue.farthest(rows) if lane.singles else None
         entry = entry or self._queue.take(rows, now, lane.breaker.open)
         if entry:
@@ -298,7 +302,7 @@ class Scheduler:
 
     def _send_twin(self, lane: Endpoint, now: float) -> Attempt | None:
         """A second attempt beside the latest straggler; None while there is none, or anything else to send."""
-        if lane.breaker.open or len(self._queue) > self._queue.retrying or not self.twins.affordable(self._offered):
+        if lane.breaker.open or len(self._queue) > self._queue.retrying or not self.twins.affordable(self.offered):
             return None
         first = self._stragglers.latest(lane, self.twins, now)
         if first is None:

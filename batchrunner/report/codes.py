@@ -191,7 +191,8 @@ CODES: Mapping[str, Code] = {
         "it looks like configuration",
         "The first requests of this run (--max-alike, 20) all failed alike, and not one was answered: rather a wrong model, "
         "parameter or address than so many bad lines. None of them is recorded as failed; all are still to do. In a file with "
-        "fewer lines than that they are recorded as failed, each with what the endpoint said.",
+        "fewer lines than that they are recorded as failed, each with what the endpoint said. The same goes for the first lines "
+        "of a run whose model no [[endpoint]] has on its map, while none was served.",
         (
             "the message says what the endpoint answered; the errors of a small try say it in full: --limit 1",
             "correct --base-url, --model or the lines' bodies; then the same command asks all of them",
