@@ -26,7 +26,7 @@ from batchrunner.glance import GLANCED, Plain, glance
 from batchrunner.keyring import doors
 from batchrunner.lines import Line, blank, open_blocks, read_blocks
 from batchrunner.listed import price_of
-from batchrunner.looking import Look, at_hand, begun, standing_of
+from batchrunner.looking import Look, at_hand, begun, forgotten, standing_of
 from batchrunner.paths import Paths
 from batchrunner.replay import attempts, last_moments
 from batchrunner.report.preview import CheckReport
@@ -40,7 +40,7 @@ from batchrunner.spooling import as_lines
 def check(settings: Settings, environ: Mapping[str, str] = os.environ) -> CheckReport:
     """Read every line as a run would, and send nothing. UsageError E2xx."""
     check_of(settings.expectation)
-    with at_hand(settings, render=True) as paths:
+    with at_hand(settings, wanted=True) as paths:
         return _checked(as_lines(settings), paths, environ)
 
 
@@ -50,6 +50,8 @@ def _checked(settings: Settings, paths: Paths, environ: Mapping[str, str]) -> Ch
     ratio, spread = learned(attempts(paths))
     estimate = Estimate(settings, ratio, urls)
     look = _looking(settings, urls, dialect_of(paths.input, settings.intake), estimate)
+    if settings.fresh:
+        paths = forgotten(paths)
     if begun(paths):
         estimate.standing = standing_of(settings, paths)
         for first, lines in _unanswered(settings, paths, estimate):

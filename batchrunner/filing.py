@@ -10,7 +10,6 @@ Rules:
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -40,6 +39,7 @@ from batchrunner.looking import (
     damage,
     evidence_of,
     failures,
+    forgotten,
     paths_of,
     refuse_duplicates,
     refuse_edits,
@@ -128,8 +128,7 @@ class FileJob:
         """The output as it counts."""
         if not self._given.fresh:
             return self._journal
-        nothing = msgspec.structs.replace(self.paths, results=Path(os.devnull), errors=Path(os.devnull))
-        return Untouched(nothing, self.paths.folder)
+        return Untouched(forgotten(self.paths), self.paths.folder)
 
     def _check_input(self) -> None:
         """Refuse what cannot be read, of a table at its first row, before anything is written."""

@@ -32,7 +32,7 @@ from batchrunner.resume import Evidence, Output, survey
 from batchrunner.selecting import check_names, names_of_shard
 from batchrunner.settings import OPTIONS, Settings, values
 from batchrunner.source import Intake
-from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of
+from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of, render
 from batchrunner.standing import Standing
 
 KINDS = frozenset(Kind)
@@ -91,8 +91,8 @@ def _ending(shard: str) -> str:
 
 
 @contextmanager
-def at_hand(settings: Settings, render: bool = False) -> Iterator[Paths]:
-    """The paths of a job that is only looked at. Rows are made into requests aside, or with `render` where they are wanted.
+def at_hand(settings: Settings, wanted: bool = False) -> Iterator[Paths]:
+    """The paths of a job that is only looked at. Rows are made into requests aside, or where `wanted` at the place of --render.
 
     What a run has kept stands for the input, where the options do not say how it came about. UsageError E2xx, FileError.
     """
@@ -104,9 +104,17 @@ def at_hand(settings: Settings, render: bool = False) -> Iterator[Paths]:
         yield paths
     else:
         with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:
-            path = paths.input if render and settings.rendering.render else Path(folder) / KEPT
-            keep(made, path)
-            yield structs.replace(paths, input=path)
+            if wanted and settings.rendering.render:
+                render(settings, made, paths)
+            else:
+                paths = structs.replace(paths, input=Path(folder) / KEPT)
+                keep(made, paths.input)
+            yield paths
+
+
+def forgotten(paths: Paths) -> Paths:
+    """The same paths, as if nothing had been done yet."""
+    return structs.replace(paths, results=Path(os.devnull), errors=Path(os.devnull))
 
 
 def begun(paths: Paths) -> bool:

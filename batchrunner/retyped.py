@@ -4,7 +4,8 @@ Rules:
 
 1. Whatever was given by hand, for it is what made the run what it was, above all its caps. What environment and files say
    holds there again.
-2. But nothing that only shows something, and not --fresh: it would drop what the next command goes on from.
+2. But nothing that only shows something, and not --fresh: it would drop what the next command goes on from. Where nothing was
+   run yet, all of it counts.
 3. A secret stays a mask. The text says so, and `origins` refuses a mask, so that nobody sends it.
 """
 
@@ -29,9 +30,10 @@ def by_hand(settings: Given, origins: Mapping[str, str]) -> dict[str, Any]:
     return {**given, CONFIG: named} if named else given
 
 
-def words(given: Given) -> tuple[str, ...]:
-    """The options as they are typed again."""
-    return tuple(word for name, value in given.items() if _matters(name) for word in _typed(name, value))
+def words(given: Given, run: bool = True) -> tuple[str, ...]:
+    """The options as they are typed again; `run`: by somebody who has run the job with them."""
+    known = (name for name in given if name in OPTIONS or name == CONFIG)
+    return tuple(word for name in known if not run or _matters(name) for word in _typed(name, given[name]))
 
 
 def hides(given: Given) -> bool:
@@ -40,7 +42,7 @@ def hides(given: Given) -> bool:
 
 
 def _matters(name: str) -> bool:
-    return name == CONFIG or (name in OPTIONS and name != "fresh" and OPTIONS[name].group != "Show")
+    return name == CONFIG or (name != "fresh" and OPTIONS[name].group != "Show")
 
 
 def _typed(name: str, value: Any) -> Iterator[str]:

@@ -5,13 +5,15 @@ Rules:
 1. All of it is kept as lines in a file that can be read again, so that a resume compares it like any other input.
 2. The file gets its name when it is whole. One that holds the same bytes already is left as it is, and what was noted of
    it stays true.
-3. Another input lies beside the one that was kept before until nothing can refuse the run any more (`place`).
+3. Another input lies beside the one that was kept before until nothing can refuse the run any more (`place`). With `render` it
+   takes the place of no file but one that this job has written.
 4. Memory does not grow: what comes is written piece by piece.
 """
 
 import asyncio
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,7 @@ from batchrunner.hooks import taking_rows
 from batchrunner.iterables import fields_of
 from batchrunner.paths import Paths
 from batchrunner.rendering import Recipe, lines_made
+from batchrunner.replay import last_start
 from batchrunner.settings import Settings
 from batchrunner.source import Row
 from batchrunner.tables import cells_of, files_of, is_pattern, is_table
@@ -131,7 +134,7 @@ async def keep_input(settings: Settings, rows: Rows | None, paths: Paths) -> Pat
 
     The caller's own rows are taken on the event loop, where his code belongs. UsageError E2xx, FileError E404, E406.
     """
-    new = paths.input.with_name(f"{paths.input.name}.new")
+    new = _beside(paths.input)
     if rows is not None:
         with taking_rows():
             await _keep_rows(lines_of(rows, settings), new)
@@ -141,11 +144,38 @@ async def keep_input(settings: Settings, rows: Rows | None, paths: Paths) -> Pat
         await asyncio.to_thread(spool, stdin(), new)
     else:
         return paths.input
+    return await asyncio.to_thread(_settled, settings, paths, new)
+
+
+def render(settings: Settings, made: Iterator[bytes], paths: Paths) -> None:
+    """Write the requests where they are wanted. UsageError E401, FileError E404."""
+    new = _beside(paths.input)
+    keep(made, new)
+    place(_settled(settings, paths, new), paths.input)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
+
+
+def _settled(settings: Settings, paths: Paths, new: Path) -> Path:
+    """Where the input lies: at its place, if that holds the same bytes, else beside it. E401: the place is somebody else's."""
     with _told(paths.input):
-        if await asyncio.to_thread(_same, new, paths.input):
+        if _same(new, paths.input):
             new.unlink()
             return paths.input
+        if _foreign(settings, paths):
+            new.unlink()
+            hint = f"name another file: --render FILE\nif nobody needs that one:  rm {shlex.quote(str(paths.input))}"
+            raise UsageError("E401", f"{paths.input} holds something other than the requests of this job", hint)
     return new
+
+
+def _foreign(settings: Settings, paths: Paths) -> bool:
+    """Whether the file that the requests are to be written to is none that this job has written before."""
+    file, start = settings.rendering.render, last_start(paths)
+    known = start and start.settings.get("render") == file
+    return bool(file) and not known and paths.input.exists() and paths.input.stat().st_size > 0
 
 
 def place(new: Path, path: Path) -> None:

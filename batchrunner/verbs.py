@@ -45,11 +45,14 @@ class Call(Struct, frozen=True):
         flags = {**self.typed, "input": self.words[0] if self.words else ""}
         return origins.resolve(flags, environ, Path(), origins.user_file(environ))
 
-    def again(self, before: Mapping[str, Any] = {}) -> Invocation:
-        """What the next command to type must say again: what was typed, and `before` it by an earlier run."""
+    def again(self, before: Mapping[str, Any] = {}, run: bool = True) -> Invocation:
+        """What the next command to type must say again: what was typed, and `before` it by an earlier run.
+
+        `run`: this command has run the job, or looks at one that was.
+        """
         program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
         given = {**before, **self.typed}
-        words, hides = retyped.words(given), retyped.hides(given)
+        words, hides = retyped.words(given, run), retyped.hides(given)
         return Invocation(input=self.words[0], program=program, options=words, hides=hides, verb=self.verb)
 
 
@@ -94,7 +97,7 @@ def _check(call: Call) -> int:
     from batchrunner.report import preview
 
     found = checking.check(settings)
-    say(found.to_json().decode() if settings.display.json else preview.check(found, call.again(), width()))
+    say(found.to_json().decode() if settings.display.json else preview.check(found, call.again(run=False), width()))
     return found.exit_code
 
 

@@ -227,6 +227,28 @@ def test_requests_are_not_written_over_the_jobs_own_files(capsys: pytest.Capture
     assert Path("people.csv").read_text() == PEOPLE
 
 
+def test_requests_are_not_written_over_the_file_of_somebody_else(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("people.csv").write_text("bio\nAda\n")
+    Path("taken.jsonl").write_text("precious\n")
+    for words in (["check", "people.csv"], ["people.csv"], ["people.csv", "-o", "-"]):
+        assert main([*words, *OPTIONS, "--render", "taken.jsonl"]) == 2, words
+        assert "rm taken.jsonl" in capsys.readouterr().err
+        assert Path("taken.jsonl").read_text() == "precious\n"
+        assert sorted(path.name for path in Path().iterdir()) == ["people.csv", "taken.jsonl"]
+
+
+def test_requests_of_this_job_are_written_anew_when_its_rows_are(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("people.csv").write_text("bio\nAda\n")
+    words = ["people.csv", *OPTIONS, "--id-column", "bio", "--render", "made.jsonl"]
+    for more in (["check"], ["check"], []):
+        assert main([*more, *words]) == 0, "the same bytes do no harm"
+    Path("people.csv").write_text("bio\nAda\nEve\n")
+    for more in (["check"], []):
+        assert main([*more, *words]) == 0, "that file is of this job"
+        assert [row["custom_id"] for row in read("made.jsonl")] == ["Ada", "Eve"]
+    assert not list(Path().glob("*.new"))
+
+
 def test_what_comes_next_is_said_with_the_prompt(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "people.csv", *OPTIONS]) == 2
     Path("people.csv").write_text("bio\nAda\n")

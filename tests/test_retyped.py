@@ -1,6 +1,7 @@
 """What the next command says again: whatever was given by hand and is not about showing, and no secret."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,24 @@ def test_what_was_typed_is_typed_again_unless_it_only_shows(name: str) -> None:
         again = cli._call(["a.jsonl", *words({name: value})])[0]
         shown = OPTIONS[name].group == "Show" or name == "fresh"
         assert (again.words, again.typed) == (("a.jsonl",), {} if shown else {name: value})
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_was_typed_for_a_check_is_typed_for_the_run(name: str) -> None:
+    value: object = {bool: True, tuple: ["a=1"]}.get(OPTIONS[name].type, "2 x" if name != "dashboard" else "2")
+    again = cli._call(["a.jsonl", *words({name: value}, run=False)])[0]
+    assert again.typed == {name: value}
+
+
+def test_a_check_says_how_to_run_what_it_has_checked(sim: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["--base-url", sim.url, "--fresh", "--max-cost", "3", "--price", "m=1/2", "--report", "page.html", "-q"]
+    assert main(["a.jsonl", "--base-url", sim.url, "--display", "none"]) == 0
+    capsys.readouterr()
+    assert main(["check", "a.jsonl", *typed]) == 0
+    said = capsys.readouterr().out
+    assert "done before" not in said, "for that is forgotten"
+    command = said.partition("To run it: ")[2]
+    assert cli._call(shlex.split(command)[1:])[0] == cli._call(["a.jsonl", *typed])[0]
 
 
 def test_no_secret_is_typed_again() -> None:
@@ -90,7 +109,7 @@ async def test_a_program_is_told_the_command_that_does_the_same(sim: Simulator, 
     runner = batchrunner.Runner(base_url=sim.url, max_cost=5, price=["*=1/1"], limit=7)
     assert (await runner.run("a.jsonl", "b.jsonl")).summary.pending == 13
     command = f"batchrunner a.jsonl -o b.jsonl --limit 7 --base-url {sim.url} --price &#x27;*=1/1&#x27; --max-cost 5"
-    assert command in Path("b.run/report.html").read_text()
+    assert command in re.sub("</?span>", "", Path("b.run/report.html").read_text())
     main(["status", "a.jsonl", "-o", "b.jsonl"])
     assert next_of(capsys.readouterr().out)[1:5] == ["-o", "b.jsonl", "--limit", "7"]
 
