@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from msgspec import structs
+
 from batchrunner.core.model import Request, Result
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.engine import Chore
@@ -52,7 +54,10 @@ class PipeJob:
             raise UsageError("E401", "stdout is closed: there is no place for the results", "name one: -o FILE")
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
         paths = with_kept(self._settings, Paths(Path(self.name), folder / "results", folder / "errors", folder))
-        place(await keep_input(self._settings, None, paths), paths.input)
+        self._place = paths.input
+        paths = structs.replace(paths, input=await keep_input(self._settings, None, paths))
+        if paths.input != self._place:
+            self._stack.callback(paths.input.unlink, missing_ok=True)
         await asyncio.to_thread(check_input, paths.input, self._settings.intake)
         self._path, self._settings = paths.input, as_lines(self._settings)
         standing = await asyncio.to_thread(survey, evidence_of(Untouched(paths, folder), self._settings))
@@ -60,7 +65,9 @@ class PipeJob:
         meter.total = standing.total
 
     async def begin(self) -> None:
-        """Nothing stands in the way."""
+        """The input takes its place."""
+        place(self._path, self._place)
+        self._path = self._place
 
     def source(self, origins: Collection[str], model: str) -> AsyncIterator[list[Request | Result]]:
         """Every line."""

@@ -103,6 +103,8 @@ def lock(disk: Disk, path: Path, results: Path) -> int:
             disk.lock(fd)
         except BlockingIOError as error:
             raise held(results, _holder(disk, fd)) from error
+        if not disk.fstat(fd).st_nlink:  # whoever held it has withdrawn, and the file with it
+            raise held(results, "a process that has just ended")
     except BaseException:
         disk.close(fd)
         raise

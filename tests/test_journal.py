@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -664,6 +665,18 @@ def test_who_is_refused_beside_a_run_takes_nothing_from_it(tmp_path: Path) -> No
         with pytest.raises(UsageError, match="E403"):
             Journal.open(paths, policy, Fast())
         assert {*tmp_path.rglob("*")} == there
+
+
+def test_a_lock_that_is_withdrawn_while_it_is_waited_for_is_none(tmp_path: Path) -> None:
+    class Late(Fast):
+        def lock(self, fd: int) -> None:
+            shutil.rmtree(paths.folder)  # by the run before us, which was refused
+            super().lock(fd)
+
+    paths = Paths.of(tmp_path / "in.jsonl")
+    with pytest.raises(UsageError, match="has just ended"):
+        Journal.open(paths, Durability(), Late())
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_a_run_was_given_is_not_withdrawn(tmp_path: Path) -> None:

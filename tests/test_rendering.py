@@ -237,6 +237,14 @@ def test_requests_are_not_written_over_the_file_of_somebody_else(capsys: pytest.
         assert sorted(path.name for path in Path().iterdir()) == ["people.csv", "taken.jsonl"]
 
 
+@pytest.mark.parametrize("output", [[], ["-o", "-"]])
+def test_a_refused_run_writes_no_requests(output: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("people.csv").write_text("bio\nAda\n")
+    assert main(["people.csv", *OPTIONS, "--render", "made.jsonl", "--cache", "/dev/null/x", *output]) == 2
+    assert "[E409]" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["people.csv"]
+
+
 def test_requests_of_this_job_are_written_anew_when_its_rows_are(capsys: pytest.CaptureFixture[str]) -> None:
     Path("people.csv").write_text("bio\nAda\n")
     words = ["people.csv", *OPTIONS, "--id-column", "bio", "--render", "made.jsonl"]
