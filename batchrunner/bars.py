@@ -9,6 +9,7 @@ Rules:
 
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
+from math import inf
 from typing import TYPE_CHECKING, Any, TextIO
 from warnings import catch_warnings, simplefilter
 
@@ -39,12 +40,13 @@ class Bars:
         """Put the figures on the screen."""
         if not self._bars:
             self._begin(snapshot)
-        said = status.lines(snapshot) if self._below else ()
+        columns = self._bars[0].format_dict["ncols"] or inf  # of the terminal as it is now
+        said = status.lines(snapshot, columns - len("^C")) if self._below else ()  # what is typed is shown behind the last
         while len(self._bars) <= len(said):  # a second endpoint brings a line of its own
             self._bars.append(_bar(type(self._bars[0]), "", self._stream, len(self._bars), snapshot.total))
         bar, *below = self._bars
         bar.total, bar.n = snapshot.total, snapshot.done
-        bar.bar_format = _format(snapshot, self._notebook)
+        bar.bar_format = _format(snapshot, self._notebook, columns - len(self._name))
         for line, words in zip(below, said, strict=False):
             line.set_description_str(words, refresh=False)
         for each in self._bars:
@@ -82,10 +84,10 @@ class Bars:
         self._stack.enter_context(logging_redirect_tqdm(tqdm_class=kind))
 
 
-def _format(snapshot: Snapshot, notebook: bool) -> str:
-    """The layout for tqdm, with figures of ours in it."""
+def _format(snapshot: Snapshot, notebook: bool, room: float) -> str:
+    """The layout for tqdm, with figures of ours in it, as far as there is room beside the name."""
     share = f"{100 * snapshot.done // snapshot.total}%" if snapshot.total else ""
-    said = f"{status.counted(snapshot)}  {status.pace(snapshot)}"
+    said = status.beside(snapshot, inf if notebook else room - len(" 100% █ "))
     if notebook:
         said = " · ".join([said, *(line.strip() for line in status.lines(snapshot) if line.strip())])
     said = said.replace("{", "{{").replace("}", "}}")

@@ -25,6 +25,8 @@ from batchrunner.core.policy import option
 from batchrunner.core.wording import outcome_in_words, visible
 from batchrunner.meter import Snapshot
 from batchrunner.report import status
+from batchrunner.report.layout import fold
+from batchrunner.terminal import width
 
 Mode = Literal["full", "plain", "notebook", "log", "none"]
 PERIOD = 0.25
@@ -191,7 +193,11 @@ class Progress:
         if self.mode == "log" and self._display.log_format == "json":
             self._bars.write("\n".join(status.json_note(line, self._stamp()) for line in said.splitlines()))
         else:
-            self._bars.write("\n".join(visible(line) for line in said.splitlines()))
+            self._bars.write("\n".join(self._fitted(visible(line)) for line in said.splitlines()))
+
+    def _fitted(self, line: str) -> str:
+        """A line for the eye is folded between words, one for a log is not."""
+        return "\n".join(fold(line, width())) if self.mode in ("full", "plain") and line else line
 
 
 def in_notebook() -> bool:

@@ -30,8 +30,12 @@ def fill_streams() -> None:
 
 
 def width() -> int:
-    """Columns to write in: those of the terminal, within reason."""
-    return max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
+    """Columns to write in: those of the terminal, within reason. Where stdout goes elsewhere, stderr is asked."""
+    try:
+        ours = os.get_terminal_size(sys.__stderr__.fileno() if sys.__stderr__ else -1)
+    except (OSError, ValueError):
+        ours = os.terminal_size((100, 24))
+    return max(40, min(100, shutil.get_terminal_size(ours).columns))
 
 
 def say(said: str, stream: TextIO | None = None) -> None:

@@ -21,6 +21,7 @@ from batchrunner.report.invocation import Invocation
 from batchrunner.report.preview import CheckReport
 from batchrunner.settings import OPTIONS, Settings
 from batchrunner.summary import Report, summarise
+from tests.test_progress import Terminal
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,6 +103,18 @@ def test_option_lines_fit_their_width(width: int) -> None:
 def test_text_is_as_wide_as_the_terminal_within_reason(given: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(given))
     assert terminal.width() == columns
+
+
+@pytest.mark.parametrize(("there", "columns"), [(True, 60), (False, 100)])
+def test_where_stdout_goes_elsewhere_the_terminal_is_that_of_stderr(
+    there: bool, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Terminal(60)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    monkeypatch.setattr(sys, "__stderr__", screen.stream if there else None)
+    assert terminal.width() == columns
+    screen.written()
 
 
 def test_full_help_names_every_verb_and_its_options() -> None:

@@ -24,7 +24,7 @@ from batchrunner.looking import shown
 from batchrunner.meter import Gauges, Lane, Snapshot
 from batchrunner.progress import Display, Progress
 from batchrunner.reader import Asked
-from batchrunner.report.status import block, figures, key_values, lines, pace
+from batchrunner.report.status import beside, block, figures, key_values, lines, pace
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 SNAPSHOT = Snapshot(
@@ -150,8 +150,37 @@ def test_80_columns_hold_every_count(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [line.rstrip() for line in lines_of(drawn(80))]
     bar = next(line for line in found if "input.jsonl  " in line)
     assert re.search(r"input\.jsonl  3[01]% █+.* 15,491/50,000  05:34<12:24  46\.4 req/s", bar)
-    assert "  in flight 256/256  failed 0  retrying 30  429 47  timeouts 10  cut 1  oldest" in " ".join(found)
+    assert "  in flight 256/256  failed 0  retrying 30  429 47  timeouts 10  cut 1" in found, "and no half of the next one"
     assert "  p50 3.2 s  p95 8.9 s  timeout 26 s   35.4 k tok/s   $ 4.36 of ≈ 14.07" in " ".join(found)
+
+
+@pytest.mark.parametrize("columns", range(12, 130, 3))
+def test_no_figure_is_cut(columns: int) -> None:
+    """`timeouts 1` for 12 would be another figure."""
+    texts = [*zip(lines(SNAPSHOT, columns), lines(SNAPSHOT), strict=True), (beside(SNAPSHOT, columns), beside(SNAPSHOT))]
+    for fitted, whole in texts:
+        assert len(fitted) <= columns
+        assert re.match(r"  \S| · |   \S|$", whole.removeprefix(fitted)) or not fitted.strip(), (fitted, whole)
+
+
+def test_a_narrow_terminal_gets_whole_figures_and_room_for_what_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    found = list(lines_of(drawn(46)))
+    assert {line.rstrip() for line in found if line.startswith("  ") and line.strip()} == {
+        "  in flight 256/256  failed 0  retrying 30",
+        "  p50 3.2 s  p95 8.9 s  timeout 26 s",
+        "  A 3.9/12 s ≤ 26 s · B 2.6/7.8 s ≤ 21 s",
+    }
+    assert any(re.fullmatch(r"input.jsonl  30% .+ 15,491/50,000  05:34<12:24 *", line) for line in found)
+
+
+def test_lines_in_between_are_folded_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "45")
+    said = "stopping: no new requests; 3 in flight may take 20 s more; again drops them"
+    assert "may\r\ntake 20 s more" in drawn(45, "full", act=lambda progress: progress.note(said))
+    progress, stream = logged()
+    progress.note(said)
+    assert stream.getvalue() == f"{said}\n", "a line of a log stays one"
 
 
 def test_120_columns_hold_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:

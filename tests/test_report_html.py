@@ -15,7 +15,7 @@ import batchrunner
 from batchrunner.core.model import Kind
 from batchrunner.report import charts, html, svg
 from batchrunner.report.parts import prose, typed
-from batchrunner.report.story import GROUP_OF, GROUPS, Death, Endpoint, Finding, Leg, Moment, Slow, Story
+from batchrunner.report.story import GROUP_OF, GROUPS, Death, Endpoint, Finding, Leg, Moment, Slow, Story, Trouble
 from tests.browser import FAINT, UNFIT, Tab
 from tests.stories import HOSTILE, story
 
@@ -220,7 +220,6 @@ DRAWN = """({
   ids: [...document.querySelectorAll("section")].map((each) => each.id),
   plots: document.querySelectorAll(".plot > svg").length,
   flat: [...document.querySelectorAll(".plot > svg")].filter((each) => each.getBoundingClientRect().height < 100).length,
-  split: [...document.querySelectorAll(".whole")].filter((each) => each.getClientRects().length > 1).length,
   scripts: document.scripts.length,
   h1: document.querySelector("h1").textContent,
 })"""
@@ -235,9 +234,20 @@ async def test_a_browser_shows_it_whole(tmp_path: Path, tab: Tab, width: int) ->
     drawn = await tab.value(DRAWN)
     assert await tab.value(UNFIT) == []
     assert set(drawn["ids"]) == SECTIONS
-    assert (drawn["plots"], drawn["flat"], drawn["split"], drawn["scripts"]) == (4, 0, 0, 0)
+    assert (drawn["plots"], drawn["flat"], drawn["scripts"]) == (4, 0, 0)
     assert "<script>alert(1)</script>" in drawn["h1"]
     assert (tab.complaints, tab.dialogues, tab.asked) == ([], [], [place.as_uri()])
+
+
+async def test_what_is_typed_is_never_broken(tmp_path: Path, tab: Tab) -> None:
+    place, options = tmp_path / "page.html", " ".join(["--first-byte-timeout or --max-timeout, --missing-finish"] * 9)
+    told = msgspec.structs.replace(BARE, next=f"batchrunner {options}", troubles=(Trouble("timeout", 1, 1, options),))
+    place.write_text(html.page(told))
+    await tab.resize(400)
+    await tab.go(place.as_uri())
+    assert await tab.value("[...document.querySelectorAll('.whole')].map((each) => each.getClientRects().length)") == [1] * 27
+    heights = await tab.value("[...document.querySelectorAll('.next span')].map((each) => each.offsetHeight)")
+    assert heights == heights[:1] * 37
 
 
 @pytest.fixture(scope="module")

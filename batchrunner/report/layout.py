@@ -64,6 +64,17 @@ def _fact(name: str, said: str | Command, width: int) -> Iterator[str]:
         yield f"  {name:<{MARGIN - 3}} {line[MARGIN:]}" if place == 0 else line
 
 
+def fit(parts: Iterable[str], width: float, gap: str = "  ") -> str:
+    """As many parts on one line as there is room for. None is cut: a figure without its last digits is another figure."""
+    said = ""
+    for part in filter(None, parts):
+        longer = f"{said}{gap}{part}" if said else part
+        if len(longer) > width:
+            break
+        said = longer
+    return said
+
+
 def ends(left: str, right: str, width: int) -> list[str]:
     """One thing at each end of a line, or one below the other."""
     if len(left) + 2 + len(right) > width:

@@ -3,28 +3,40 @@
 Rules:
 
 1. Pure functions from a snapshot to text; whoever draws decides where it goes.
-2. The weightiest comes first, for a narrow screen cuts the ends. A count that is zero says nothing and is left out.
+2. The weightiest comes first, for a narrow screen has no room for the last. A count that is zero says nothing and is left out.
 3. The time left is said with ~ while it is hardly more than a guess, and not at all where there is nothing to go by.
 """
 
 from collections.abc import Mapping
+from math import inf
 
 import msgspec
 
 from batchrunner.core.wording import amount, clock, money, number, rate, seconds, visible
 from batchrunner.meter import Lane, Snapshot
+from batchrunner.report.layout import fit
 
 SETTLED = 30.0  # seconds, and as many results, before the rate of a run tells how long it will take
+MARGIN = "  "
 OLD = 10.0  # seconds from which on the age of the oldest request is of interest
 
 
 def pace(snapshot: Snapshot) -> str:
     """`05:34<12:24  46.4 req/s`: spent, left, and how fast."""
+    return "  ".join(_pace(snapshot))
+
+
+def beside(snapshot: Snapshot, width: float = inf) -> str:
+    """What stands beside the bar: how many are done, spent and left, and how fast, as far as there is room."""
+    return fit([counted(snapshot), *_pace(snapshot)], width)
+
+
+def _pace(snapshot: Snapshot) -> list[str]:
     if snapshot.gauges.paused:
-        return f"{clock(snapshot.seconds)}<paused"
+        return [f"{clock(snapshot.seconds)}<paused"]
     guess = "~" if snapshot.seconds < SETTLED or snapshot.done - snapshot.resumed < SETTLED else ""
     left = "?" if snapshot.eta is None else f"{guess}{clock(snapshot.eta)}"
-    return f"{clock(snapshot.seconds)}<{left}  {rate(snapshot.rate)}"
+    return [f"{clock(snapshot.seconds)}<{left}", rate(snapshot.rate)]
 
 
 def counted(snapshot: Snapshot) -> str:
@@ -32,8 +44,9 @@ def counted(snapshot: Snapshot) -> str:
     return f"{number(snapshot.done)}/{'?' if snapshot.total is None else number(snapshot.total)}"
 
 
-def lines(snapshot: Snapshot) -> tuple[str, ...]:
+def lines(snapshot: Snapshot, width: float = inf) -> tuple[str, ...]:
     """What is going on; how long it takes and what it costs; and where there are several endpoints, each of them."""
+    room = width - len(MARGIN)
     gauges = snapshot.gauges
     flight = f"in flight {gauges.in_flight}/{gauges.limit}" if gauges.limit else f"in flight {gauges.in_flight}"
     oldest = f"oldest {seconds(gauges.oldest)}" if gauges.oldest >= OLD else ""
@@ -47,13 +60,13 @@ def lines(snapshot: Snapshot) -> tuple[str, ...]:
     first = [flight, failed, *(f"{name} {number(count)}" for name, count in counts.items() if count), oldest]
     times = (("p50", snapshot.p50), ("p95", snapshot.p95), ("timeout", gauges.timeout))
     second = [
-        "  ".join(f"{name} {seconds(value)}" for name, value in times if value),
+        fit((f"{name} {seconds(value)}" for name, value in times if value), room),
         f"{amount(snapshot.token_rate)} tok/s" if snapshot.token_rate else "",
         _cost(snapshot),
     ]
     lanes = [_lane(lane, gauges.timeouts) for lane in snapshot.lanes] if len(snapshot.lanes) > 1 else []
-    said = ("  ".join(filter(None, first)), "   ".join(filter(None, second)), *([" · ".join(lanes)] if lanes else []))
-    return tuple(f"  {line}" for line in said)
+    said = (fit(first, room), fit(second, room, "   "), *([fit(lanes, room, " · ")] if lanes else []))
+    return tuple(f"{MARGIN}{line}" for line in said)
 
 
 def block(snapshot: Snapshot) -> str:
