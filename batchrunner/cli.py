@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, NoReturn
 
 from batchrunner import __version__, usage
@@ -111,4 +112,13 @@ def _answered(argv: Sequence[str]) -> int:
     if len(call.words) > VERBS[call.verb].most:
         hint = (argv[0] != call.verb and nearest(call.words[0], VERBS)) or "The verb comes first, then the input."
         raise UsageError("E003", f"one input at a time: what is {call.words[1]!r}?", hint)
+    if call.words and argv[0] != call.verb:
+        _refuse_lone_word(call.words[0])
     return VERBS[call.verb].act(call)
+
+
+def _refuse_lone_word(word: str) -> None:
+    """A word that is no file either was meant for a verb."""
+    if word.isidentifier() and not Path(word).exists():
+        hint = nearest(word, VERBS) or f"Commands: {', '.join(VERBS)}"
+        raise UsageError("E201", f"{word}: there is no such file, and no such command.", hint)

@@ -77,8 +77,8 @@ _row = msgspec.msgpack.Decoder(_Row).decode
 def merge(files: Sequence[Path], output: Path, asked: str = "") -> Merged:
     """Merge `files` into `output` and the errors file beside it; `asked` is the input that they answer, if it is to be counted.
 
-    UsageError E201 E202 E204: a file cannot be read. E003: in several dialects, or into a folder. E401: the output exists.
-    FileError E404: it cannot be written.
+    UsageError E201 E202 E204: a file cannot be read, or none holds a record. E003: in several dialects, or into a folder.
+    E401: the output exists. FileError E404: it cannot be written.
     """
     refuse_folder("-o FILE", str(output))
     paths = Paths.of(Path(asked), output)
@@ -89,6 +89,7 @@ def merge(files: Sequence[Path], output: Path, asked: str = "") -> Merged:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output.parent, prefix=".merge-")))
             rows = stack.enter_context(Partitions(folder))
             _deal(files, rows, merged)
+            _refuse_nothing(merged)
             if asked:
                 _deal_input(Path(asked), rows)
             _write(rows, paths, folder, merged)
@@ -101,6 +102,12 @@ def _refuse_existing(targets: Iterable[Path]) -> None:
     for path in targets:
         if path.exists():
             raise UsageError("E401", f"{path} exists already", "name another output, or move that one away")
+
+
+def _refuse_nothing(merged: Merged) -> None:
+    if merged.lines and merged.lines == merged.unreadable:
+        where = plural(merged.files, "file")
+        raise UsageError("E201", f"{where} with {plural(merged.lines, 'line')}: not one is a record", "name files of results")
 
 
 def _deal(files: Sequence[Path], rows: Partitions, merged: Merged) -> None:

@@ -255,6 +255,8 @@ def test_a_flag_that_may_stand_alone_leaves_the_input_alone(batch: Batch, capsys
         (["a.jsonl", "-q", "-v"], "E003", ["quiet"]),
         (["a.jsonl", "--json", "-o", "-"], "E003", ["stdout"]),
         (["retry", "a.jsonl", "--all", "--kind", "policy"], "E003", ["--all and --kind"]),
+        (["frobnicate"], "E201", ["no such file, and no such command", "Commands: run, submit"]),
+        (["exprt"], "E201", ["Did you mean export?"]),
         (["run"], "E201", ["no input file", "batchrunner run jobs/input.jsonl"]),
         (["status", "--json"], "E201", ["no input file"]),
     ],

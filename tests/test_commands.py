@@ -310,6 +310,12 @@ def test_a_run_that_is_refused_leaves_everything_as_it_was(run: Command, sim: Si
     assert sim.stats()["requests"] == asked
 
 
+def test_an_input_without_lines_is_said_to_have_none(run: Command, command: Command) -> None:
+    Path("a.jsonl").write_text("\n\n")
+    for said in (run("a.jsonl"), command("check", "a.jsonl")):
+        assert (said.code, "there are no lines" in said.out) == (0, True)
+
+
 def test_a_table_that_is_refused_leaves_nothing(run: Command) -> None:
     Path("t.csv").write_text("id,bio\n1,x\n1,y\n")
     said = run("t.csv", "--prompt", "Sum {bio}", "--model", "m", "--id-column", "id")

@@ -64,6 +64,13 @@ def test_what_is_no_record_is_counted_and_left_out() -> None:
     assert (merged.lines, merged.unreadable, merged.succeeded, merged.exit_code) == (3, 2, 1, 0)
 
 
+def test_without_any_record_nothing_is_written() -> None:
+    asked = write("in.jsonl", {"custom_id": "a"}, {"custom_id": "b"})
+    with pytest.raises(UsageError, match="1 file with 2 lines: not one is a record"):
+        merge([asked], Path("all.jsonl"))
+    assert [path.name for path in Path().iterdir() if path.name != "in.jsonl"] == []
+
+
 def test_dialects_are_not_mixed() -> None:
     one = write("1.jsonl", record("a"))
     two = write("2.jsonl", {"custom_id": "b", "result": {"type": "expired"}})

@@ -73,7 +73,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E201": Code(
         "an input that cannot be read",
-        "No input was named, the file does not exist, may not be read, or stdin is closed.",
+        "No input was named, the file does not exist, may not be read, or stdin is closed. Or merge was given files "
+        "without a record.",
         ("check the path: relative ones start at the current directory", "ls -l INPUT shows who may read it"),
     ),
     "E202": Code(

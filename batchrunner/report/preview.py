@@ -12,6 +12,7 @@ from msgspec import Struct
 from batchrunner.core.wording import amount, money, number, plural, rate, seconds, visible
 from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import WIDTH, Command, Fact, block, fold, type_in
+from batchrunner.report.text import EMPTY
 
 
 class Problem(Struct, frozen=True):
@@ -74,8 +75,8 @@ class CheckReport(Struct, frozen=True, kw_only=True):
 
 def check(found: CheckReport, typed: Invocation, width: int = WIDTH) -> str:
     """What `check` has found. Ends by saying that nothing was sent."""
-    if typed.chooses and not found.requests:
-        return f"no line fits --where\nNothing was sent. exit {found.exit_code}"
+    if not found.requests:
+        return f"{'no line fits --where' if typed.chooses else EMPTY}\nNothing was sent. exit {found.exit_code}"
     head = f"{plural(found.requests, 'request')}, {plural(found.problems, 'problem') if found.problems else 'no problems'}"
     lines = [f"{head}, {number(found.done)} done before" if found.done else head]
     lines += [line for problem in found.examples for line in _problem(problem, width)]

@@ -24,6 +24,9 @@ from batchrunner.summary import Report, Summary
 CAUSES = 3  # that the end of a run names
 RETRIED = 0.05  # share of attempts that were repetitions: beyond, something went wrong although all may have succeeded
 
+EMPTY = "nothing to do: there are no lines"
+"""What is said of an input, or a shard of it, that holds nothing."""
+
 ANEW = "starts anew: results are kept, and gone on from, with -o FILE"
 """What the same command does where results are kept nowhere."""
 
@@ -113,7 +116,8 @@ def _is_open(summary: Summary) -> bool:
 def _verdict(summary: Summary, snapshot: Snapshot, width: int) -> list[str]:
     bad = [f"{number(count)} {word}" for word, count in (("failed", summary.failed), ("invalid", summary.invalid)) if count]
     mark = "✗" if bad else "✓"
-    said = ", ".join([f"{mark} {number(summary.succeeded)} of {number(summary.total)} succeeded", *bad])
+    good = f"{number(summary.succeeded)} of {number(summary.total)} succeeded" if summary.total else EMPTY
+    said = ", ".join([f"{mark} {good}", *bad])
     pace = f" · {rate(snapshot.asked / summary.seconds)}" if summary.seconds > 0 and snapshot.asked else ""
     return ends(said, f"{seconds(summary.seconds)}{pace}", min(width, WIDTH))
 
