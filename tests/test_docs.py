@@ -123,11 +123,18 @@ def test_the_commands_run_in_the_order_they_stand(
         assert code in {0, 1, 3}, (words, said)
 
 
+def figures(text: str) -> list[list[str]]:
+    """What the tables of measurements hold, row by row, whatever their rows are called."""
+    rows = ([cell.strip() for cell in line.strip("|").split("|")[1:]] for line in text.splitlines() if line.startswith("|"))
+    return [re.findall(r"\d+(?:[.,]\d+)*", " ".join(cells)) for cells in rows if all(re.match(r"[>\d]|$", cell) for cell in cells)]
+
+
 def test_the_chinese_readme_says_nothing_else() -> None:
     known, told = commands(), commands(CHINESE)
     assert len(told) >= 20
     assert [words for words in told if words not in known] == []
-    assert fenced("python", CHINESE) == SNIPPETS[:1]
+    assert fenced("python", CHINESE) == SNIPPETS
+    assert figures(CHINESE) == figures(TEXT.partition("<!-- options")[0])
 
 
 def test_the_topics_it_names_exist() -> None:
