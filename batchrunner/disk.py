@@ -4,7 +4,8 @@ Rules:
 
 1. Every call that may fail on a full or broken disk goes through `Disk`, so that a test can make call number N fail.
 2. No buffered or text layer: those report a full disk late or never.
-3. What we create is 0600 (folders 0700), never through a symlink, and never a file that has a second name.
+3. What we create is 0600 (folders 0700), never through a symlink, and never a file that has a second name. Nothing of ours takes
+   the place of a device, a pipe or a socket: whoever may write to /dev could do so, and the machine would be without it.
 4. A record is one write, and is counted when it is whole. After a failed write the file is cut back to its whole records.
 5. A failed fdatasync is final for its file: the kernel may have dropped the pages, and a second call would lie.
 """
@@ -32,6 +33,9 @@ WHY = {
     errno.ELOOP: "it is a symbolic link",
     errno.EISDIR: "it is a directory",
 }
+
+
+NOT_REGULAR = "it is not a regular file"
 
 
 class Unfit(OSError):  # noqa: N818  a fact about a path, named as one
@@ -136,8 +140,24 @@ def write_all(disk: Disk, fd: int, record: Buffer) -> None:
         rest = memoryview(rest)[taken:]
 
 
+def special(path: Path) -> bool:
+    """Whether a device, a pipe or a socket stands there, or behind a link: no file may take its place."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing, or nothing that leads anywhere
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def refuse_special(path: Path) -> None:
+    """OSError for what is `special`."""
+    if special(path):
+        raise Unfit(errno.EINVAL, NOT_REGULAR, str(path))
+
+
 def replace(path: Path, content: bytes, disk: Disk = DISK) -> None:
     """Write a small file in one step; what cannot be written leaves nothing behind."""
+    refuse_special(path)
     partial = path.with_name(f"{path.name}.partial")
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(partial)
@@ -191,7 +211,7 @@ def own(disk: Disk, fd: int, path: Path) -> os.stat_result:
     """The facts of an open file, if it is a plain one of a single name; else `Unfit`."""
     facts = disk.fstat(fd)
     if not stat.S_ISREG(facts.st_mode):
-        raise Unfit(errno.EINVAL, "it is not a regular file", str(path))
+        raise Unfit(errno.EINVAL, NOT_REGULAR, str(path))
     if facts.st_nlink > 1:
         raise Unfit(errno.EMLINK, "it has a second name (a hard link), which would be written to as well", str(path))
     return facts

@@ -24,7 +24,7 @@ from batchrunner.core.wording import plural
 from batchrunner.disk import records, why
 from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import read_record
-from batchrunner.looking import refuse_folder, refuse_own
+from batchrunner.looking import refuse_own, refuse_unfit
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
 from batchrunner.records import prevailing
@@ -95,7 +95,7 @@ def _form(target: str, sheet: str, paths: Paths) -> Callable[[Sequence[str], Row
             "E002", f"{target}: no such table can be written there.", f"Name it by its ending, or --as {' · '.join(SHEETS)}"
         )
     if target != STDOUT:
-        refuse_folder("batchrunner export INPUT FILE", target)
+        refuse_unfit("batchrunner export INPUT FILE", target)
         refuse_own("batchrunner export INPUT FILE", target, paths)
     return SHEETS[name]
 

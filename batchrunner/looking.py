@@ -19,6 +19,7 @@ from msgspec import structs
 from batchrunner import ahead
 from batchrunner.core.model import Kind
 from batchrunner.core.selection import piece
+from batchrunner.disk import special
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
 from batchrunner.landmarks import Landmark
@@ -50,7 +51,7 @@ def paths_of(settings: Settings) -> Paths:
     if not settings.output and not is_named(settings):
         what = "stdin" if settings.input == STDIN else f"{settings.input!r}"
         raise UsageError("E003", f"{what} has no name to call the results after", "name them: -o FILE, or -o - for stdout")
-    refuse_folder("-o FILE", settings.output)
+    refuse_unfit("-o FILE", settings.output)
     paths = Paths.of(Path(settings.input), Path(settings.output) if settings.output else None, _ending(settings.intake.shard))
     return with_kept(settings, paths)
 
@@ -61,7 +62,7 @@ def with_kept(settings: Settings, paths: Paths) -> Paths:
     refuse_own("--report FILE.html", settings.display.report, paths)
     if not is_kept(settings):
         return paths
-    refuse_folder("--render FILE", render)
+    refuse_unfit("--render FILE", render)
     refuse_own("--render FILE", render, paths)
     return structs.replace(paths, input=Path(render) if render else paths.folder / KEPT)
 
@@ -73,10 +74,12 @@ def refuse_own(option: str, file: str, paths: Paths) -> None:
         raise UsageError("E003", f"{file} is one of the job's own files", f"name another one: {option}")
 
 
-def refuse_folder(option: str, file: str) -> None:
-    """UsageError E003 when the file to be written is a folder."""
+def refuse_unfit(option: str, file: str) -> None:
+    """UsageError E003 when the file to be written is a folder, or something else that no file may take the place of."""
     if file.endswith("/") or (file and Path(file).is_dir()):
         raise UsageError("E003", f"{file} is a folder, not a file to write to", f"name a file in it: {option}")
+    if file and special(Path(file)):
+        raise UsageError("E003", f"{file} is a device or a pipe, not a file to write to", f"name a file: {option}")
 
 
 def _real(path: Path) -> Path:

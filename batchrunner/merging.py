@@ -23,7 +23,7 @@ from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
 from batchrunner.formats import identify
 from batchrunner.lines import read_lines
-from batchrunner.looking import refuse_folder
+from batchrunner.looking import refuse_unfit
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
 from batchrunner.records import Record, prevailing
@@ -80,7 +80,7 @@ def merge(files: Sequence[Path], output: Path, asked: str = "") -> Merged:
     UsageError E201 E202 E204: a file cannot be read, or none holds a record. E003: in several dialects, or into a folder.
     E401: the output exists. FileError E404: it cannot be written.
     """
-    refuse_folder("-o FILE", str(output))
+    refuse_unfit("-o FILE", str(output))
     paths = Paths.of(Path(asked), output)
     merged = Merged(str(paths.results), str(paths.errors), missing=0 if asked else None)
     _refuse_existing((paths.results, paths.errors))

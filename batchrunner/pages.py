@@ -18,7 +18,7 @@ from batchrunner import replay
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.diagnosis import diagnose
 from batchrunner.core.trail import AttemptLine, End, Moment
-from batchrunner.disk import WHY, replace
+from batchrunner.disk import NOT_REGULAR, WHY, replace, special
 from batchrunner.errors import UsageError
 from batchrunner.listed import price_of
 from batchrunner.looking import paths_of
@@ -90,6 +90,8 @@ def refuse_place(file: str) -> None:
     """UsageError E401 where a page cannot be written, as far as one can see; "": none was asked for."""
     place = Path(file)
     folder = place.absolute().parent
+    if special(place):
+        raise unwritten(place, NOT_REGULAR)
     if file and (place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
         unfit = errno.EISDIR if place.is_dir() else errno.EACCES if folder.is_dir() else errno.ENOENT
         raise unwritten(place, WHY[unfit])

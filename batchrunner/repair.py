@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from batchrunner.disk import BLOCK, Disk, Log, Unfit, blocks, last_line_end, own, why, write_all
+from batchrunner.disk import BLOCK, NOT_REGULAR, Disk, Log, Unfit, blocks, last_line_end, own, why, write_all
 from batchrunner.errors import BatchError, FileError, UsageError
 
 _DEVICE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
@@ -52,7 +52,7 @@ def inspect(disk: Disk, path: Path, source: Path) -> None:
         facts = disk.lstat(path)
     except FileNotFoundError:
         return
-    if reason := _KINDS.get(stat.S_IFMT(facts.st_mode), "it is not a regular file"):
+    if reason := _KINDS.get(stat.S_IFMT(facts.st_mode), NOT_REGULAR):
         raise unusable(path, reason)
     with contextlib.suppress(OSError):
         if os.path.samestat(facts, source.stat()):

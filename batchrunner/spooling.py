@@ -24,7 +24,7 @@ from typing import BinaryIO, Self
 import msgspec
 
 from batchrunner.core.model import Request
-from batchrunner.disk import DISK, why, write_all
+from batchrunner.disk import DISK, refuse_special, why, write_all
 from batchrunner.errors import FileError, UsageError
 from batchrunner.hooks import taking_rows
 from batchrunner.iterables import fields_of
@@ -56,6 +56,7 @@ class Spool:
 
     def __enter__(self) -> Self:
         with _told(self._path):
+            refuse_special(self._path)
             self._part.unlink(missing_ok=True)
             self._fd = DISK.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         return self
@@ -182,6 +183,7 @@ def place(new: Path, path: Path) -> None:
     """Let the input that lies at `new` take its place. FileError E404."""
     if new != path:
         with _told(path):
+            refuse_special(path)
             DISK.rename(new, path)
 
 

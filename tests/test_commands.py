@@ -316,6 +316,30 @@ def test_an_input_without_lines_is_said_to_have_none(run: Command, command: Comm
         assert (said.code, "there are no lines" in said.out) == (0, True)
 
 
+@pytest.mark.parametrize("through", ["pipe", "link"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["run", "a.jsonl", "--report"], "E401"),
+        (["report", "a.jsonl", "--report"], "E401"),
+        (["run", "a.jsonl", "-o"], "E003"),
+        (["merge", "a.results.jsonl", "-o"], "E003"),
+        (["export", "a.jsonl", "--as", "csv"], "E003"),
+        (["run", "t.csv", "--prompt", "{bio}", "--model", "m", "--render"], "E003"),
+        (["check", "t.csv", "--prompt", "{bio}", "--model", "m", "--render"], "E003"),
+    ],
+)
+def test_a_device_or_a_pipe_stays_one(command: Command, sim: Simulator, words: list[str], code: str, through: str) -> None:
+    write(1)
+    Path("t.csv").write_text("bio\nx\n")
+    assert command("a.jsonl", "--base-url", sim.url, "-q").code == 0
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    said = command(*words, through, "--base-url", sim.url)
+    assert (said.code, f"[{code}]" in said.err) == (2, True), said
+    assert (Path("pipe").is_fifo(), Path("link").is_symlink()) == (True, True)
+
+
 def test_a_table_that_is_refused_leaves_nothing(run: Command) -> None:
     Path("t.csv").write_text("id,bio\n1,x\n1,y\n")
     said = run("t.csv", "--prompt", "Sum {bio}", "--model", "m", "--id-column", "id")

@@ -699,6 +699,16 @@ def test_a_small_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, at: 
         assert path.read_bytes() == b"all of it"
 
 
+def test_no_small_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(OSError, match="not a regular file"):
+            disks.replace(path, b"all of it", Fast())
+    assert (stat.S_ISFIFO(pipe.stat().st_mode), link.is_symlink()) == (True, True)
+
+
 @pytest.mark.parametrize("at", range(1, 12))
 def test_what_cannot_be_put_away_stays(tmp_path: Path, at: int) -> None:
     paths, shelf, disk = Paths.of(tmp_path / "in.jsonl"), tmp_path / "shelf", Faulty(0, errno.ENOSPC)
