@@ -97,8 +97,12 @@ async def async_batch_llm(url: str, rows: Rows, concurrency: int, _folder: Path)
 
 
 async def curator(url: str, rows: Rows, concurrency: int, folder: Path) -> int:
+    import litellm
     from bespokelabs import curator as package
 
+    # The table of tokens that it fetches at its start lies in a package that it needs: no net is wanted for it.
+    tables = Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(tables))
     limits = {"max_concurrent_requests": concurrency, "max_requests_per_minute": 10**9, "max_tokens_per_minute": 10**12}
     llm = package.LLM(model_name="bench", backend="openai", backend_params={"base_url": url, "api_key": "key", **limits})
     asked = [row["body"]["messages"] for row in rows]
