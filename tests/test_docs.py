@@ -126,7 +126,8 @@ def test_the_commands_run_in_the_order_they_stand(
 def figures(text: str) -> list[list[str]]:
     """What the tables of measurements hold, row by row, whatever their rows are called."""
     rows = ([cell.strip() for cell in line.strip("|").split("|")[1:]] for line in text.splitlines() if line.startswith("|"))
-    return [re.findall(r"\d+(?:[.,]\d+)*", " ".join(cells)) for cells in rows if all(re.match(r"[>\d]|$", cell) for cell in cells)]
+    measured = (cells for cells in rows if all(re.match(r"[>\d]|$", cell) for cell in cells))
+    return [re.findall(r"\d+(?:[.,]\d+)*", " ".join(cells)) for cells in measured]
 
 
 def test_the_chinese_readme_says_nothing_else() -> None:
