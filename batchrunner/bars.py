@@ -7,6 +7,7 @@ Rules:
 3. What others log meanwhile goes above the bar.
 """
 
+import os
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from math import inf
@@ -18,6 +19,8 @@ from batchrunner.report import status
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+ERASE = "\x1b[K"  # the rest of the line, in the words of a terminal
 
 
 class Bars:
@@ -40,22 +43,33 @@ class Bars:
         """Put the figures on the screen."""
         if not self._bars:
             self._begin(snapshot)
-        columns = self._bars[0].format_dict["ncols"] or inf  # of the terminal as it is now
-        said = status.lines(snapshot, columns - len("^C")) if self._below else ()  # what is typed is shown behind the last
+        columns = self._columns()
+        said = status.lines(snapshot, columns or inf) if self._below else ()
         while len(self._bars) <= len(said):  # a second endpoint brings a line of its own
             self._bars.append(_bar(type(self._bars[0]), "", self._stream, len(self._bars), snapshot.total))
         bar, *below = self._bars
         bar.total, bar.n = snapshot.total, snapshot.done
-        bar.bar_format = _format(snapshot, self._notebook, columns - len(self._name))
+        bar.bar_format = _format(snapshot, self._notebook, (columns or inf) - len(self._name))
         for line, words in zip(below, said, strict=False):
             line.set_description_str(words, refresh=False)
         for each in self._bars:
+            each.ncols = columns
             each.refresh()
+
+    def _columns(self) -> int | None:
+        """Of the terminal as it is now, if there is one. A line that the echo of `^C` breaks could not be taken off it again."""
+        if self._notebook:
+            return None
+        try:
+            return max(1, os.get_terminal_size(self._stream.fileno()).columns - len(" ^C"))
+        except (OSError, ValueError):
+            return None
 
     def write(self, said: str) -> None:
         """One or more lines above the bar, be there one or not."""
         if self._bars:
-            self._bars[0].write(said, file=self._stream)
+            echoed = ERASE if self._columns() else ""  # what was typed stands behind the bar, where tqdm does not look
+            self._bars[0].write(f"{echoed}{said}", file=self._stream)
         else:
             print(said, file=self._stream, flush=True)
 
@@ -119,7 +133,7 @@ def _bar(kind: "type[tqdm[Any]]", name: str, stream: TextIO, place: int, total: 
         disable=False,
         unit="",
         unit_scale=False,
-        dynamic_ncols=True,
+        dynamic_ncols=False,
         smoothing=0,
         bar_format="{desc}",
         initial=0,

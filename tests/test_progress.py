@@ -165,13 +165,25 @@ def test_no_figure_is_cut(columns: int) -> None:
 
 def test_a_narrow_terminal_gets_whole_figures_and_room_for_what_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    found = list(lines_of(drawn(46)))
+    found = list(lines_of(drawn(48)))
     assert {line.rstrip() for line in found if line.startswith("  ") and line.strip()} == {
         "  in flight 256/256  failed 0  retrying 30",
         "  p50 3.2 s  p95 8.9 s  timeout 26 s",
         "  A 3.9/12 s ≤ 26 s · B 2.6/7.8 s ≤ 21 s",
     }
     assert any(re.fullmatch(r"input.jsonl  30% .+ 15,491/50,000  05:34<12:24 *", line) for line in found)
+
+
+@pytest.mark.parametrize("mode", ["full", "plain"])
+def test_the_echo_of_what_is_typed_breaks_no_line(mode: str) -> None:
+    """One that it breaks is two, of which one stays when the bar goes."""
+    assert max(map(len, lines_of(drawn(80, mode)))) == 80 - len(" ^C")
+    assert "\r\x1b[Ka line in between" in drawn(80, mode, act=lambda progress: progress.note("a line in between"))
+    stream = io.StringIO()
+    progress = Progress(Display(display=mode), "a", stream)  # type: ignore[arg-type]
+    progress.show(SNAPSHOT)
+    progress.note("a line in between")
+    assert "\x1b[K" not in stream.getvalue(), "that is for terminals only"
 
 
 def test_lines_in_between_are_folded_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

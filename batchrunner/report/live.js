@@ -23,6 +23,7 @@ const show = (event) => {
 const become = (mode, words) => {
   document.body.className = mode;
   if (state.textContent !== words) state.textContent = words;
+  if (mode !== "live") said.textContent = "";
   for (const each of controls) each.disabled = mode !== "live";
 };
 const lost = () => become("gone", "no connection: the run has ended, or this machine cannot be reached; below is what was last heard");
