@@ -107,7 +107,7 @@ async def present(
     if reopen and settings.fresh:
         hint = "For a new start: batchrunner run INPUT --fresh"
         raise UsageError("E003", "retry keeps earlier results; --fresh drops them.", hint)
-    async with Audience(settings, said or _said(settings, origins)) as audience:
+    async with Audience(settings, said or _said(settings, origins, reopen)) as audience:
 
         def watch(run: Run) -> Sequence[Chore]:
             if signals:
@@ -125,11 +125,12 @@ async def present(
         return await audience.leave(ending)
 
 
-def _said(settings: Settings, origins: Mapping[str, str]) -> Invocation:
+def _said(settings: Settings, origins: Mapping[str, str], reopen: Reopen | None) -> Invocation:
     """The command that does what a program does."""
     output = {"output": settings.output} if settings.output else {}
     given = output | retyped.by_hand(values(settings), origins)
-    return Invocation(input=settings.input, options=retyped.words(given), hides=retyped.hides(given))
+    verb, own = ("retry", reopen.words) if reopen else ("", ())
+    return Invocation(input=settings.input, options=retyped.words(given), hides=retyped.hides(given), verb=verb, own=own)
 
 
 async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:

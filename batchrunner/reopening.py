@@ -31,6 +31,13 @@ class Reopen(Struct, frozen=True):
         """Whether a failure of this kind is asked again."""
         return self.kinds(kind)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """How `retry` is told so on a command line."""
+        chosen = [] if self.kinds in (promising, whatever) else [word for kind in filter(self, Kind) for word in ("--kind", kind)]
+        every = ["--all"] if self.kinds is whatever else []
+        return (*every, *chosen, *(word for path in self.done for word in ("--done", str(path))))
+
 
 def promising(kind: str) -> bool:
     """Whether a request that failed like this can succeed as it is."""

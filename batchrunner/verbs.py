@@ -79,15 +79,16 @@ def _retry(call: Call) -> int:
 
 
 def _executed(call: Call, reopen: Reopen | None = None) -> int:
-    resolved = _resolved(call)
+    resolved, again = _resolved(call), call.again()
+    said = msgspec.structs.replace(again, own=reopen.words) if reopen else again
     settings = resolved.settings
     with early(WORKER, settings.processes.workers - 1):
         from batchrunner import foreground
 
-        ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=call.again())
+        ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=said)
     show = settings.display
-    said = ending.summary.to_json().decode() if show.json else text.final(ending, call.again(), show.quiet, width())
-    say(said, sys.stderr if settings.output == "-" else sys.stdout)
+    last = ending.summary.to_json().decode() if show.json else text.final(ending, said, show.quiet, width())
+    say(last, sys.stderr if settings.output == "-" else sys.stdout)
     return ending.exit_code
 
 

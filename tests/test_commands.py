@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -950,6 +951,21 @@ def test_c10_a_small_file_is_simply_refused(command: Command) -> None:
     assert len(records("a.errors.jsonl")) == 7
     with served(FaultServer(judging(good))) as server:
         assert command("retry", "a.jsonl", "--kind", "rejected", "--base-url", server.url).code == 0
+    assert ids() == list(range(7))
+
+
+def test_a_retry_that_is_stopped_goes_on_with_the_words_that_it_prints(command: Command) -> None:
+    write(*range(7))
+    answers = [unknown]
+    with served(FaultServer(judging(lambda question: answers[-1](question)))) as server:
+        assert command("a.jsonl", "--base-url", server.url).code == 1
+        answers.append(lambda _question: (401, {"error": {"message": "who are you?"}}))
+        code, out, _ = command("retry", "a.jsonl", "--kind", "rejected", "--base-url", server.url)
+        assert (code, "[E301]" in out) == (3, True)
+        (words,) = re.findall(r"next +(?:python -m )?batchrunner (.+?)(?:  |$)", out, re.MULTILINE)
+        assert words == f"retry a.jsonl --base-url {server.url} --kind rejected"
+        answers.append(good)
+        assert command(*shlex.split(words)).code == 0
     assert ids() == list(range(7))
 
 

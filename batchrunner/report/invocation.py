@@ -22,6 +22,7 @@ class Invocation(Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()  # those the next command must repeat
     hides: bool = False  # a mask stands among them
     verb: str = ""  # of the command that has ended
+    own: tuple[str, ...] = ()  # words of a retry: what it asks again
 
     @property
     def chooses(self) -> bool:
@@ -34,7 +35,9 @@ class Invocation(Struct, frozen=True, kw_only=True):
         return Command(self.command(verb, *more), "; ".join(filter(None, (does, fill))))
 
     def command(self, verb: str = "", *more: str) -> str:
-        """A whole command for a shell; without a verb the one that continues the run."""
+        """A whole command for a shell; without a verb the one that continues the run, or the retry."""
+        if not verb and self.verb == "retry":
+            verb, more = self.verb, self.own
         return " ".join(map(_quoted, [*self.program, *([verb] if verb else []), self.input, *self.options, *more]))
 
 
