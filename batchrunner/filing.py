@@ -36,6 +36,7 @@ from batchrunner.looking import (
     Untouched,
     asked_otherwise,
     check_input,
+    check_shape,
     damage,
     evidence_of,
     failures,
@@ -99,6 +100,8 @@ class FileJob:
         self._evidence = evidence_of(self._looked_at(), settings)
         await self._survey()
         refuse_duplicates(self._standing, self.name)
+        if not (self._standing.succeeded or self._rows):
+            await asyncio.to_thread(check_shape, settings, self.paths.input)
         refuse_edits(self._standing, self.name, settings.changed)
         self._refuse_mixture()
         standing = self._standing

@@ -32,8 +32,8 @@ from batchrunner.replay import last_start
 from batchrunner.resume import Evidence, Output, survey
 from batchrunner.selecting import check_names, names_of_shard
 from batchrunner.settings import OPTIONS, Settings, values
-from batchrunner.source import Intake
-from batchrunner.spooling import KEPT, STDIN, is_kept, is_named, keep, made_of, render
+from batchrunner.source import Intake, refuse_shape
+from batchrunner.spooling import KEPT, STDIN, is_kept, is_made, is_named, keep, made_of, render
 from batchrunner.standing import Standing
 
 KINDS = frozenset(Kind)
@@ -203,6 +203,12 @@ def check_input(path: Path, intake: Intake) -> None:
         message = f"the input {path} is packed by its name, but it is neither gzip nor zstd, nor lines of JSON"
         raise UsageError("E204", message, f"Was it damaged on its way? Fetch it again. What it is: head -c 200 {path}")
     check_names(path, intake.max_line, intake.where)
+
+
+def check_shape(settings: Settings, path: Path) -> None:
+    """E203 as of `refuse_shape`, unless lines are chosen or made of rows, or may all fail alike."""
+    if settings.intake.every and settings.stopping.max_alike and not is_made(settings):
+        refuse_shape(path, settings.intake)
 
 
 def refuse_duplicates(standing: Standing, name: str) -> None:

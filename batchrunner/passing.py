@@ -22,7 +22,7 @@ from batchrunner.engine import Chore
 from batchrunner.errors import StopError, UsageError
 from batchrunner.iterables import IterableSource
 from batchrunner.job import Redact, watched, writer
-from batchrunner.looking import Untouched, check_input, evidence_of, refuse_duplicates, refuse_own, with_kept
+from batchrunner.looking import Untouched, check_input, check_shape, evidence_of, refuse_duplicates, refuse_own, with_kept
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder
 from batchrunner.paths import Paths
@@ -59,6 +59,7 @@ class PipeJob:
         if paths.input != self._place:
             self._stack.callback(paths.input.unlink, missing_ok=True)
         await asyncio.to_thread(check_input, paths.input, self._settings.intake)
+        await asyncio.to_thread(check_shape, self._settings, paths.input)
         self._path, self._settings = paths.input, as_lines(self._settings)
         standing = await asyncio.to_thread(survey, evidence_of(Untouched(paths, folder), self._settings))
         refuse_duplicates(standing, self.name)
@@ -115,6 +116,7 @@ class MemoryJob:
             refuse_own("report=FILE.html", self._settings.display.report, Paths.of(Path(self._requests)))
             if (made := made_of(self._settings)) is None:
                 await asyncio.to_thread(check_input, Path(self._requests), self._settings.intake)
+                await asyncio.to_thread(check_shape, self._settings, Path(self._requests))
             else:
                 self._requests = made
         elif self._settings.rendering.prompt:

@@ -24,8 +24,8 @@ from msgspec import Struct
 
 from batchrunner.core.model import Request, Result
 from batchrunner.core.policy import option
-from batchrunner.dialects import Dialect, Format, detected, keys_of
-from batchrunner.errors import BatchError, FileError
+from batchrunner.dialects import Dialect, Format, LineError, detected, keys_of, opened
+from batchrunner.errors import BatchError, FileError, UsageError
 from batchrunner.formats import parse
 from batchrunner.glance import GLANCED, request
 from batchrunner.landmarks import START, Landmark
@@ -98,6 +98,26 @@ def dialect_of(path: str | os.PathLike[str], intake: Intake) -> Dialect:
         return Dialect(intake.format, intake.route)
     lines = (raw for _, raw in islice(read_lines(path, intake.max_line), PEEK) if isinstance(raw, bytes))
     return detected(next(filter(None, map(keys_of, lines)), ()), intake.route)
+
+
+def refuse_shape(path: str | os.PathLike[str], intake: Intake) -> None:
+    """UsageError E203 when none of the first lines is a request, each for the same reason: rather a setting than so many lines.
+
+    What is no JSON no setting explains, and where lines differ, each is to blame itself.
+    """
+    dialect, why = dialect_of(path, intake), list[LineError]()
+    for _, raw in islice(read_lines(path, intake.max_line), PEEK):
+        try:
+            opened(raw if isinstance(raw, bytes) else b"", dialect)
+        except LineError as error:
+            why.append(error)
+        except ValueError:
+            return
+        else:
+            return
+    if len({str(error) for error in why}) == 1:
+        said = f"the first {len(why)} lines of {path} are no requests" if len(why) > 1 else f"{path} holds no request"
+        raise UsageError("E203", f"{said}: {why[0]}", why[0].hint)
 
 
 ToDo = Callable[[int, int], Iterable[int]]

@@ -341,6 +341,54 @@ def test_a_device_or_a_pipe_stays_one(command: Command, sim: Simulator, words: l
     assert (Path("pipe").is_fifo(), Path("link").is_symlink()) == (True, True)
 
 
+BARE = {"model": "m", "input": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("line", "mistaken", "corrected"),
+    [
+        (BARE, [], ["--route", "/v1/embeddings"]),
+        (chat(1), ["--format", "anthropic"], []),
+        ({"prompt": "Hi"}, [], ["--prompt", "{prompt}", "--model", "m"]),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_setting_that_makes_every_line_wrong_is_refused(
+    run: Command, sim: Simulator, line: dict[str, Any], mistaken: list[str], corrected: list[str], count: int
+) -> None:
+    lines = [line | ({"custom_id": f"r-{number}"} if "prompt" not in line else {}) for number in range(count)]
+    Path("a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    for output in ([], ["-o", "-"]):
+        said = run("a.jsonl", *mistaken, *output)
+        assert (said.code, "[E203]" in said.err, said.out) == (2, True, "")
+        assert set(files()) == {"a.jsonl"}
+    assert run("a.jsonl", *corrected).code == 0, "none was recorded as failed"
+    assert sim.stats()["requests"] == count
+
+
+@pytest.mark.parametrize(
+    ("lines", "more"),
+    [
+        ([chat(1), *[BARE] * 30], []),
+        ([*[BARE] * 19, chat(1), BARE], []),
+        ([BARE, {"custom_id": "x"}], []),
+        ([BARE] * 30, ["--max-alike", "0"]),
+        ([BARE] * 30, ["--where", "model == 'm'"]),
+        ([BARE, ["no", "object"]], []),
+    ],
+)
+def test_lines_that_are_wrong_by_themselves_fail_by_themselves(run: Command, lines: list[Any], more: list[str]) -> None:
+    Path("a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    good, more = sum("url" in each for each in lines), [*more, "--format", "openai"]
+    assert run("a.jsonl", *more).code == 1
+    assert (len(records("a.results.jsonl")), len(records("a.errors.jsonl"))) == (good, len(lines) - good)
+    with Path("a.jsonl").open("r+") as file:
+        kept = "".join(json.dumps(BARE) + "\n" for _ in range(20)) + file.read() if good else file.read()
+        file.seek(0)
+        file.write(kept)
+    assert run("a.jsonl", *more, "--changed", "rerun").code == 1, "what was answered before shows how lines are read"
+
+
 def test_a_table_that_is_refused_leaves_nothing(run: Command) -> None:
     Path("t.csv").write_text("id,bio\n1,x\n1,y\n")
     said = run("t.csv", "--prompt", "Sum {bio}", "--model", "m", "--id-column", "id")

@@ -86,11 +86,13 @@ CODES: Mapping[str, Code] = {
     "E203": Code(
         "a line that is no request",
         "A line of the input is not JSON, lacks its url or body, or is a row of another program's format. "
-        "The run goes on without it; the line is recorded in the errors file.",
+        "The run goes on without it; the line is recorded in the errors file. But where none of the first 20 lines is a request, "
+        "each for the same reason that a setting may explain, and nothing was answered before, the run is refused.",
         (
             "batchrunner check INPUT lists every such line with its number",
             'each line looks like {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": {…}}',
             "correct the lines and run the same command again: only they are sent",
+            "they are meant to fail, each by itself:  --max-alike 0",
         ),
     ),
     "E204": Code(
