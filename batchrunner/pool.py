@@ -3,7 +3,8 @@
 Rules:
 
 1. Nobody waits here for a place: the engine's own limit is the only one.
-2. What is private in aiohttp's pool and still needed stands here, and the one retry that its session makes unasked.
+2. How long a connection may lie idle is the endpoint's to show (`core.keepalive`).
+3. What is private in aiohttp's pool and still needed stands here, and the one retry that its session makes unasked.
 """
 
 import socket
@@ -20,8 +21,9 @@ from aiohttp.connector import Connection as Lease
 from aiohttp.tracing import Trace
 
 from batchrunner.connections import SIZES, Link, Mail
+from batchrunner.core.keepalive import Keepalive
 from batchrunner.network import Names
-from batchrunner.wire import EXCHANGE
+from batchrunner.wire import EXCHANGE, Exchange
 
 NEVER = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None, ceil_threshold=1e9)
 
@@ -39,14 +41,15 @@ class Pool(aiohttp.TCPConnector):
         )
         link: Callable[..., ResponseHandler] = Link
         self._factory = partial(link, self._loop, Mail(self._loop))
-        self._keepalive = keepalive
+        self._keepalive = Keepalive(keepalive)
 
-    def take(self, key: ConnectionKey) -> Link | None:
+    def take(self, key: ConnectionKey, exchange: Exchange) -> Link | None:
         """A connection that is open and has not been idle for too long; None when a new one has to be made."""
         links, now = self._conns.get(key), monotonic()
         while links:
             link, since = links.popleft()
-            if link.is_connected() and now - since <= self._keepalive:
+            if link.is_connected() and now - since <= self._keepalive.seconds:
+                exchange.idle = now - since
                 self._acquired.add(link)
                 return link  # type: ignore[return-value]  # this pool makes no others
             link.close()
@@ -55,6 +58,15 @@ class Pool(aiohttp.TCPConnector):
     def give(self, key: ConnectionKey, link: Link) -> None:
         """Take a connection back whose reply has come to its end."""
         self._release(key, link)
+
+    def used(self) -> None:
+        """A reply has come on a connection that was used again."""
+        self._keepalive.used()
+
+    def outlived(self, exchange: Exchange) -> None:
+        """A connection that was used again was closed under this request."""
+        self._keepalive.closed(exchange.idle, exchange.started, self._loop.time())
+        self._keepalive_timeout = self._keepalive.seconds  # aiohttp's own, for what goes the long way
 
     def drop(self, key: ConnectionKey, link: Link) -> None:
         """Close a connection in the middle of a request."""
@@ -81,6 +93,7 @@ class Pool(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         exchange = EXCHANGE.get()
         exchange.connecting()
+        self._keepalive.made(self._loop.time())
         link = await super()._create_connection(req, traces, timeout)
         exchange.made()
         return link

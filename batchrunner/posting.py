@@ -82,18 +82,19 @@ class Post:
         `silent`: the reply has no body, whatever its head says.
         """
         pool, key = self._pool, self._key
-        link = None if exchange.attempt.fresh else pool.take(key)
+        link = None if exchange.attempt.fresh else pool.take(key, exchange)
         try:
             if link is None:
                 link = await self._connect(exchange)
-            reply = await self._ask(link, message, silent)
-            if reply is None:
-                return await self._respond(link)
+            reply = await self._ask(link, message, silent) or await self._respond(link)
         except OSError as error:
             if isinstance(error, ClientOSError | TimeoutError):
                 raise
             raise ClientOSError(*error.args) from error
-        pool.give(key, link)
+        if exchange.reused:
+            pool.used()
+        if isinstance(reply, Whole):
+            pool.give(key, link)
         return reply
 
     async def _ask(self, link: Link, message: bytes, silent: bool) -> Whole | None:

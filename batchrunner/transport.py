@@ -109,6 +109,7 @@ class Transport:
         self._sendings = count(1)
         self._place = lru_cache(256)(self._find_place)
         self._session: aiohttp.ClientSession | None = None
+        self._pool: Pool
         self._post: Post
 
     def __repr__(self) -> str:
@@ -118,7 +119,7 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         pool = Pool(self._connection.keepalive, self._trust)
         self._session = open_session(pool, self._proxy)
-        self._post = Post(self._origin, self._session, pool, self._loop)
+        self._pool, self._post = pool, Post(self._origin, self._session, pool, self._loop)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -151,7 +152,10 @@ class Transport:
                 raise
             return broken(overdue(exchange, self._secure), exchange)
         except FAILURES as error:
-            return broken(explain(error, exchange, self._host, self._secure, bool(self._proxy)), exchange)
+            fault = explain(error, exchange, self._host, self._secure, bool(self._proxy))
+            if fault.cause is Cause.STALE:
+                self._pool.outlived(exchange)
+            return broken(fault, exchange)
         finally:
             exchange.stop()
 

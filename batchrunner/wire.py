@@ -10,6 +10,7 @@ Rules:
 import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from math import inf
 from typing import Protocol
 
 from batchrunner.core.model import Attempt, Deadlines, Phase, Timing
@@ -74,6 +75,7 @@ class Exchange:
         "connected",
         "gap",
         "head",
+        "idle",
         "late",
         "phase",
         "response",
@@ -94,6 +96,7 @@ class Exchange:
         self.head = 0.0  # when the answer began
         self.gap = 0.0
         self.reused = True
+        self.idle = inf  # seconds that the connection lay idle before, where that is known
         self.response: Head | None = None
         self.body: bytearray | None = None  # what has come of a body that did not come with its head
         self.stream: Streamed | None = None

@@ -126,7 +126,7 @@ class Connection(Struct, frozen=True, kw_only=True):
     keepalive: Annotated[
         float,
         option(
-            "reuse a connection idle for at most so long; stay below the server's own limit",
+            "reuse a connection idle for at most so long; for less where the server shows that it closes them sooner",
             group="Endpoint",
             metavar="T",
             unit="seconds",

@@ -82,7 +82,7 @@ _HINTS: Mapping[Kind, str] = {
     Kind.CONNECT: "No connection could be made: check the address, the port, DNS, and that the server runs.",
     Kind.NETWORK: "The connection broke before an answer came: check the network and the server's log, then run again.",
     Kind.TLS: "The TLS handshake failed: check https or http, the port, and any proxy that inspects TLS.",
-    Kind.STALE: "The server closed connections as they were used: its keep-alive is shorter than ours; run again.",
+    Kind.STALE: "The server closed connections as they were used; run again, with --keepalive 0 if it does so often.",
     Kind.TIMEOUT_CONNECT: "No connection in time: check the address and the network, or raise --connect-timeout.",
     Kind.TIMEOUT_FIRST_BYTE: "No answer began in time: raise --first-byte-timeout or --max-timeout, or use --stream on.",
     Kind.TIMEOUT_IDLE: "The answer stopped in the middle: raise --idle-timeout, or look for a stalled server.",

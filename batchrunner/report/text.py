@@ -37,7 +37,8 @@ _TROUBLE: Mapping[str, tuple[Kind, ...]] = {
     "cut answers": (Kind.TRUNCATED,),
     "garbled": (Kind.GARBLED, Kind.PROTOCOL),
     "server errors": (Kind.SERVER_ERROR, Kind.GATEWAY),
-    "network": (Kind.CONNECT, Kind.NETWORK, Kind.STALE, Kind.LOCAL, Kind.CRASHED),
+    "stale connections": (Kind.STALE,),
+    "network": (Kind.CONNECT, Kind.NETWORK, Kind.LOCAL, Kind.CRASHED),
 }
 
 
