@@ -120,6 +120,13 @@ def test_a_course_without_answers_has_no_latency() -> None:
     assert not ids & {"latency", "concurrency"}
 
 
+def test_a_legend_names_only_what_is_drawn() -> None:
+    silent = tuple(Moment(float(at), 1.0, (0.0, 3.0), timeout=60.0) for at in range(1, 9))
+    page = html.page(msgspec.structs.replace(BARE, moments=silent))
+    assert "timeout in force" in page
+    assert "half took less" not in page
+
+
 def test_the_throughput_begins_with_the_run() -> None:
     moments = tuple(Moment(at=at, span=5.0, counts=(50.0,)) for at in (5.0, 10.0))
     page = html.page(msgspec.structs.replace(BARE, moments=moments))

@@ -285,6 +285,15 @@ def test_what_stopped_a_run_is_not_just_sent_again(stopped: str | None, word: st
     assert "nothing to do" in limited.remedy
 
 
+@pytest.mark.parametrize(("state", "word"), [("up", "nothing to do"), ("stopped", "check the key")])
+def test_what_put_an_endpoint_out_of_use_is_not_just_sent_again(state: str, word: str) -> None:
+    seen = moment(1, 5.0, ok=50, kinds={"ok": 50, "denied": 9})
+    (lane,) = seen.lanes
+    lanes = (lane, msgspec.structs.replace(lane, name="B", state=state))
+    (denied,) = told([start(), msgspec.structs.replace(seen, lanes=lanes)], Count(summary=summary(50))).troubles
+    assert word in denied.remedy
+
+
 def test_the_diagnosis_is_passed_on_as_it_was_said() -> None:
     findings = [
         Finding(code="network", question="Is it the network?", verdict=word, said="n", remedy="r")

@@ -70,6 +70,7 @@ def _latency(story: Story) -> str:
         svg.Line("p95: 19 of 20 took less", "p95", [moment.p95 or -1.0 for moment in moments]),
         svg.Line("timeout in force", "timeout", [moment.timeout or -1.0 for moment in moments]),
     ]
+    lines = [line for line in lines if any(value > 0 for value in line.values)]
     there = [value for line in lines for value in line.values if value > 0]
     if not there:
         return ""

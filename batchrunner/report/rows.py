@@ -12,7 +12,7 @@ from heapq import nlargest
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import AttemptLine, Buckets, Finding, LaneMoment, Moment, Spend, Start, merged, middle, quantile
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import REFUSED, TREATMENT
 from batchrunner.core.wording import WORDS, money, number, outcome_in_words, plural, rate, seconds
 from batchrunner.report import story as page
 from batchrunner.report.course import KINDS, Chapter, group_of, shortened
@@ -69,9 +69,10 @@ def troubles(lasts: Sequence[Moment], failures: Mapping[Kind, int], stopped: boo
     """Every kind of failure with what to do, the worst first. `stopped`: perhaps by what made an endpoint seem down."""
     rows = [(kind, sum(last.kinds.get(kind, 0) for last in lasts), failures.get(kind, 0)) for kind in Kind if kind is not Kind.OK]
     worst = sorted((row for row in rows if row[1] or row[2]), key=lambda row: (-row[2], -row[1]))
+    lost = stopped or any(lane.state == "stopped" for last in lasts[-1:] for lane in last.lanes)
     for kind, tries, failed in worst:
         treatment = TREATMENT[kind]
-        left = failed or not treatment.again or (stopped and treatment.health in ("down", "stop"))
+        left = failed or not treatment.again or (lost and treatment.health in REFUSED) or (stopped and treatment.health == "down")
         yield page.Trouble(WORDS[kind], tries, failed, treatment.hint if left else "Sent again; nothing to do.")
 
 
