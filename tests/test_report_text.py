@@ -237,3 +237,13 @@ def test_check_without_problems_ends_with_the_command() -> None:
     said = preview.check(CheckReport(input="a", requests=1, done=1), JOB)
     assert said.splitlines()[0] == "1 request, no problems, 1 done before"
     assert said.splitlines()[-2:] == ["Nothing was sent. exit 0", "To run it: batchrunner 'my input.jsonl' -o out.jsonl"]
+
+
+@pytest.mark.parametrize("width", range(40, 101, 4))
+def test_a_list_is_folded_behind_its_dots(width: int) -> None:
+    items = [
+        f"{number} {word}" for number, word in enumerate(("rate limited", "endpoint overloaded", "not HTTP", "a good answer") * 3)
+    ]
+    lines = layout.fold(" · ".join(items), width, layout.MARGIN)
+    assert max(map(len, lines)) <= width
+    assert [item for line in lines for item in line.strip().removesuffix(" ·").split(" · ")] == items
