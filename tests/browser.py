@@ -2,7 +2,7 @@
 
 Rules:
 
-1. Nothing polls and nothing sleeps: a condition is looked at again whenever the document changes.
+1. Nothing polls and nothing sleeps: a condition is looked at again whenever the document changes or has been read.
 2. Whatever a page asked for, and whatever it complained of or put up as a dialogue, is written down.
 3. A tab has cookies, cache and storage of its own, and is gone after its test.
 """
@@ -30,6 +30,7 @@ FLAGS = (
 
 UNTIL = """new Promise((resolve) => {
   const look = () => { if (%s) { seen.disconnect(); resolve(true); } };
+  document.addEventListener("readystatechange", look);  // the end of a document is no change in it
   const seen = new MutationObserver(look);
   seen.observe(document, { subtree: true, childList: true, characterData: true, attributes: true });
   look();
