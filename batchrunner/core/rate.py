@@ -14,7 +14,8 @@ Rules:
    fall, and back where it came from as soon as it is. The longer nothing changes, the more rarely: a refusal costs a pause.
 6. Refusals may speak of a cap on what is in flight, whatever the endpoint says (`core.crowding`): then there is no rate any
    more, and the concurrency limit (`core.limit`) hears of them.
-7. Refusals may come by chance (`core.luck`): then, too, there is no rate, until they no longer do.
+7. Refusals may come by chance (`core.luck`): then, too, there is no rate but the user's, until they no longer do. Where that
+   number turns out to be far too high the limit is sought from what was let in.
 8. A second is as long as it takes to count: where few requests go out it is as long as ten of them take.
 9. A rate that is not used up is not raised, and one attempt's refusal counts once: not if it was sent before the last cut.
 """
@@ -145,10 +146,10 @@ class Rate:
         if started <= self._mark:
             return
         self._recent.append(True)
-        if not self.known:
+        if not self.known or self._luck.chance:
             self._luck.unpaced(self._window, now)
             count = self._window.count
-            if wait and not self.disputed and (count >= SURE or len(self._recent) >= SURE <= 5 * count):
+            if (wait or self.known) and not self.disputed and (count >= SURE or len(self._recent) >= SURE <= 5 * count):
                 self._start(wait, now)
         elif self.most == inf and self._crowding.refused(beside):
             self.capped = True
@@ -157,8 +158,8 @@ class Rate:
             second = _second(self.value)
             let_in = self._window.last(second, now) / second
             self._cut(wait, now)
-            if self.most == inf and self._luck.paced(let_in, self.value / self._peak):
-                self.fix(inf)
+            if self._luck.paced(let_in, self.value / self._peak):
+                self.fix(self.most)
 
     # ── up ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -229,7 +230,7 @@ class Rate:
         window = self._window
         second = _second(window.count / max(0.1, now - window.opened))
         least, most = window.limits(second, self._since, now + wait, now)
-        self.value = STARTED * sqrt(max(0.0, least * most))
+        self.value = min(self.most, STARTED * sqrt(max(0.0, least * most)))
         self._settle(now, wait, hold=0.0, climb=SEEK)
         self._peak, self.credit = self.value, CREDIT * wait
 

@@ -536,6 +536,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         partial(trouble.lottery, share=0.1, status=429, middle=0.05, told=True),
         [at_least(YIELD, attained, 0.08), LOST],  # 0.04 where a burst's refusals count as a row; 0.35 if it were known at once
     ),
+    "luck-paced": Scenario(
+        "one in 33, where --rpm says what the service allows",
+        6_000,
+        trouble.paced_lottery,
+        [at_least(YIELD, attained, 0.1), LOST],  # 0.0003 where each refusal is believed; 0.25 with every pause that is asked for
+    ),
     "crawl": Scenario(
         "one request in two seconds",
         200,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from math import ceil, inf
 from random import Random
 
+from msgspec.structs import replace
+
 from batchrunner.core.model import Request
 from batchrunner.core.retry import FLOOR, SHARE
 from tests.simulation.servers import Bucket, Nature, Weather, listed, steps
@@ -34,6 +36,12 @@ def lottery(rows: int, seed: int, share: float, status: int = 503, middle: float
 
     nature = Nature(weather, fails=fails, told=_ahead if told else None)
     return Stage(_requests(rows), {"a": nature}, listed(rows, 256, weather.calm), MOST)
+
+
+def paced_lottery(rows: int, seed: int, rpm: int = 6000) -> Stage:
+    """The same with a number of the user's, which the service allows: it is to be used."""
+    stage = lottery(rows, seed, share=0.03, status=429, middle=0.05, told=True)
+    return replace(stage, ideal=60.0 * rows / rpm, options={**MOST, "rpm": rpm})
 
 
 # --- services that come and go ----------------------------------------------------------------------------------------
