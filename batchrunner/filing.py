@@ -44,6 +44,7 @@ from batchrunner.looking import (
     paths_of,
     refuse_duplicates,
     refuse_edits,
+    vanished,
 )
 from batchrunner.meter import Meter
 from batchrunner.ordering import InOrder, places
@@ -110,7 +111,8 @@ class FileJob:
         meter.total, meter.duplicates = standing.total, standing.repeated
         meter.resume(standing.succeeded, failures(standing))
         otherwise = await asyncio.to_thread(asked_otherwise, settings, self.paths, standing.succeeded)
-        self.note = "\n".join(filter(None, (self.note, damage(standing, self.paths), otherwise)))
+        gone = "" if settings.fresh else vanished(self.paths)
+        self.note = "\n".join(filter(None, (self.note, damage(standing, self.paths), gone, otherwise)))
 
     async def begin(self) -> None:
         """What was there before gives way: to a start over, and to another input."""

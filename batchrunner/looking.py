@@ -14,11 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 
-from msgspec import structs
+from msgspec import MsgspecError, Struct, json, structs
 
 from batchrunner import ahead
 from batchrunner.core.model import Kind
 from batchrunner.core.selection import piece
+from batchrunner.core.wording import plural
 from batchrunner.disk import special
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
@@ -246,6 +247,22 @@ def damage(standing: Standing, paths: Paths) -> str:
     count = standing.damaged
     lines = "1 damaged line stays" if count == 1 else f"{count} damaged lines stay"
     return f"{lines} in the output, passed over; copied to {paths.torn}." if count else ""
+
+
+def vanished(paths: Paths) -> str:
+    """What to say when the results are gone that the last run has left; "" when they are not, or nobody knows of them."""
+    try:
+        had = 0 if paths.results.stat().st_size else json.decode(paths.summary.read_bytes(), type=_Last).succeeded
+    except (OSError, MsgspecError):
+        return ""
+    answers = f"{plural(had, 'answer')} of the last run {'is' if had == 1 else 'are'}"
+    return f"{answers} gone from {paths.results}: all is asked anew. To keep them stop now and put the file back." if had else ""
+
+
+class _Last(Struct):
+    """What summary.json says, as far as it is wanted."""
+
+    succeeded: int = 0
 
 
 def asked_otherwise(settings: Settings, paths: Paths, answers: int) -> str:

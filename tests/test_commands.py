@@ -515,6 +515,17 @@ def test_the_record_of_a_line_without_an_id_goes_when_the_line_is_mended(run: Co
     assert Path("a.errors.jsonl").read_text() == ""
 
 
+def test_results_that_have_gone_are_spoken_of(run: Command) -> None:
+    write(*range(3))
+    run()
+    results = Path("a.results.jsonl")
+    results.unlink()
+    assert "3 answers of the last run are gone from a.results.jsonl: all is asked anew." in run("a.jsonl", "--limit", "1").err
+    assert "gone from" not in run().err
+    results.unlink()
+    assert "gone from" not in run("a.jsonl", "--fresh").err
+
+
 def test_answers_that_were_asked_otherwise_are_spoken_of(run: Command) -> None:
     write(*range(3))
     run("a.jsonl", "--model", "one", "--limit", "2")
