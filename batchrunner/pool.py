@@ -66,6 +66,9 @@ class Pool(aiohttp.TCPConnector):
     def outlived(self, exchange: Exchange) -> None:
         """A connection that was used again was closed under this request."""
         self._keepalive.closed(exchange.idle, exchange.started, self._loop.time())
+        self._follow()
+
+    def _follow(self) -> None:
         self._keepalive_timeout = self._keepalive.seconds  # aiohttp's own, for what goes the long way
 
     def drop(self, key: ConnectionKey, link: Link) -> None:
@@ -94,6 +97,7 @@ class Pool(aiohttp.TCPConnector):
         exchange = EXCHANGE.get()
         exchange.connecting()
         self._keepalive.made(self._loop.time())
+        self._follow()
         link = await super()._create_connection(req, traces, timeout)
         exchange.made()
         return link
