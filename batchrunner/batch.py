@@ -253,11 +253,12 @@ def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:
 
 def _outage(settings: Settings, engine: Engine) -> list[Chore]:
     """Whether anybody answers at all, asked each second. While an attempt is under way there may yet be an answer."""
-    silence = Silence(settings.timeouts)
+    silence, scheduler = Silence(settings.timeouts), engine.scheduler
 
     async def judge() -> None:
-        if not (engine.scheduler.in_flight or engine.scheduler.paused):
-            engine.drain_if(outage(settings.stopping, silence, asyncio.get_running_loop().time()))
+        if not (scheduler.in_flight or scheduler.paused):
+            now = asyncio.get_running_loop().time()
+            engine.drain_if(outage(settings.stopping, silence, scheduler.awaited, scheduler.lost, now))
 
     if not settings.stopping.max_outage:
         return []

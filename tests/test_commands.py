@@ -1074,6 +1074,26 @@ def test_a_dead_port_is_given_up_with_what_it_said(command: Command) -> None:
     assert (summary()["pending"], records("a.errors.jsonl")) == (20, [])
 
 
+def test_a_dead_port_beside_a_key_that_is_refused_is_not_waited_for(
+    command: Command, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(*range(20))
+    monkeypatch.setattr("batchrunner.core.stopping.FIRST_OUTAGE", 1.0)
+    refusing = FaultServer(judging(lambda question: error(401, "Incorrect API key provided", "invalid_api_key")))
+    with socket.socket() as taken, served(refusing) as server:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening
+        dead = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, out, _ = command("a.jsonl", "--base-url", server.url, "--base-url", f"http://{dead}/v1")
+    said = " ".join(out.split())
+    assert (code, summary()["pending"], records("a.errors.jsonl")) == (3, 20, [])
+    assert re.search(r"Incorrect API key provided .+ \[E301\]; no other endpoint has answered yet, for [0-9]+ s \[E305\]", said)
+    assert dead in said
+    assert "next batchrunner a.jsonl --base-url" in said
+    assert [f"explain {each}" in said for each in ("E301", "E305")] == [True, True]
+    assert command("a.jsonl", "--base-url", sim.url).code == 0, "nothing is lost"
+    assert ids() == list(range(20))
+
+
 def test_the_users_own_cap(command: Command) -> None:
     write(*range(50))
     with served(FaultServer(judging(lambda question: error(400, "no")))) as server:

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 
 import pytest
 
 from batchrunner.batch import _outage
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Outcome, Phase, Reply, Timing
-from batchrunner.core.stopping import Silence, Stopping, outage
+from batchrunner.core.stopping import Silence, Spell, Stopping, outage
 from batchrunner.engine import Engine
 from batchrunner.settings import Settings
 from tests.virtual import Script, chat, engine_for, good, run_virtual
@@ -228,8 +229,8 @@ def test_when_an_outage_ends_a_run(stopping: Stopping, silent: float, ever: bool
     silence = Silence(LEARNED)
     if silent:
         silence(event(0.0, Kind.CONNECT))
-    silence.ever = ever
-    assert bool(outage(stopping, silence, silent)) == stops
+    silence.heard = {"a"} if ever else {"b"}
+    assert bool(outage(stopping, silence, {"a"}, [], silent)) == stops
 
 
 def event(at: float, kind: Kind, status: int = 0, name: str = "a") -> Event:
@@ -239,17 +240,155 @@ def event(at: float, kind: Kind, status: int = 0, name: str = "a") -> Event:
 
 def test_silence_begins_with_the_first_fault_and_ends_with_any_answer() -> None:
     silence = Silence(LEARNED)
-    assert silence.seconds(5.0) == 0.0
     silence(Event(1.0, None, None))
     silence(event(2.0, Kind.LOCAL))
-    assert silence.seconds(5.0) == 0.0, "a fault of this machine says nothing of the endpoints"
+    assert silence.spells == {}, "a fault of this machine says nothing of the endpoints"
     silence(event(3.0, Kind.CONNECT))
     silence(event(4.0, Kind.NETWORK, name="b"))
-    assert (silence.seconds(5.0), silence.ever) == (2.0, False)
-    assert silence.said == {"a": "connect at a", "b": "network at b"}
+    silence(event(4.2, Kind.CONNECT, name="b"))
+    assert silence.spells == {"a": Spell(3.0, None, 1, "connect at a"), "b": Spell(4.0, None, 2, "connect at b")}
+    assert silence.heard == set()
+    silence(event(4.3, Kind.DENIED, 401))
+    silence(event(4.4, Kind.QUOTA, 402, name="c"))
+    assert (silence.spells["a"].attempts, set(silence.spells)) == (1, {"a", "b"}), "a refusal is neither"
     silence(event(4.5, Kind.SERVER_ERROR, 500))
-    assert (silence.seconds(5.0), silence.ever) == (2.0, True), "somebody is there, who cannot answer"
+    assert (silence.spells["a"].since, silence.heard) == (3.0, {"a", "c"}), "somebody is there, who refuses or cannot answer"
     silence(event(5.0, Kind.REJECTED, 400))
-    assert (silence.seconds(9.0), silence.ever, silence.said) == (0.0, True, {})
+    assert (silence.spells, silence.heard) == ({}, {"a", "c"})
+
+
+# ---- one that is out of use, and another that is not there ----
+
+
+def answers(status: int, message: str, code: str = "", headers: Mapping[str, str] = {}) -> Script:
+    """A server that always says the same, quickly."""
+    body = f'{{"error":{{"message":"{message}","code":"{code}"}}}}'.encode()
+
+    async def script(_attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.05)
+        return Reply(status, dict(headers), body)
+
+    return script
+
+
+def fails(cause: Cause, phase: Phase, after: float = 0.002) -> Script:
+    async def script(_attempt: Attempt) -> Fault:
+        await asyncio.sleep(after)
+        return Fault(cause, phase, "gone", Timing(total=after))
+
+    return script
+
+
+KEY = answers(401, "bad key", "invalid_api_key")
+USELESS = {
+    "key": (KEY, "E301"),
+    "forbidden": (answers(403, "not for you"), "E301"),
+    "money": (answers(402, "pay"), "E302"),
+    "quota": (answers(429, "pay", "insufficient_quota"), "E302"),
+    "path": (answers(404, "Not Found"), "E304"),
+    "model": (answers(404, "no such model", "model_not_found"), "E304"),
+    "pause": (answers(429, "later", headers={"retry-after": "5000"}), "E305"),
+}
+GONE = {
+    "down": fails(Cause.REFUSED, Phase.CONNECT),
+    "unknown": fails(Cause.DNS, Phase.CONNECT),
+    "tls": fails(Cause.TLS, Phase.CONNECT),
+    "lost": fails(Cause.RESET, Phase.FIRST_BYTE),
+    "no connection": fails(Cause.TIMEOUT, Phase.CONNECT, 10.0),
+    "hanging": given_up(60.0),
+}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize("useless", USELESS)
+def test_one_that_refuses_us_is_no_reason_to_wait_longer_for_one_that_is_not_there(useless: str, gone: str, place: int) -> None:
+    refusing, code = USELESS[useless]
+    _, alone = ran(Stopping(), GONE[gone])
+    engine, took = ran(Stopping(), *((refusing, GONE[gone]) if place else (GONE[gone], refusing)))
+    lost, here = "ab"[1 - place], "ab"[place]
+    assert re.fullmatch(
+        rf"{lost}\b.+ \[{code}\]; no other endpoint has answered yet, for [0-9]+ s \[E305\] \({here}: .+\)", engine.stopping
+    ), engine.stopping
+    assert engine.scheduler.open == LINES, "every line stays pending"
+    assert took == pytest.approx(alone, abs=2.5), "as long as if it were alone"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "said"),
+    [
+        ([KEY, USELESS["money"][0], refused], "ab"),
+        ([refused, KEY, GONE["tls"]], "b"),
+        ([GONE["unknown"], refused, KEY], "c"),
+    ],
+)
+def test_of_three_endpoints_each_says_why_not(scripts: list[Script], said: str) -> None:
+    engine, took = ran(Stopping(), *scripts)
+    *lost, silent = engine.stopping.split("; ", len(said))
+    assert [why[0] for why in lost] == list(said)
+    assert sorted(re.findall(r"\b([abc]): ", silent)) == sorted(set("abc") - set(said))
+    assert (engine.scheduler.open, took) == (LINES, pytest.approx(62, abs=2))
+
+
+def test_all_that_refuse_stop_the_run_at_once() -> None:
+    engine, took = ran(Stopping(), KEY, USELESS["money"][0], USELESS["path"][0])
+    assert re.findall(r"E[0-9]{3}", engine.stopping) == ["E301", "E302", "E304"]
+    assert (engine.scheduler.open, took < 1) == (LINES, True)
+
+
+@pytest.mark.parametrize("useless", USELESS)
+def test_one_that_had_served_is_no_reason_either(useless: str) -> None:
+    """It goes out of use in the middle; the other was never there: rather a wrong address than an outage."""
+    engine, took = ran(Stopping(), until(5.0, prompt, USELESS[useless][0]), refused, lines=400)
+    assert re.search(r"; no other endpoint has answered yet, for 6\d s \[E305\] \(b: connection refused\)", engine.stopping)
+    assert (engine.scheduler.open > 0, took) == (True, pytest.approx(68, abs=5))
+
+
+@pytest.mark.parametrize("useless", USELESS)
+def test_one_that_was_there_is_waited_for_as_if_alone(useless: str) -> None:
+    """The rule for one endpoint in the middle of a run."""
+    scripts = until(5.0, prompt, USELESS[useless][0]), until(10.0, prompt, refused)
+    engine, took = ran(Stopping(max_outage=600), *scripts, lines=600)
+    assert re.search(r"; no other endpoint has answered for 60\d s \[E305\] \(b: connection refused\)", engine.stopping)
+    assert took == pytest.approx(611, abs=3)
+    back = until(5.0, prompt, USELESS[useless][0]), until(10.0, prompt, until(500.0, refused, prompt))
+    engine, _ = ran(Stopping(max_outage=600), *back, lines=600)
+    assert engine.scheduler.open == 0
+
+
+def test_one_that_comes_back_in_time_finishes_the_job_without_the_other() -> None:
+    assert ran(Stopping(), KEY, until(40.0, refused, prompt))[0].scheduler.open == 0
+
+
+def test_a_server_that_only_fails_is_there_whoever_else_is_not() -> None:
+    """It is not the first minute's affair, but what its errors may cost ends that; both reasons are told."""
+    engine, took = ran(Stopping(), KEY, answers(500, "boom"))
+    assert re.findall(r"E[0-9]{3}", engine.stopping) == ["E301", "E309"]
+    assert (engine.scheduler.open, took > 600) == (LINES, True)
+
+
+def test_a_line_that_only_one_may_still_answer_that_is_not_there() -> None:
+    """The first serves all others and is not out of use; for what it refuses it is no help."""
+
+    async def particular(attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.05)
+        return Reply(404, {}, b'{"error":{"message":"Not Found"}}') if attempt.request.line == 20 else good()
+
+    engine, took = ran(Stopping(), particular, refused)
+    assert re.fullmatch(r"no other endpoint has answered yet, for 6\d s \[E305\] \(b: connection refused\)", engine.stopping)
+    assert (engine.scheduler.open, took) == (1, pytest.approx(70, abs=5))
+
+
+def test_a_short_deadline_of_ones_own_is_blamed_beside_one_that_refuses() -> None:
+    engine, took = ran(Stopping(), KEY, given_up(1.0), timeouts=Timeouts(timeout=1.0))
+    assert re.search(r"\[E301\]; no other .+, and --timeout 1s ended all [0-9]+ attempts: allow more \[E305\]", engine.stopping)
+    assert took == pytest.approx(12, abs=4)
+
+
+def test_what_one_out_of_use_had_failed_at_is_no_spell_of_another() -> None:
+    silence = Silence(LEARNED)
     silence(event(0.0, Kind.CONNECT))
-    assert silence.seconds(7.0) == 7.0, "zero is a moment like any other"
+    silence(event(100.0, Kind.CONNECT, name="b"))
+    assert outage(Stopping(), silence, {"b"}, ["a: bad key"], 110.0) == "", "it has its own minute"
+    said = outage(Stopping(), silence, {"b"}, ["a: bad key"], 160.0)
+    assert said == "a: bad key; no other endpoint has answered yet, for 60 s [E305] (b: connect at b)"

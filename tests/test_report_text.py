@@ -156,6 +156,8 @@ def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
     assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"
     assert lines[3] == "            batchrunner explain E301     what E301 means"
+    both = text.final(ending(Snapshot(total=2), "A: bad key [E301]; B: bad key [E301]; no other [E305]", 3), JOB).splitlines()
+    assert [line.split()[2] for line in both if "explain" in line] == ["E301", "E305"], "each once"
 
 
 def test_what_went_to_a_pipe_is_not_said_to_be_safe() -> None:

@@ -21,12 +21,10 @@ from batchrunner.core.hedging import LOOK
 from batchrunner.core.model import Outcome, Request
 from batchrunner.core.queue import Open, Queue, Row
 from batchrunner.core.spread import Spread
-from batchrunner.core.treatment import KILLS, REFUSED, TREATMENT
+from batchrunner.core.treatment import FLED, KILLS, TREATMENT
 
 GLANCE = 0.01  # seconds until an endpoint that let another go first looks again, or whether it leaves work to others
 SLOWER = 3.0  # times as long as where a request has hung: it is not sent there instead
-FLED = REFUSED | {"down"}
-"""What an endpoint's health hears when its failed requests are better sent elsewhere."""
 
 
 class Claims:

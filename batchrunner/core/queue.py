@@ -12,8 +12,10 @@ Rules:
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import reduce
 from heapq import heappop, heappush
 from math import inf
+from operator import or_
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -134,6 +136,11 @@ class Queue:
         for row in self._rows.values():
             yield from row.fresh
             yield from (entry for _, _, entry in row.later)
+
+    @property
+    def where(self) -> int:
+        """The endpoints that anything here may go to."""
+        return reduce(or_, (row.where for row in self.rows if len(row)), 0)
 
     def append(self, entry: Open) -> None:
         """At the end of the fresh ones."""

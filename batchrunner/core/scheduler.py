@@ -19,7 +19,7 @@ Rules:
    open until it shows whose fault that was, and `decided` tells what became of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from math import inf
 
 from msgspec.structs import replace
@@ -112,10 +112,19 @@ class Scheduler:
         """Why nothing that is open will be sent any more in this run; empty while something may be."""
         if self.unplaced.stopped:
             return self.unplaced.stopped
-        reasons = [endpoint.stopped for endpoint in self._endpoints.values() if endpoint.stopped]
-        if not reasons or (len(reasons) < len(self._endpoints) and not self._stranded()):
-            return self._unaffordable()
-        return "; ".join(dict.fromkeys(reasons))
+        over = self._stranded() or not self._spread.in_use()
+        return "; ".join(filter(None, [*(self.lost if over else ()), self._unaffordable()]))
+
+    @property
+    def lost(self) -> Sequence[str]:
+        """Why endpoints are out of use, in words."""
+        return list(dict.fromkeys(endpoint.stopped for endpoint in self._endpoints.values() if endpoint.stopped))
+
+    @property
+    def awaited(self) -> Collection[str]:
+        """The endpoints in use that may still be sent something: all of them, while there is room for anything else."""
+        among = (self._waiting() if self.last or not self.roomy else 0) or self._spread.in_use()
+        return {name for name in self._endpoints if self._spread.bit(name) & among}
 
     def oldest(self) -> float | None:
         """When the longest-running attempt's request was first sent; None when nothing is in flight."""
@@ -262,10 +271,11 @@ class Scheduler:
 
     def _idle(self) -> bool:
         """Whether nothing is in flight, and nothing lies in the queue that an endpoint in use could be sent."""
-        if self._in_flight:
-            return False
-        live = self._spread.in_use()
-        return not any(len(row) and row.where & live for row in self._queue.rows)
+        return not (self._in_flight or self._waiting())
+
+    def _waiting(self) -> int:
+        """The endpoints in use that something in the queue could be sent to."""
+        return self._queue.where & self._spread.in_use()
 
     def _send(self, entry: Open, lane: Endpoint, now: float) -> Attempt:
         request, spent = entry.instead or entry.request, entry.spent

@@ -7,10 +7,13 @@ Rules:
    may still fail, and is recorded.
 3. A percentage is judged over at least `ENOUGH` finished requests, for three of the first four may just be bad luck.
 4. An outage begins with the first attempt that finds nobody after the last one that did. Waiting is none, however long.
+   A refusal is neither: somebody is there, and helps nobody. How long it may last those decide who may still be sent something:
+   that one has answered that is out of use by now is no reason to wait for another.
 5. Where a short deadline of the user's own has ended every attempt of the run, it is blamed, and all the sooner.
 """
 
 import re
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Annotated
 
@@ -19,7 +22,7 @@ from msgspec import Struct
 from batchrunner.core.deadlines import Imposed, Timeouts, imposed
 from batchrunner.core.model import Event, Kind, Outcome
 from batchrunner.core.policy import option
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import FLED, REFUSED, TREATMENT
 from batchrunner.core.wording import seconds
 
 ENOUGH = 100
@@ -110,60 +113,68 @@ def alike(stopping: Stopping) -> int:
     return stopping.max_alike if most is None or most >= stopping.max_alike else 0
 
 
-class Silence:
-    """How long every endpoint has been silent: a listener to the events of a run.
+class Spell(Struct):
+    """The silence of one endpoint: since when, for so many attempts; `imposed` is the option that ended each of them."""
 
-    `since` is when the outage began, None while there is none; `said` is what each endpoint had to say since then, to so many
-    attempts; `imposed` is the option that ended each of them.
+    since: float
+    imposed: Imposed | None
+    attempts: int = 0
+    said: str = ""
+
+
+class Silence:
+    """Which endpoints are silent: a listener to the events of a run.
+
+    `spells` has those since the last answer of any, by name; `heard` are all that have answered in this run, if only by an error.
     """
 
-    __slots__ = ("_timeouts", "attempts", "ever", "imposed", "said", "since")
+    __slots__ = ("_timeouts", "heard", "spells")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self.since: float | None = None
-        self.said: dict[str, str] = {}
-        self.attempts = 0
-        self.imposed: Imposed | None = None
-        self.ever = False  # somebody has answered in this run
+        self.heard: set[str] = set()
+        self.spells: dict[str, Spell] = {}
 
     def __call__(self, event: Event) -> None:
-        """Take in an attempt that has ended. A fault of this machine is neither an answer nor silence."""
+        """Take in an attempt that has ended. A fault of this machine is neither an answer nor silence, and nor is a refusal."""
         attempt, outcome = event.attempt, event.outcome
         if attempt is None or outcome is None:
             return
-        self.ever = self.ever or (outcome.status > 0 and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK
+        if (outcome.status > 0 and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK:
+            self.heard.add(attempt.endpoint)
         if _answered(outcome):
-            self.since, self.attempts = None, 0
-            self.said.clear()
-        elif outcome.kind not in OURSELVES:
+            self.spells.clear()
+        elif outcome.kind not in OURSELVES and TREATMENT[outcome.kind].health not in REFUSED:
             ended = imposed(self._timeouts, outcome)
-            if self.since is None:
-                self.since, self.imposed = event.at, ended
-            self.imposed = self.imposed if self.imposed == ended else None
-            self.attempts += 1
-            self.said[attempt.endpoint] = outcome.message
-
-    def seconds(self, now: float) -> float:
-        """How long it has lasted."""
-        return 0.0 if self.since is None else now - self.since
+            spell = self.spells.setdefault(attempt.endpoint, Spell(event.at, ended))
+            spell.imposed = spell.imposed if spell.imposed == ended else None
+            spell.attempts += 1
+            spell.said = outcome.message
 
 
 def _answered(outcome: Outcome) -> bool:
-    """Whether somebody is there who can answer: who begins to, refuses or is busy. An error or a page is nobody's answer."""
+    """Whether somebody is there who can answer: who begins to, objects to the request or is busy. An error or a page is not."""
     treatment, begun = TREATMENT[outcome.kind], 200 <= outcome.status < 300
     if outcome.kind is Kind.GARBLED or not (outcome.status or outcome.kind is Kind.OK):
         return False
-    return begun or treatment.health != "down" or treatment.limit == "pushback"
+    return begun or treatment.health not in FLED or treatment.limit == "pushback"
 
 
-def outage(stopping: Stopping, silence: Silence, now: float) -> str:
-    """Why a run must stop that hears nothing, in words; "" to go on."""
-    silent, own = silence.seconds(now), None if silence.ever else silence.imposed
-    patience = stopping.max_outage if silence.ever else min(stopping.max_outage, FIRST_OUTAGE)
+def outage(stopping: Stopping, silence: Silence, awaited: Collection[str], lost: Sequence[str], now: float) -> str:
+    """Why a run must stop that hears nothing, in words; "" to go on.
+
+    `awaited` are the endpoints that may still be sent something, `lost` says of each that is out of use why it is.
+    """
+    ever = not silence.heard.isdisjoint(awaited)
+    silent = {name: spell for name, spell in silence.spells.items() if name in awaited}
+    lasted = max((now - spell.since for spell in silent.values()), default=0.0)
+    blamed = {spell.imposed for spell in silent.values()}
+    own = blamed.pop() if len(blamed) == 1 and not ever else None
+    patience = stopping.max_outage if ever else min(stopping.max_outage, FIRST_OUTAGE)
     patience = min(patience, FEW_TIMES * own.seconds) if own else patience
-    if not silent or not patience or silent < patience:
+    if not patience or lasted < patience:
         return ""
-    words = "; ".join(f"{name}: {message}" for name, message in silence.said.items())
-    blamed = f", and {own} ended all {silence.attempts} attempts: allow more" if own else ""
-    return f"no endpoint has answered {'' if silence.ever else 'yet, '}for {silent:.0f} s{blamed} [E305] ({words})"
+    words = "; ".join(f"{name}: {spell.said}" for name, spell in silent.items())
+    hasty = f", and {own} ended all {sum(spell.attempts for spell in silent.values())} attempts: allow more" if own else ""
+    nobody = "no other endpoint" if lost or (silence.heard and not ever) else "no endpoint"
+    return "; ".join([*lost, f"{nobody} has answered {'' if ever else 'yet, '}for {lasted:.0f} s{hasty} [E305] ({words})"])

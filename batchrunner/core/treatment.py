@@ -114,6 +114,8 @@ KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTA
 """Attempts that our own deadline ended."""
 REFUSED = frozenset({"doubt", "stop"})
 """What an endpoint's health hears when it will not serve us, or not this request."""
+FLED = REFUSED | {"down"}
+"""What it hears when its failed requests are better sent elsewhere."""
 HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, Kind.RESPONSE_TOO_LARGE, Kind.INVALID})
 """Kinds that the same request would meet again: a retry leaves them unless told otherwise."""
 

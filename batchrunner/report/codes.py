@@ -173,8 +173,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E305": Code(
         "no endpoint is in reach",
-        "Nobody has answered for --max-outage but by the errors of gateways and servers (one minute if nobody ever did at all, "
-        "or ten times your own --timeout if that is less and ended every attempt), "
+        "Nobody has answered for --max-outage but by the errors of gateways and servers (one minute if nobody who is "
+        "still in use ever did at all, or ten times your own --timeout if that is less and ended every attempt), "
         "or an endpoint asked for a longer pause than a run waits. What was not answered stays pending.",
         (
             "the message says what each endpoint had to say: connection refused, unknown name, …",

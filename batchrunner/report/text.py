@@ -129,8 +129,8 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
     head, does = _halted(ending, typed)
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     counts = f"{number(done)} done, {number(summary.pending)} to go{' · nothing lost' if ending.results else ''}{dropped}"
-    code = re.search(r"\[(E[0-9]{3})\]", summary.stopped or "")
-    more = [("", Command(shlex.join([*typed.program, "explain", code[1]]), f"what {code[1]} means"))] if code else []
+    codes = dict.fromkeys(re.findall(r"\[(E[0-9]{3})\]", summary.stopped or ""))
+    more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in codes]
     ways = block([("next", typed.step(does)), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
 

@@ -182,6 +182,24 @@ def test_a_room_full_of_what_nobody_serves_ends_the_run_too() -> None:
     assert room.stopped
 
 
+def test_those_are_awaited_that_what_is_left_may_go_to() -> None:
+    lanes = endpoint("a", 9, models={"m": "m"}), endpoint("b", 9, models={"n": "n"}), endpoint("c", models={"o": "o"})
+    room = room_of(*lanes, lines=6, models=("m", "n"))
+    assert room.awaited == {"a", "b", "c"}, "more may come"
+    room.last = True
+    assert room.awaited == {"a", "b"}
+    for attempt in all_sent(room, "a"):
+        room.settle(attempt, Outcome(Kind.OK), 0.0, 0.5)
+    assert room.awaited == {"b"}
+    lanes[1].stopped = "b: no money [E302]"
+    assert (room.awaited, room.lost) == ({"a", "c"}, ["b: no money [E302]"]), "nothing is left that may go anywhere"
+
+
+def test_a_backlog_that_lets_nothing_else_in_awaits_its_own_endpoint() -> None:
+    room = room_of(endpoint("a", models={"m": "m"}), endpoint("b", models={"n": "n"}), lines=6, max_open=8, models=("n",))
+    assert room.awaited == {"b"}
+
+
 # Any history
 
 
