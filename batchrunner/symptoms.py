@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.core.model import Fault, Kind, Outcome, Reply
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import hint
 from batchrunner.core.wording import WORDS, seconds, visible
 from batchrunner.keyring import Door
 from batchrunner.probe import Step
@@ -95,7 +95,7 @@ def _remedy(sent: Sent, door: Door, swapped: str) -> str:
         return "a page for people, no API: check --base-url, sign in to the network or VPN, or go without a proxy: --proxy none"
     if "https://" in outcome.message:
         return f"--base-url {swapped}"
-    return TREATMENT[outcome.kind].hint
+    return hint(outcome.kind, outcome.status)
 
 
 def usage(plain: Outcome, stream: Outcome) -> Step:

@@ -1,6 +1,7 @@
 """Whose fault a refusal is: one line's or everybody's. On virtual time, from the request to the result."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Collection
 from random import Random
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrunner.core.deadlines import Latencies
+from batchrunner.core.debut import Debut
 from batchrunner.core.endpoints import RECHECK
 from batchrunner.core.lessons import Answers, Lessons
 from batchrunner.core.model import Attempt, Fault, Kind, Reply, Request
@@ -68,13 +70,21 @@ def counted(script: Script, sent: Counter[int]) -> Script:
     return counting
 
 
-def ran(count: int | list[Request], *scripts: Script, concurrency: int = 8, lessons: Lessons = COLD, max_open: int = 1000) -> Ran:
+def ran(
+    count: int | list[Request],
+    *scripts: Script,
+    concurrency: int = 8,
+    lessons: Lessons = COLD,
+    max_open: int = 1000,
+    alike: int = 0,
+) -> Ran:
     async def main() -> Ran:
         rows = [chat(n) for n in range(1, count + 1)] if isinstance(count, int) else count
         sink, sent = MemorySink(), Counter[int]()
         counting = [counted(script, sent) for script in scripts]
         engine = engine_for(rows, *counting, concurrency=concurrency, max_open=max_open, chance=lambda: 0.5, sink=sink)
         for endpoint in engine.scheduler.endpoints:
+            endpoint.debut = Debut(alike)
             engine.scheduler.experience.recall(endpoint.name, lessons, 1000.0, 60.0)
         await engine.run()
         assert len(sink.results) == len({result.request.line for result in sink.results})
@@ -110,6 +120,46 @@ def test_a_401_that_nobody_was_answered_after_is_the_keys() -> None:
     run = ran(100, poison({100}, UNKNOWN_KEY), concurrency=1)
     assert (run.failed, run.pending) == ({}, 1)
     assert run.stopped == "a: Incorrect API key provided (line 100, r-100) [E301]"
+
+
+# ---- what says nothing of the line ----
+
+
+def bare(status: int) -> Reply:
+    return Reply(status, {}, b"<html><title>no</title></html>")
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (413, r"raise the limit of the server.*\[E307\]"),
+        (414, r"\[E307\]"),
+        (421, r"belongs to another host.*\[E304\]"),
+        (431, r"headers .* too large.*--header.*\[E304\]"),
+    ],
+)
+def test_what_every_line_meets_from_the_start_stops_the_run_and_fails_none(status: int, words: str, concurrency: int) -> None:
+    run = ran(100, poison(range(1, 101), bare(status)), concurrency=concurrency, alike=20)
+    assert (run.failed, run.pending) == ({}, 100)
+    assert re.search(words, run.stopped)
+    assert sum(run.sent.values()) <= 20 + concurrency
+
+
+@pytest.mark.parametrize("lines", [{1}, {50}, {1, 2, 3, 60, 90}])
+@pytest.mark.parametrize(("status", "kind"), [(413, Kind.TOO_LARGE), (421, Kind.CONFIG), (431, Kind.CONFIG)])
+def test_among_good_ones_it_is_the_lines_own(status: int, kind: Kind, lines: set[int]) -> None:
+    run = ran(100, poison(lines, bare(status)), alike=20)
+    assert (run.failed, run.stopped, run.pending) == (dict.fromkeys(lines, kind), "", 0)
+
+
+def test_a_connection_that_leads_to_another_host_is_not_asked_twice() -> None:
+    async def script(attempt: Attempt) -> Reply:
+        await asyncio.sleep(SLOW)
+        return good() if attempt.fresh or attempt.request.line != 5 else bare(421)
+
+    run = ran(100, script)
+    assert (run.failed, run.stopped, run.pending, run.sent[5]) == ({}, "", 0, 2)
 
 
 # ---- many lines ----

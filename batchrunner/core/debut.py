@@ -9,7 +9,7 @@ Rules:
 3. When so many different lines have failed alike, nothing more is sent until what is under way has ended: slow good answers
    come after quick refusals. If still none has come, the endpoint is out of use.
 4. Alike are two failures of one kind, status and code whose messages differ in nothing but words that hold a digit: ids,
-   counts, times.
+   counts, times. What is sent again in another form says nothing yet.
 """
 
 import re
@@ -17,7 +17,8 @@ import re
 from batchrunner.core.model import Kind, Outcome
 
 CODE = "E307"
-_SUSPECT = frozenset({Kind.REJECTED, Kind.GARBLED})  # and whatever else the server says is final
+_SUSPECT = frozenset({Kind.REJECTED, Kind.GARBLED, Kind.TOO_LARGE})  # and whatever else the server says is final
+_TO_DO = {Kind.TOO_LARGE: "raise the limit of the server, or of a proxy before it, or shorten the lines,"}
 _VARYING = re.compile(r"[\w.-]*\d[\w.-]*")
 _COMPARED = 300  # characters of a message
 _SHOWN = 200
@@ -26,7 +27,7 @@ _SHOWN = 200
 class Debut:
     """The debut of one endpoint. `most` lines that fail alike end it; 0: it has none."""
 
-    __slots__ = ("_lines", "_said", "_why", "full", "most", "over")
+    __slots__ = ("_lines", "_said", "_to_do", "_why", "full", "most", "over")
 
     def __init__(self, most: int = 0) -> None:
         self.over = not most
@@ -34,7 +35,7 @@ class Debut:
         self.most = most
         self._lines: set[int] = set()
         self._said: tuple[Kind, int, str, str] | None = None
-        self._why = ""
+        self._why = self._to_do = ""
 
     def take(self, line: int, outcome: Outcome, ended: bool) -> bool:
         """Take in an attempt; `ended`: its request has failed for good, or succeeded. Whether that is held back."""
@@ -42,6 +43,8 @@ class Debut:
             return False
         if outcome.kind is Kind.OK:
             self._end()
+            return False
+        if outcome.instead and not ended:
             return False
         if not (outcome.final or outcome.kind in _SUSPECT):
             return self._differs() if ended else False
@@ -55,11 +58,12 @@ class Debut:
         """Why the endpoint of this name is out of use, and what to do."""
         return (
             f"{name}: the first {len(self._lines)} requests all failed alike: {self._why}. This looks like configuration: "
-            f"correct it and run the same command, which asks them all again; if they are meant so, --max-alike 0 [{CODE}]"
+            f"{self._to_do} and run the same command, which asks them all again; if they are meant so, --max-alike 0 [{CODE}]"
         )
 
     def _note(self, line: int, said: tuple[Kind, int, str, str], message: str) -> None:
         self._said = said
+        self._to_do = _TO_DO.get(said[0], "correct it")
         self._why = self._why or message[:_SHOWN].rstrip(".")
         if not self.full:
             self._lines.add(line)

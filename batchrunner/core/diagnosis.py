@@ -129,10 +129,19 @@ def _network(evidence: Evidence) -> Assessment:
     return _no(evidence, f"{spent}; {part(lost, evidence.attempts)} lost")
 
 
+_TOO_LONG: Mapping[Kind, tuple[str, str]] = {
+    Kind.CONTEXT: ("too long for the model", "shorten these prompts"),
+    Kind.TOO_LARGE: (
+        "larger than the server takes",
+        "split or shorten these lines, or raise the limit of the server or its proxy",
+    ),
+}
+
+
 def _request(evidence: Evidence) -> Assessment:
-    long = evidence.kinds(Kind.CONTEXT, Kind.TOO_LARGE)
-    if long:
-        return Assessment("yes", f"{part(long, evidence.attempts)} refused as too long for the model", "shorten these prompts")
+    for kind, (said, remedy) in _TOO_LONG.items():
+        if long := evidence.kinds(kind):
+            return Assessment("yes", f"{part(long, evidence.attempts)} refused as {said}", remedy)
     if heavy := _heaviest(evidence):
         return heavy
     sizes = [size for size in evidence.last.answers if size.good >= FEW]

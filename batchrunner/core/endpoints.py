@@ -19,7 +19,7 @@ from batchrunner.core.health import Breaker, Gate
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.pace import Pace, Pacing
-from batchrunner.core.treatment import TREATMENT
+from batchrunner.core.treatment import HINTS_OF_STATUS, TREATMENT
 
 CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302", Kind.CONFIG: "E304"}
 """What a refusal that stops an endpoint is called (`batchrunner explain`)."""
@@ -197,4 +197,5 @@ class Endpoint:
         """It is out of use, for it refuses everybody as it did this request and so many others."""
         request, said = attempt.request, outcome.message or outcome.kind
         met = f"line {request.line}, {request.id[:SHOWN]}" + (f", and {others} more" if others else "")
-        self.stopped = self.stopped or f"{self.name}: {said} ({met}) [{CODES[outcome.kind]}]"
+        hint = HINTS_OF_STATUS.get(outcome.status, "")
+        self.stopped = self.stopped or f"{self.name}: {said} ({met}){hint and f'. {hint}'} [{CODES[outcome.kind]}]"

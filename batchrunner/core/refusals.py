@@ -22,7 +22,7 @@ from batchrunner.core.spread import Spread
 from batchrunner.core.treatment import TREATMENT
 
 BLAMED = "2 refusals, while others were answered"
-_OF_LINES = frozenset({403, 404})  # what else refuses may be about one line; everything else is about who we are
+_OF_LINES = frozenset({403, 404, 431})  # what else refuses may be about one line; everything else is about who we are
 
 
 class Held(Struct, frozen=True, gc=False):

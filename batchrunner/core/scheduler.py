@@ -229,6 +229,7 @@ class Scheduler:
         if lane.stopped or (elsewhere and not before):
             return self._again(entry, lane, outcome, now, u)
         entry.due = now + lane.recheck
+        entry.renew(outcome, self._keep_partial)
         result = entry.result(attempt, outcome, now, BLAMED, self._keep_partial) if before else None
         self._refusals.hold(entry, attempt, outcome, result)
         if not before:

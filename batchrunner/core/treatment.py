@@ -65,7 +65,7 @@ _ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] =
     Kind.DENIED:             (YES, NO,  "",         "doubt",  NO,   NO,   NO,   0),
     Kind.QUOTA:              (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
     Kind.QUOTA_WINDOW:       (YES, NO,  "",         "stop",   NO,   NO,   NO,   0),
-    Kind.CONFIG:             (YES, NO,  "",         "doubt",  NO,   NO,   NO,   0),
+    Kind.CONFIG:             (YES, NO,  "",         "doubt",  NO,   YES,  NO,   0),
     Kind.LOCAL:              (YES, NO,  "crowded",  "",       NO,   NO,   NO,   0),
     Kind.CRASHED:            (YES, NO,  "",         "",       NO,   NO,   NO,   4),
     Kind.HOOK:               (NO,  NO,  "",         "",       NO,   NO,   NO,   0),
@@ -95,7 +95,7 @@ _HINTS: Mapping[Kind, str] = {
     Kind.REJECTED: "The endpoint refuses this request as it is: correct the line; sending it again changes nothing.",
     Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, or use a model with a larger one.",
     Kind.POLICY: "The provider's policy forbids the prompt or the answer: change the line; sending it again changes nothing.",
-    Kind.TOO_LARGE: "The request is larger than the endpoint ever accepts: split it, or shorten it.",
+    Kind.TOO_LARGE: "The request is larger than the server, or a proxy before it, takes: raise that limit, or shorten the line.",
     Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: raise --max-response, or ask for less.",
     Kind.INVALID: "The line cannot be sent as it is: correct it.",
     Kind.INVALID_OUTPUT: "No answer ever fitted: look at the last one and at the rule; --reask N asks more, --feedback says why.",
@@ -103,12 +103,18 @@ _HINTS: Mapping[Kind, str] = {
     "if only this line, look at its content and model.",
     Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run again.",
     Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
-    Kind.CONFIG: "The endpoint does not know this address, route or model: check --base-url, the line's url and its model.",
+    Kind.CONFIG: "The endpoint does not know this address, route or model, or will not be asked in this way: check what it says, "
+    "--base-url, the line's url and its model.",
     Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
     Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then run again.",
     Kind.HOOK: "A function of yours failed: correct it, then retry.",
     Kind.CANCELLED: "The run ended before an answer came: run again.",
 }
+HINTS_OF_STATUS: Mapping[int, str] = {
+    421: "The address belongs to another host than the one that answered: check --base-url, --proxy and the host's name.",
+    431: "The headers of the request are too large: look at --header, the line's own headers and the length of the key.",
+}
+"""Where a status says more than its kind."""
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
 """Attempts that our own deadline ended."""
@@ -118,6 +124,11 @@ FLED = REFUSED | {"down"}
 """What it hears when its failed requests are better sent elsewhere."""
 HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, Kind.RESPONSE_TOO_LARGE, Kind.INVALID})
 """Kinds that the same request would meet again: a retry leaves them unless told otherwise."""
+
+
+def hint(kind: Kind, status: int) -> str:
+    """What to do next about a failure."""
+    return HINTS_OF_STATUS.get(status) or TREATMENT[kind].hint
 
 
 def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Result:
@@ -130,7 +141,7 @@ def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Res
         status=outcome.status,
         body=outcome.body,
         request_id=outcome.request_id,
-        error=Error(outcome.kind, outcome.code, message, TREATMENT[outcome.kind].hint) if failed else None,
+        error=Error(outcome.kind, outcome.code, message, hint(outcome.kind, outcome.status)) if failed else None,
         usage=outcome.usage,
         **more,
     )

@@ -148,13 +148,13 @@ STATUS: Mapping[int, Kind] = {
     413: Kind.TOO_LARGE,
     414: Kind.TOO_LARGE,
     415: Kind.CONFIG,
-    421: Kind.STALE,  # the connection belongs to another host
+    421: Kind.CONFIG,  # the address belongs to another host, or this connection leads to one
     422: Kind.REJECTED,
     424: Kind.SERVER_ERROR,
     425: Kind.NETWORK,
     426: Kind.CONFIG,
     429: Kind.RATE_LIMITED,
-    431: Kind.TOO_LARGE,
+    431: Kind.CONFIG,  # the headers, which are the same for all lines
     498: Kind.OVERLOADED,
     499: Kind.GATEWAY,  # somebody on the way hung up
     501: Kind.CONFIG,
@@ -177,7 +177,7 @@ STATUS: Mapping[int, Kind] = {
     599: Kind.GATEWAY,
 }
 # A plain HTTP line has an address of its own: that one line is wrong, not the endpoint.
-PLAIN_STATUS: Mapping[int, Kind] = dict.fromkeys((403, 404, 405, 406, 410, 412, 415, 501), Kind.REJECTED)
+PLAIN_STATUS: Mapping[int, Kind] = dict.fromkeys((403, 404, 405, 406, 410, 412, 415, 421, 431, 501), Kind.REJECTED)
 # What a page instead of JSON says: a proxy, a firewall or a login has answered, not the API.
 PAGE_STATUS: Mapping[int, Kind] = {400: Kind.GARBLED, 403: Kind.GARBLED}
 

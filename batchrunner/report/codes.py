@@ -168,6 +168,7 @@ CODES: Mapping[str, Code] = {
         (
             "compare --base-url with the provider's page: it ends before /chat/completions",
             "compare the model's name; --model NAME sets it for every line",
+            "HTTP 421: the address leads to another host; HTTP 431: a header is too large, perhaps one given with --header",
             "then the same command continues",
         ),
     ),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.debut import Debut
@@ -99,6 +100,13 @@ def test_what_is_sent_again_says_nothing_yet(kind: Kind) -> None:
     debut = Debut(2)
     assert not debut.take(1, Outcome(kind, 500), False)
     assert take(debut, refusal(), refusal()) == [True, True]
+
+
+def test_what_is_sent_again_in_a_smaller_form_says_nothing_yet() -> None:
+    debut, large = Debut(2), refusal("too large", 413, kind=Kind.TOO_LARGE)
+    shrunk = structs.replace(large, instead=chat(1))
+    assert [debut.take(line, shrunk, False) for line in range(5)] == [False] * 5
+    assert (debut.full, take(debut, large, large), debut.full) == (False, [True, True], True)
 
 
 def test_a_line_counts_once_however_often_a_page_comes() -> None:
