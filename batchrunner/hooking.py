@@ -16,7 +16,7 @@ import msgspec
 
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
 from batchrunner.expectation import Misfit, blamed, reader_of
-from batchrunner.hooks import Hooks
+from batchrunner.hooks import Hooks, in_their_code
 
 Verdict = Kind | str | None
 Prepare = Callable[[Request], Request | Awaitable[Request]]
@@ -29,7 +29,7 @@ def hooks_of(prepare: Prepare | None, validate: Validate | None, classify: Class
     """The hooks of a run, from the functions that were given; without any of them nothing is called."""
 
     async def prepared(request: Request) -> object:
-        return await _awaited(prepare(request)) if prepare else request
+        return await _called(prepare, request) if prepare else request
 
     async def judged(attempt: Attempt, outcome: Outcome) -> Outcome:
         if classify:
@@ -38,7 +38,7 @@ def hooks_of(prepare: Prepare | None, validate: Validate | None, classify: Class
 
     async def noticed(event: Event) -> None:
         with suppress(Exception):  # an onlooker has no say in the run
-            await _awaited(on_event(event) if on_event else None)
+            await _called(on_event, event) if on_event else None
 
     return Hooks(
         prepare=prepared if prepare else None,
@@ -55,7 +55,7 @@ def reading(validate: Any) -> Validate | None:
 
 async def _classified(classify: Classify, attempt: Attempt, outcome: Outcome) -> Outcome:
     try:
-        said = await _awaited(classify(attempt, outcome))
+        said = await _called(classify, attempt, outcome)
         return outcome if said is None else msgspec.structs.replace(outcome, kind=Kind(said), final=False)
     except Exception as error:  # noqa: BLE001 - it fails one line, not the run
         return blamed(outcome, Kind.HOOK, f"classify raised {type(error).__name__}: {error}")
@@ -75,7 +75,7 @@ async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> 
         flags=outcome.flags,
     )
     try:
-        said = await _awaited(validate(result))
+        said = await _called(validate, result)
         passed, why = bool(said), f"validate returned {said!r}"
     except Misfit as error:
         passed, why = False, str(error)
@@ -84,5 +84,7 @@ async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> 
     return outcome if passed else blamed(outcome, Kind.INVALID_OUTPUT, why)
 
 
-async def _awaited(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
+async def _called(function: Callable[..., Any], *given: object) -> Any:
+    with in_their_code():
+        said = function(*given)
+        return await said if inspect.isawaitable(said) else said

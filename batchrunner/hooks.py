@@ -5,10 +5,14 @@ Rules:
 1. A hook that raises, or returns what cannot be used, fails the line that it was called for. Nothing vanishes by it.
 2. What is sent may be changed; which line it answers may not.
 3. An iterable that raises ends the run in order: nobody knows what it would have given. What has been sent is not lost.
+4. A CancelledError that arises in the user's code is a failure like any other of it. One that was sent to the task in which it
+   runs is the run's own, and passes.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 
 import msgspec
@@ -52,10 +56,27 @@ def hook_failed(request: Request, why: str) -> Result:
 
 
 @contextmanager
+def in_their_code() -> Iterator[None]:
+    """While code of the user's runs in a task of ours: a CancelledError that nobody sent to the task becomes an Exception.
+
+    It is raised as the CancelledError of `concurrent.futures`, so that whoever takes what the code may raise takes it as well.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0  # above 0 in what is still to be done after a cancellation
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if task and task.cancelling() > before:
+            raise
+        raise futures.CancelledError(f"{error}" or "something that it waits for was cancelled, not the run") from error
+
+
+@contextmanager
 def taking_rows() -> Iterator[None]:
     """While the caller's own iterable is asked for rows: what it raises is a BatchError E501."""
     try:
-        yield
+        with in_their_code():
+            yield
     except BatchError:
         raise
     except Exception as error:

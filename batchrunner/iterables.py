@@ -41,7 +41,8 @@ class IterableSource:
         origins: Collection[str] = (),
         model: str = "",
     ) -> None:
-        self._rows = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
+        with taking_rows():
+            self._rows = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
         self._left = intake.limit or sys.maxsize
         self._line = 0
         self._origins = tuple(origins)

@@ -5,6 +5,7 @@ import json
 import re
 import typing
 from collections.abc import AsyncIterator, Iterator
+from concurrent import futures
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -15,10 +16,13 @@ from msgspec.structs import replace
 import batchrunner
 from batchrunner import Attempt, Error, Event, Kind, Outcome, Request, Result
 from batchrunner.errors import FileError, StopError
+from batchrunner.hooks import in_their_code
 from batchrunner.options import Options
 from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
 from tests.server import FaultServer, answering, json_reply
+
+PATIENCE = 20.0  # seconds, for what must not hang
 
 
 def lines(count: int) -> list[dict[str, Any]]:
@@ -207,12 +211,19 @@ async def test_results_for_the_caller_do_not_go_to_stdout_as_well(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kept", [True, False])
-async def test_rows_that_raise_say_what_they_raised(kept: bool, tmp_path: Path) -> None:
-    def rows() -> Iterator[dict[str, Any]]:
-        yield from lines(3)
+def half_read() -> Iterator[dict[str, Any]]:
+    yield from lines(3)
+    raise ValueError("mine")
+
+
+class Unreadable:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         raise ValueError("mine")
 
+
+@pytest.mark.parametrize("rows", [half_read, Unreadable])
+@pytest.mark.parametrize("kept", [True, False])
+async def test_rows_that_raise_say_what_they_raised(rows: Any, kept: bool, tmp_path: Path) -> None:
     with pytest.raises(batchrunner.BatchError, match=r"ValueError: mine \[E501\]") as broken:
         await batchrunner.gather(rows(), tmp_path / "out.jsonl" if kept else None, base_url="simulated")
     assert isinstance(broken.value.__cause__, ValueError)
@@ -408,6 +419,112 @@ async def test_events_reach_their_listener_and_its_faults_stop_nothing() -> None
 
     results = await batchrunner.Runner(base_url="simulated", on_event=on_event).gather(lines(10))
     assert len(results) == len([event for event in events if event.result]) == 10
+
+
+async def broken_off_inside(*_given: object) -> None:
+    """What a client does that was closed elsewhere: nobody has cancelled us."""
+    task = asyncio.create_task(asyncio.sleep(10))
+    task.cancel()
+    await task
+
+
+def raising_cancelled(*_given: object) -> None:
+    raise asyncio.CancelledError
+
+
+CANCELS = pytest.mark.parametrize("cancel", [broken_off_inside, raising_cancelled])
+
+
+def for_the_second(cancel: Any) -> Any:
+    """A hook of requests, results and attempts that ends so for one line, and has nothing to say of the others."""
+
+    def hook(given: Any, *_more: object) -> Any:
+        name = given.request.id if isinstance(given, Attempt) else given.id
+        return cancel() if name == "q-1" else given if isinstance(given, Request) else None if _more else True
+
+    return hook
+
+
+@CANCELS
+@pytest.mark.parametrize(
+    ("hook", "kind", "attempts"),
+    [("prepare", Kind.HOOK, 0), ("validate", Kind.INVALID_OUTPUT, 2), ("classify", Kind.HOOK, 1)],
+)
+async def test_a_hook_in_which_something_is_cancelled_fails_its_line_alone(
+    hook: str, kind: Kind, attempts: int, cancel: Any, tmp_path: Path
+) -> None:
+    runner = batchrunner.Runner(base_url="simulated", reask=1, **{hook: for_the_second(cancel)})
+    async with asyncio.timeout(PATIENCE):
+        good, bad, *rest = await runner.gather(lines(30), tmp_path / "out.jsonl")
+    assert all(result.ok for result in (good, *rest))
+    assert (bad.kind, bad.attempts) == (kind, attempts)
+    assert bad.error
+    assert bad.error.message.startswith(f"{hook} raised CancelledError: ")
+    assert bad.text.startswith("question 1 of") == bool(attempts), "an answer that was paid for is kept"
+    assert len(ids(tmp_path / "out.jsonl") + ids(tmp_path / "out.errors.jsonl")) == 30
+
+
+@CANCELS
+async def test_a_listener_in_which_something_is_cancelled_stops_nothing(cancel: Any) -> None:
+    async with asyncio.timeout(PATIENCE):
+        results = await batchrunner.Runner(base_url="simulated", on_event=cancel).gather(lines(10))
+    assert all(result.ok for result in results)
+
+
+async def test_what_a_cancelled_run_still_calls_may_fail_in_the_same_way() -> None:
+    async def cancelled() -> BaseException:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            with pytest.raises(BaseException) as caught, in_their_code():  # which of the two, is the question
+                await broken_off_inside()
+        return caught.value
+
+    task = asyncio.create_task(cancelled())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert isinstance(await task, futures.CancelledError)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_rows_in_which_something_is_cancelled_say_so(kept: bool, tmp_path: Path) -> None:
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        yield lines(1)[0]
+        await broken_off_inside()
+
+    with pytest.raises(batchrunner.BatchError, match=r"the iterable of requests raised CancelledError: .* \[E501\]"):
+        async with asyncio.timeout(PATIENCE):
+            await batchrunner.gather(rows(), tmp_path / "out.jsonl" if kept else None, base_url="simulated")
+
+
+@pytest.mark.parametrize("hook", ["prepare", "validate", "classify", "on_event", "rows"])
+@pytest.mark.parametrize("way", ["task", "timeout"])
+async def test_a_run_that_is_cancelled_while_a_hook_waits_ends(hook: str, way: str) -> None:
+    waits, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait(*_given: object) -> None:
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        yield lines(1)[0]
+        await wait()
+
+    runner = batchrunner.Runner(base_url="simulated", **({} if hook == "rows" else {hook: wait}))
+    task = asyncio.create_task(runner.gather(rows() if hook == "rows" else lines(3)))
+    await waits.wait()
+    if way == "task":
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await task
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize(
