@@ -472,13 +472,16 @@ async def test_a_listener_in_which_something_is_cancelled_stops_nothing(cancel: 
 
 
 async def test_what_a_cancelled_run_still_calls_may_fail_in_the_same_way() -> None:
-    async def cancelled() -> BaseException:
+    async def cancelled() -> BaseException | None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            with pytest.raises(BaseException) as caught, in_their_code():  # which of the two, is the question
-                await broken_off_inside()
-        return caught.value
+            try:
+                with in_their_code():
+                    await broken_off_inside()
+            except (asyncio.CancelledError, futures.CancelledError) as error:
+                return error
+        return None
 
     task = asyncio.create_task(cancelled())
     await asyncio.sleep(0)
