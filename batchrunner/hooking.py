@@ -56,6 +56,8 @@ def reading(validate: Any) -> Validate | None:
 async def _classified(classify: Classify, attempt: Attempt, outcome: Outcome) -> Outcome:
     try:
         said = await _called(classify, attempt, outcome)
+        if said == Kind.CANCELLED:
+            raise ValueError(f"{said!r} is no verdict: it would be asked again for ever")
         return outcome if said is None else msgspec.structs.replace(outcome, kind=Kind(said), final=False)
     except Exception as error:  # noqa: BLE001 - it fails one line, not the run
         return blamed(outcome, Kind.HOOK, f"classify raised {type(error).__name__}: {error}")

@@ -399,6 +399,18 @@ async def test_classify_has_the_last_word_on_an_attempt() -> None:
     assert (good.ok, bad.ok, bad.kind, bad.attempts) == (True, False, Kind.REJECTED, 1)
 
 
+@pytest.mark.parametrize("said", ["cancelled", "nonsense", 7])
+async def test_classify_that_names_no_verdict_fails_its_line(said: Any) -> None:
+    def classify(attempt: Attempt, _outcome: Outcome) -> Any:
+        return said if attempt.request.id == "q-1" else None
+
+    async with asyncio.timeout(PATIENCE):
+        good, bad = await batchrunner.Runner(base_url="simulated", classify=classify).gather(lines(2))
+    assert (good.ok, bad.kind, bad.attempts) == (True, Kind.HOOK, 1)
+    assert bad.error
+    assert bad.error.message.startswith(f"classify raised ValueError: {said!r} is ")
+
+
 async def test_a_hook_that_raises_fails_its_line_alone() -> None:
     def classify(attempt: Attempt, _outcome: Outcome) -> None:
         if attempt.request.id == "q-1":
