@@ -1,4 +1,4 @@
-"""The running engine: the only room of a run that creates tasks.
+"""The running engine: the only room that creates the tasks of a run.
 
     source ──► feeder ──offer──► scheduler ──next──► lane ──► attempt task ──► transport
                                      ▲                             │
@@ -16,7 +16,7 @@ Rules:
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -34,7 +34,6 @@ from batchrunner.hooks import Hooks
 from batchrunner.outbox import Deliver, Listener, Outbox, Sink
 
 Review = Callable[[Attempt, Phase, float], float]
-READ_AHEAD = 256  # results that wait for a reader before the run does
 
 
 class Transport(Protocol):
@@ -105,10 +104,12 @@ class Engine:
             if self._grace_timer:
                 self._grace_timer.cancel()
             self.stopping = self.stopping or ("" if self.feeder.fed and not self.scheduler.open else "cancelled")
-            await _end([*tasks, *self._attempts])
-            self.scheduler.reopen()
-            self._post_decided()
-            await self.outbox.flush()
+            try:
+                await end([*tasks, *self._attempts])
+            finally:  # also where a program that ends cancels us once more: what was answered is kept
+                self.scheduler.reopen()
+                self._post_decided()
+                await self.outbox.flush()
         if self.failure:
             raise self.failure
 
@@ -305,30 +306,8 @@ class Engine:
         return repeat
 
 
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def end(tasks: Sequence[asyncio.Task[object]]) -> None:
     """Cancel, and wait until every task has settled what it held."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def streamed(start: Callable[[Deliver], Awaitable[object]]) -> AsyncGenerator[Result, None]:
-    """The results that `start` delivers, as they come; a slow reader slows the run. Closing it cancels the run, in order."""
-    queue: asyncio.Queue[Result | BaseException | None] = asyncio.Queue(READ_AHEAD)
-
-    async def produce() -> None:
-        last: BaseException | None = None
-        try:
-            await start(queue.put)
-        except Exception as error:  # noqa: BLE001 - it is raised where the results are read
-            last = error
-        await queue.put(last)
-
-    task = asyncio.get_running_loop().create_task(produce())
-    try:
-        while isinstance(item := await queue.get(), Result):
-            yield item
-        if item:
-            raise item
-    finally:
-        await _end([task])

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from batchrunner.adoption import Batch, adopt
+from batchrunner.arrivals import vacated
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result
 from batchrunner.core.wording import size
@@ -89,6 +90,7 @@ class FileJob:
     async def open(self, meter: Meter) -> None:
         """Lock, repair, compare input and output. UsageError E2xx, E401, E402, E403; FileError E404, E405."""
         settings = self._given
+        await vacated(self.paths.folder)
         if self._rows is None and settings.input != STDIN:
             await asyncio.to_thread(self._check_input)
         self._journal = self._stack.enter_context(Journal.open(self.paths, settings.durability))

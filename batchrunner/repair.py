@@ -121,7 +121,7 @@ def sign(disk: Disk, fd: int) -> None:
 def _holder(disk: Disk, fd: int) -> str:
     try:
         holder = json.loads(disk.read(fd, 4096, 0))
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+        return f"{_process(holder['pid'], holder['host'])}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process that has just begun"
 
@@ -129,7 +129,14 @@ def _holder(disk: Disk, fd: int) -> str:
 def held(results: Path, holder: str) -> UsageError:
     """E403: somebody else writes there."""
     hint = "Wait for it or stop it, then run the same command again. A run that was killed holds no lock."
+    if holder.startswith(f"{_process(os.getpid(), socket.gethostname())},"):
+        holder = f"{holder}, which is this program"
+        hint = "Read its other stream to the end, or close it: `await stream.aclose()`. Other runs of it: wait for them."
     return UsageError("E403", f"Another run is writing to {results}: {holder}.", hint)
+
+
+def _process(pid: int, host: str) -> str:
+    return f"process {pid} on {host}"
 
 
 def mend(disk: Disk, log: Log, torn: Path) -> None:

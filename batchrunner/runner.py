@@ -11,15 +11,15 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from batchrunner import origins, roster
+from batchrunner.arrivals import Arrivals, Task
 from batchrunner.core.model import Result
-from batchrunner.engine import streamed
+from batchrunner.engine import end
 from batchrunner.errors import BatchError, StopError, UsageError
 from batchrunner.export import Exported, export
 from batchrunner.filing import FileJob
@@ -72,16 +72,14 @@ class Runner:
         if rows := list(endpoints):
             self._options[roster.NAME] = rows
         self._hooks = hooks_of(prepare, reading(validate), classify, on_event)
-        self._streams: dict[object, AsyncGenerator[Result, None]] = {}  # held, so that none is collected half-way
+        self._runs: set[Task] = set()  # of streams, while they go on
         self._settings("")  # a bad option is refused here, not at the first request
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for stream in list(self._streams.values()):
-            await stream.aclose()
-        self._streams.clear()
+        await end([*self._runs])
 
     async def run(self, input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Report:  # noqa: A002
         """Run a file to its end, as the command line does: results beside it or in `output`, the same call again continues.
@@ -109,15 +107,19 @@ class Runner:
         found = self._resolved(input, output)
         return await present(found.settings, reopen=reopen, hooks=self._hooks, origins=found.origins)
 
-    def stream(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> AsyncGenerator[Result, None]:
+    def stream(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> Arrivals:
         """Results as they arrive; with the option `ordered` in the order of the requests.
 
         `requests` is the path of a file, or an iterable or async iterable of input lines: dicts, raw bytes or `Request`s.
         With `output`, here or as the option, they are also kept there, and the same call again yields only what is missing;
         without it nothing is kept. A slow reader slows the run. Raises BatchError like `run`, and after the last result
-        StopError when the run was stopped before its end. Leaving the runner ends what still runs.
+        StopError when the run was stopped before its end.
+
+        `break` ends the run: nothing more is sent, what is under way stays pending, and up to a few hundred answers that had come
+        and were not read are in `output`, if there is one. Whoever holds the stream in a name ends it by `await stream.aclose()`,
+        which returns when the run has ended; leaving the runner does so for all, and who still reads gets a StopError.
         """
-        return self._begun(*self._asked(requests, output))
+        return self._arrivals(*self._asked(requests, output))
 
     def _asked(self, requests: Requests, output: str | os.PathLike[str] | None) -> tuple[Settings, FileJob | MemoryJob]:
         """What a call asks for. UsageError E003: it does not go with results for the caller, as they come."""
@@ -132,13 +134,8 @@ class Runner:
             return settings, MemoryJob(requests, settings)
         return settings, FileJob(settings, rows=None if isinstance(requests, str | os.PathLike) else requests)
 
-    def _begun(self, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
-        """The stream of a job, held until it has ended."""
-        key = object()
-        self._streams[key] = stream = self._stream(key, settings, job)
-        return stream
-
-    async def _stream(self, key: object, settings: Settings, job: Job) -> AsyncGenerator[Result, None]:
+    def _arrivals(self, settings: Settings, job: Job) -> Arrivals:
+        """The results of a job, as they come."""
         order = job.order = InOrder() if settings.records.ordered else None
 
         async def start(deliver: Deliver) -> None:
@@ -147,12 +144,7 @@ class Runner:
                 await deliver(result)
             _whole(ending)
 
-        try:
-            async with aclosing(streamed(start)) as results:
-                async for result in results:
-                    yield result
-        finally:
-            self._streams.pop(key, None)
+        return Arrivals(start, self._runs, job.folder)
 
     async def gather(self, requests: Requests, output: str | os.PathLike[str] | None = None) -> list[Result]:
         """All results as a list in the order of the requests. A BatchError, such as StopError, holds those that had come.
@@ -165,7 +157,7 @@ class Runner:
         results: list[Result] = []
         broken: BatchError | None = None
         try:
-            async for result in self._begun(settings, job):
+            async for result in self._arrivals(settings, job):
                 results.append(result)  # noqa: PERF401 - a comprehension would lose them when it is stopped
         except BatchError as error:
             broken = error

@@ -43,6 +43,26 @@ def test_every_request_gets_its_result_within_the_limit() -> None:
     run_virtual(main)
 
 
+def test_who_is_cancelled_twice_keeps_what_was_answered() -> None:
+    """A stream that is left cancels its run, and so does the program, which ends in the next moment."""
+
+    async def nobody_reads(_result: Result) -> None:
+        await asyncio.sleep(3600.0)
+
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(1, 101)], prompt, deliver=nobody_reads)
+        run = asyncio.ensure_future(engine.run())
+        await asyncio.sleep(4.5)
+        for _ in range(3):
+            run.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert len(results_of(engine)) == 4 * 8
+
+    run_virtual(main)
+
+
 def test_a19_the_work_goes_to_the_endpoint_that_is_not_slow() -> None:
     async def slow(_attempt: Attempt) -> Reply:
         await asyncio.sleep(20.0)

@@ -278,6 +278,11 @@ def test_a_second_run_is_refused_and_told_who_runs(paths: Paths, policy: Durabil
     Journal.open(paths, policy).close()
 
 
+def test_a_program_that_stands_in_its_own_way_is_told_so(paths: Paths, policy: Durability) -> None:
+    with Journal.open(paths, policy), pytest.raises(UsageError, match=r"this program\. \[E403\]\n.*aclose"):
+        Journal.open(paths, policy)
+
+
 def test_the_lock_outlives_its_folder(paths: Paths, policy: Durability) -> None:
     with Journal.open(paths, policy):
         paths.lock.unlink()

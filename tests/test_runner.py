@@ -1,7 +1,9 @@
 """The library, as its users call it: against the embedded endpoint, in a running loop, with every hook."""
 
 import asyncio
+import gc
 import json
+import os
 import re
 import typing
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +19,9 @@ import batchrunner
 from batchrunner import Attempt, Error, Event, Kind, Outcome, Request, Result
 from batchrunner.errors import FileError, StopError
 from batchrunner.hooks import in_their_code
+from batchrunner.journal import Durability, Journal
 from batchrunner.options import Options
+from batchrunner.paths import Paths
 from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
 from tests.server import FaultServer, answering, json_reply
@@ -312,6 +316,61 @@ async def test_leaving_a_stream_early_ends_its_run() -> None:
             async for _result in runner.stream(lines(5000)):
                 break
         assert simulator.stats()["requests"] < 2000
+
+
+async def left_early(runner: batchrunner.Runner, output: Path | None) -> None:
+    async for _result in runner.stream(lines(5000), output):
+        break
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_break_ends_the_run_of_a_stream_at_once(kept: bool, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl" if kept else None
+    async with Simulator(Profile(median=0.005)) as simulator:
+        runner = batchrunner.Runner(base_url=simulator.url, concurrency=4)
+        await left_early(runner, output)
+        at_once = simulator.stats()["requests"]
+        await batchrunner.gather(lines(300), base_url=simulator.url)  # time goes by
+        assert simulator.stats()["requests"] <= at_once + 300 + 4 * 3, "of what had been answered, the next few"
+        assert not runner._runs
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_after_a_break_the_same_call_goes_on(same: bool, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    async with Simulator(Profile(median=0.005)) as simulator, batchrunner.Runner(base_url=simulator.url) as runner:
+        async for _result in runner.stream(lines(300), output):
+            break
+        again = runner if same else batchrunner.Runner(base_url=simulator.url)
+        rest = [result.id async for result in again.stream(lines(300), os.path.relpath(output))]
+    assert 0 < len(rest) < 300
+    assert sorted(ids(output)) == sorted(f"q-{n}" for n in range(300))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 20])
+def test_a_program_that_breaks_and_ends_leaves_no_trace(turns: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = tmp_path / "out.jsonl"
+
+    async def main() -> None:
+        await left_early(batchrunner.Runner(base_url="simulated"), output)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    gc.collect()
+    assert not caplog.records
+    assert len(ids(output)) < 2000
+    Journal.open(Paths.of(Path("-"), output), Durability()).close()
+
+
+async def test_who_still_reads_when_the_runner_is_left_is_told() -> None:
+    begun = asyncio.Event()
+    async with batchrunner.Runner(base_url="simulated", concurrency=1, on_event=lambda _event: begun.set()) as runner:
+        reading = asyncio.ensure_future(runner.gather(lines(3000)))
+        await begun.wait()
+    with pytest.raises(StopError, match=r"the runner was left .* \[E303\]") as stop:
+        await reading
+    assert 0 < len(stop.value.results) < 3000
 
 
 async def test_a_slow_reader_slows_the_run() -> None:

@@ -238,7 +238,11 @@ CODES: Mapping[str, Code] = {
     "E403": Code(
         "another run is writing there",
         "One output has one writer. The message says which process on which machine, and since when; a killed run holds no lock.",
-        ("wait for it, or stop it", "or write elsewhere:  -o FILE"),
+        (
+            "wait for it, or stop it",
+            "or write elsewhere:  -o FILE",
+            "a program that names itself holds a stream it has not read to its end:  await stream.aclose()",
+        ),
     ),
     "E404": Code(
         "writing failed",
