@@ -57,8 +57,7 @@ class Run:
     def snapshot(self) -> Snapshot:
         """All figures of this moment."""
         scheduler = self.engine.scheduler
-        lanes = self.trail.tally.lanes
-        timeouts = {name: scheduler.in_force(lane.last)[1] for name, lane in lanes.items() if lane.last}
+        timeouts = {name: whole for name in self.endpoints if (whole := self._in_force(name)[1])}
         gauges = Gauges(
             in_flight=scheduler.in_flight,
             limit=sum(endpoint.limit.size for endpoint in self._endpoints if not endpoint.stopped),
@@ -115,10 +114,14 @@ class Run:
         began = self.engine.scheduler.oldest()
         return 0.0 if began is None else _now() - began
 
-    def _lane(self, endpoint: Endpoint) -> LaneMoment:
-        counted = self.trail.tally.lanes.get(endpoint.name)
+    def _in_force(self, name: str) -> tuple[float, float, str]:
+        """The deadlines of what is waited for at an endpoint, else of what ended there last, and why; 0.0: not known."""
+        scheduler, counted = self.engine.scheduler, self.trail.tally.lanes.get(name)
         last = counted.last if counted else None
-        first_byte, whole, why = self.engine.scheduler.in_force(last) if last else (0.0, 0.0, "")
+        return scheduler.eldest(name, _now()) or (scheduler.in_force(last) if last else (0.0, 0.0, ""))
+
+    def _lane(self, endpoint: Endpoint) -> LaneMoment:
+        first_byte, whole, why = self._in_force(endpoint.name)
         return LaneMoment(
             name=endpoint.name,
             by_chance=endpoint.by_chance,

@@ -30,6 +30,15 @@ class Chances:
         self._purse.earn()
         return self.unpaid.popleft() if self.unpaid and self._purse.spend() else None
 
+    def last(self, entry: Open) -> bool:
+        """Whether the request ends if its next attempt is given up for want of an answer, outages aside."""
+        return entry.spent.failures + 1 >= self._policy.max_attempts or self._policy.retry_ambiguous == "never"
+
+    def final(self, attempt: Attempt, lane: Endpoint) -> bool:
+        """Whether giving up an attempt under way would end its request: an outage pardons all but what may not be paid twice."""
+        pardoned = self._policy.retry_ambiguous != "never" and lane.breaker.excuses(attempt.started)
+        return attempt.last and not pardoned
+
     def paid(self, entry: Open, outcome: Outcome) -> bool:
         """Whether it may be asked again as far as money goes; if not, it waits here."""
         paid = not outcome.billed or outcome.kind is Kind.INVALID_OUTPUT or self._purse.spend()

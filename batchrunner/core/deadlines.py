@@ -7,8 +7,10 @@ Rules:
    is twice as long. If that was not enough, only the longest of all can be: `max_timeout`.
 3. Kills cost tokens from a small budget (`kills`). When it is empty the attempt goes on; if nothing answers any more, it is the
    endpoint that is slow, not the request, and the concurrency limit is told.
-4. Nothing outlives `max_timeout`, or a fixed `timeout`.
-5. Of more than `ENOUGH` answers a second every so-many-th teaches: a window of the last milliseconds would know less of the
+4. Whose end would be the end of its request is waited for much longer (`span`). No token is needed for it once it is outrun: what
+   was sent much later has been answered, so that it is not the endpoint that is slow. No next attempt could bring the token back.
+5. Nothing outlives `max_timeout`, or a fixed `timeout`.
+6. Of more than `ENOUGH` answers a second every so-many-th teaches: a window of the last milliseconds would know less of the
    weather, not more.
 """
 
@@ -21,7 +23,7 @@ from msgspec.structs import replace
 from batchrunner.core.kills import PER_ANSWER, Kills
 from batchrunner.core.model import Attempt, Deadlines, Kind, Outcome, Phase, Request, Timing
 from batchrunner.core.policy import Auto, option
-from batchrunner.core.span import FIRST_BYTE, IDLE, LOWEST, TOTAL, WINDOW, Samples, Span
+from batchrunner.core.span import FIRST_BYTE, IDLE, LOOK, LOWEST, TOTAL, WINDOW, Samples, Span
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
@@ -105,6 +107,7 @@ class Patience:
         self._streamed = Deadlines(policy.connect_timeout, self._first.first_look, self._idle.first_look, end)
         self._kills = Kills()
         self._answered = -inf  # when the last answer came
+        self._latest = -inf  # when the latest of those that have been answered was sent
         self._next = -inf  # when the next answer teaches
         self._weigh(0)
 
@@ -123,14 +126,21 @@ class Patience:
             return replace(self._whole, total=self._total.allowed(request, kills))
         return self._whole
 
-    def in_force(self, request: Request, stream: bool, kills: int = 0) -> tuple[float, float, str]:
-        """Seconds that an attempt at `request` may wait for its first byte, and may take as a whole, and why."""
+    def in_force(
+        self, request: Request, stream: bool, kills: int = 0, final: bool = False, waited: float = 0.0
+    ) -> tuple[float, float, str]:
+        """Seconds that an attempt at `request` may wait for its first byte, and may take as a whole, and why.
+
+        `final`: to give it up would end the request. What has `waited` for longer than until the next look at it is overdue, and
+        no kill could be spent on it.
+        """
         span = self._first if stream else self._total
-        why = self._words(span.why(request), request, stream)
+        why, allowed = self._words(span.why(request, final), request, stream), span.allowed(request, kills, final)
         if stream:
-            return span.allowed(request, kills), self._end, why
-        total = span.allowed(request, kills)
-        return min(self._first.first_look, total) if self._first.fixed else total, total, why
+            return allowed, self._end, why
+        if waited > allowed + max(LOOK, _pause(allowed)):
+            allowed, why = self._end, f"overdue ({why}), and no kill is left: --max-timeout"
+        return min(self._first.first_look, allowed) if self._first.fixed else allowed, allowed, why
 
     def expects(self, request: Request) -> float:
         """Seconds that a whole answer to this request may well take; with none yet in proportion to others."""
@@ -144,11 +154,17 @@ class Patience:
         """Seconds for which an attempt may have to be waited for; inf while that is not known."""
         return self._total.longest(request)
 
-    def review(self, attempt: Attempt, phase: Phase, age: float, now: float, price: float = 1.0) -> tuple[float, bool]:
+    def outrun(self, attempt: Attempt) -> bool:
+        """Whether it is this request that is not answered, not the endpoint: what was sent much later has been answered."""
+        return self._latest > attempt.started + self._total.late(attempt.request, 0.99)
+
+    def review(
+        self, attempt: Attempt, phase: Phase, age: float, now: float, price: float = 1.0, final: bool = False
+    ) -> tuple[float, bool]:
         """Judge an attempt, one of whose deadlines has passed in `phase`, `age` seconds after that deadline's clock began.
 
         Returns how many more seconds to wait, 0.0 to give up, and whether this speaks of an overloaded endpoint. `price` is
-        what giving up costs (`core.kills`).
+        what giving up costs (`core.kills`); `final`: it would end the request.
         """
         if phase is Phase.CONNECT:
             return 0.0, False
@@ -158,17 +174,20 @@ class Patience:
         span, request = self._passed(attempt, phase, age), attempt.request
         if span.fixed or age >= SLACK * self._end:
             return 0.0, not self._kills.spend()
-        allowed = span.allowed(request, attempt.kills)
+        allowed = span.allowed(request, attempt.kills, final)
         if age < SLACK * allowed:
             return span.next_look(request, allowed, age), False
-        if self._kills.spend(price):
+        outrun = self.outrun(attempt)
+        if (final and outrun and price < inf) or self._kills.spend(price):
             return 0.0, False
-        return min(self._end - age, max(LOWEST, age / 4.0)), now - self._answered > allowed
+        return min(self._end - age, _pause(age)), now - self._answered > allowed and not outrun
 
     def success(self, attempt: Attempt, timing: Timing, now: float) -> None:
         """Learn from a complete answer."""
         spent = (timing.first_byte if attempt.stream else timing.total) - timing.connect
         self._answered = now
+        if attempt.started > self._latest:
+            self._latest = attempt.started
         self._kills.earned += PER_ANSWER
         if attempt.number > 1:
             self._kills.answered(attempt.request.line, max(spent, timing.gap))
@@ -231,3 +250,8 @@ class Patience:
         if self._first.fixed:
             why = f"{why}; first byte {self._first.set_by}"
         return f"{why}; silence {self._idle.set_by}" if self._idle.fixed else why
+
+
+def _pause(age: float) -> float:
+    """Seconds until the next look at an attempt that is overdue and could not be given up."""
+    return max(LOWEST, age / 4.0)

@@ -4,7 +4,8 @@ Rules:
 
 1. Each signal of an outcome has one owner (`treatment.TREATMENT`): limit, pace, health, manner or patience. Here it is told.
 2. How long answers take is learned apart for each endpoint, model, route and form of answer.
-3. What one run has learned the next may begin with (`core.lessons`).
+3. What hung while later ones were answered speaks of itself, not of the endpoint's health.
+4. What one run has learned the next may begin with (`core.lessons`).
 """
 
 from collections.abc import Mapping
@@ -52,11 +53,12 @@ class Experience:
         pace = lane.pace(attempt.request.model)
         paced = pace.settle(attempt, outcome, now)
         chance = _limit(lane, attempt, outcome, now, paced, pace.rate.disputed)
+        patience = self.patience(attempt.endpoint, attempt.request, attempt.stream)
+        health = "" if outcome.kind in KILLS and patience.outrun(attempt) else treatment.health
         spared = lane.breaker.open and any(other.serves(now) for other in self._endpoints.values() if other is not lane)
         if outcome.kind is Kind.OK:
             lane.doubt.answer(attempt.started, attempt.request.model)
-        lane.learn(treatment.health, attempt.started, outcome, now, u, spared, chance)
-        patience = self.patience(attempt.endpoint, attempt.request, attempt.stream)
+        lane.learn(health, attempt.started, outcome, now, u, spared, chance)
         if treatment.sample:
             patience.success(attempt, outcome.timing, now)
         elif outcome.kind in KILLS:

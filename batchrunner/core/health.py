@@ -6,6 +6,7 @@ Rules:
 2. After an outage a few probes go first; how attempts from before it fail no longer counts.
 3. An outage is when nothing is answered. One answer to what was sent since the first of the failures shows that the endpoint
    only fails often: then it goes on, unless there is another that serves, and may cost less.
+   What hung while others were answered says nothing of how the endpoint is now (`core.experience`).
 4. What an outage made fail is not the requests' fault: neither the failures that revealed it nor what it caught in flight.
 """
 
@@ -132,7 +133,7 @@ class Breaker:
         """Tokens that giving up what was sent then and is overdue costs (`core.kills`).
 
         None for a probe, which another follows. In an outage no number of them is enough for anything else: it is given up
-        when answers come again, and those who are asked anew prove it right.
+        when answers come again, and those who are asked anew prove it right; or to be the next probe (`core.scheduler`).
         """
         return 1.0 if not self.open else 0.0 if started > self._opened else inf
 

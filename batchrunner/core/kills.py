@@ -6,6 +6,7 @@ Rules:
 2. A kill proves right when the next attempt answers sooner than the killed one had waited. It brings its token back and half
    of another: where rows truly hang, and however many do, the budget grows with the need. The first wrong one ends that credit.
 3. Nobody kills on credit: when no token is left it may be the endpoint that is slow, and the attempt goes on.
+4. A kill that ends its request is proven by nobody. What it needs instead stands in `core.deadlines`.
 """
 
 from math import inf

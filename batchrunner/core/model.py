@@ -165,6 +165,7 @@ class Attempt(Struct, frozen=True, array_like=True, gc=False):
     beside: int = 0  # other attempts in flight at its endpoint when it was sent
     sending: int = 0  # which of all to its endpoint it is, where refusals move the limit there
     booked: float = 0.0  # tokens that its endpoint's pace counts for it until its answer tells
+    last: bool = False  # giving it up ends its request, outages aside
 
 
 class Timing(Struct, frozen=True, array_like=True, gc=False):

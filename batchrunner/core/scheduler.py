@@ -172,22 +172,36 @@ class Scheduler:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
         lane = self._endpoints[attempt.endpoint]
         patience = self.experience.patience(attempt.endpoint, attempt.request, attempt.stream)
-        more, silent = patience.review(attempt, phase, age, now, self._price(lane, attempt, now))
+        final = self._chances.final(attempt, lane)
+        more, silent = patience.review(attempt, phase, age, now, self._price(lane, attempt, final, now), final)
         if silent and not lane.breaker.open:
             lane.limit.overload(attempt.started, lane.inflight - 1, now)
             if more:
                 lane.breaker.fail(attempt.started, now, 0.5, lane.inflight)
         return min(more, REST) if lane.breaker.excuses(attempt.started) else more
 
-    def _price(self, lane: Endpoint, attempt: Attempt, now: float) -> float:
-        """What giving the attempt up costs: in an outage no more than usual, if another endpoint can be asked instead."""
-        price, where = lane.price(attempt.started), self._in_flight[attempt.request.line].where
-        return min(price, 1.0) if where & self._spread.serving(now) & ~self._spread.bit(lane.name) else price
+    def _price(self, lane: Endpoint, attempt: Attempt, final: bool, now: float) -> float:
+        """What giving the attempt up costs: in an outage no more than usual, if another endpoint can be asked instead.
 
-    def in_force(self, attempt: Attempt) -> tuple[float, float, str]:
-        """Seconds that a first attempt like this one may now wait for its first byte, and may take as a whole, and why."""
+        And nothing where a probe is due and nobody waits to be it: then this request is, unless it would be its end.
+        """
+        price, where = lane.price(attempt.started), self._in_flight[attempt.request.line].where
+        if where & self._spread.serving(now) & ~self._spread.bit(lane.name):
+            return min(price, 1.0)
+        wanted = price == inf and not len(self._queue) and lane.ready(now) == 0.0
+        return float(final) if wanted else price
+
+    def in_force(self, attempt: Attempt, waited: float = 0.0) -> tuple[float, float, str]:
+        """Seconds that an attempt, this one, may now wait for its first byte, and may take as a whole, and why."""
         patience = self.experience.patience(attempt.endpoint, attempt.request, attempt.stream)
-        return patience.in_force(attempt.request, attempt.stream)
+        final = self._chances.final(attempt, self._endpoints[attempt.endpoint])
+        return patience.in_force(attempt.request, attempt.stream, attempt.kills, final, waited)
+
+    def eldest(self, endpoint: str, now: float) -> tuple[float, float, str] | None:
+        """The same of what has been in flight there for the longest; None when nothing is."""
+        attempts = (entry.sent for entry in self._in_flight.values() if entry.sent)  # in the order in which they were sent
+        first = next((attempt for attempt in attempts if attempt.endpoint == endpoint), None)
+        return self.in_force(first, now - first.started) if first else None
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result | None:
         """End an attempt: its request is sent again, or this is its result, or None: it is `decided` later.
@@ -308,6 +322,7 @@ class Scheduler:
             beside=beside,
             sending=sending,
             booked=booked,
+            last=self._chances.last(entry),
         )
         return attempt
 

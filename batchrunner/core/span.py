@@ -5,11 +5,12 @@ Rules:
 1. A learned value is a multiple of p99 of what the last answers took, each in proportion to what its size is worth (`shape`).
 2. It never undercuts a floor that sinks as answers come in: thin evidence makes patient, plenty of it lets a fast service be
    held to its pace. Before the first answers the weight of a request alone decides.
-3. Nothing that is learned is shorter than the first look at an attempt: only then it is reckoned what this one may take, so
+3. Where a kill would lose an answer for good, the floor does not sink below what the weight says, and the multiple is wider.
+4. Nothing that is learned is shorter than the first look at an attempt: only then it is reckoned what this one may take, so
    that a quick answer costs no reckoning.
-4. Evidence is thin where few answers have come, or few of this size: then attempts are looked at often, so that what is learned
+5. Evidence is thin where few answers have come, or few of this size: then attempts are looked at often, so that what is learned
    meanwhile reaches them.
-5. A fixed value rules outright: it is neither stretched nor learned.
+6. A fixed value rules outright: it is neither stretched nor learned.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ FULL_TAIL = 100  # below so many answers p99 is merely the slowest seen, and the
 LOWEST = 1.0  # the first look; no floor sinks below: a lost packet or a pause of the collector is not a hang
 FEW = 5  # below so many answers the weight of a request alone says how long it may take
 LAST_KILLS = 2  # after so many in a row it is this request that needs long, or nothing helps
+FINAL = 4.0  # times as long as others an attempt may take that none follows: to give it up in vain loses an answer
 LOOK = 15.0  # the longest time between two looks at an attempt while evidence is thin
 RECALLED = WINDOW // 2  # answers of an earlier run that count in this one
 
@@ -101,11 +103,14 @@ class Span:
         self._window.add(self._shape.learn(request, seconds))
         self._settle()
 
-    def allowed(self, request: Request, kills: int) -> float:
-        """Seconds that an attempt may take after so many kills; who failed twice in this way gets all there is."""
+    def allowed(self, request: Request, kills: int, final: bool = False) -> float:
+        """Seconds that an attempt may take after so many kills; who failed twice in this way gets all there is.
+
+        `final`: none follows.
+        """
         if self.fixed:
             return self.first_look
-        return self._granted(request, self._shape.of(request)[1], kills)
+        return self._granted(request, self._shape.of(request)[1], kills, final)
 
     def next_look(self, request: Request, allowed: float, waited: float) -> float:
         """Seconds until the next look at an attempt that has waited less than it may: doubling steps while evidence is thin."""
@@ -117,19 +122,19 @@ class Span:
         """Seconds that this request may well take; before the first answer merely in proportion to others."""
         return self._shape.expects(request)
 
-    def late(self, request: Request) -> float:
-        """Seconds after which only 5 of 100 answers to requests of this size are still to come; inf while little is known."""
+    def late(self, request: Request, share: float = 0.95) -> float:
+        """Seconds within which that share of the answers to requests of this size has come; inf while little is known."""
         kin, scale = self._shape.of(request)
-        return self._window.quantile(0.95) * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
+        return self._window.quantile(share) * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
 
     def longest(self, request: Request) -> float:
         """Seconds that any answer to this request may well take, whatever the floor; inf while little is known."""
         kin, scale = self._shape.of(request)
         return self._level * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
 
-    def why(self, request: Request) -> str:
+    def why(self, request: Request, final: bool = False) -> str:
         """Where the deadline of this request's attempts comes from, in words."""
-        return self.set_by if self.fixed else self._say(self._shape.of(request)[0], request)
+        return self.set_by if self.fixed else self._say(self._shape.of(request)[0], request, final)
 
     def learned(self) -> Samples:
         """What the next run may begin with."""
@@ -146,20 +151,30 @@ class Span:
         self._shape.recall(samples.level, samples.sizes)
         self._settle()
 
-    def _granted(self, request: Request, scale: float, kills: int) -> float:
+    def _granted(self, request: Request, scale: float, kills: int, final: bool) -> float:
         if kills >= LAST_KILLS:
             return self._end
-        floor = min(self._floor, self._rule.prior(request)) if len(self._window) < FEW else self._floor
-        return min(self._end, max(floor, self._level * scale) * 2.0**kills)
+        level = FINAL * self._level if final else self._level
+        return min(self._end, max(self._least(request, final), level * scale) * 2.0**kills)
 
-    def _say(self, kin: Kin, request: Request) -> str:
+    def _least(self, request: Request, final: bool) -> float:
+        """The floor. It does not sink below the prior for what is final."""
+        few = len(self._window) < FEW
+        if not (few or final):
+            return self._floor
+        prior = self._rule.prior(request)
+        return min(self._floor, prior) if few else max(self._floor, prior)
+
+    def _say(self, kin: Kin, request: Request, final: bool) -> str:
         """Put into words what the kin may take."""
         rule, answers = self._rule, len(self._window)
         if not answers:
             return f"no answers yet: {rule.prior(request):g} s"
         seen = min(kin.answers, answers)
         size = "" if rule.measure is alike else " of this size" if seen == answers else f" scaled to this size, {seen} of it,"
-        return f"p99 of {answers} {rule.what}{size} × {self._times:.1f}, at least {self._floor:.1f} s"
+        times, last = (FINAL * self._times, ", for the last attempt") if final else (self._times, "")
+        floor = self._least(request, True) if final else self._floor
+        return f"p99 of {answers} {rule.what}{size} × {times:.1f}, at least {floor:.1f} s{last}"
 
     def _settle(self) -> None:
         """Take the level anew; let the floor sink and the multiple narrow, up to a full window."""

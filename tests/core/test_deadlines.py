@@ -312,6 +312,51 @@ def test_only_unfinished_requests_are_remembered() -> None:
     assert not patience._kills
 
 
+# The last attempt of a request
+
+
+DEAR = 100.0  # tokens: more than there ever are
+
+
+def final(patience: Patience, kills: int = 0) -> tuple[float, str]:
+    return patience.in_force(request(), False, kills, final=True)[1:]
+
+
+@pytest.mark.parametrize(("seconds", "allowed"), [(0.05, 60.0), (6.0, 60.0), (20.0, 160.0), (100.0, 600.0)])
+def test_what_cannot_be_asked_again_is_waited_for_much_longer(seconds: float, allowed: float) -> None:
+    assert final(learned(seconds))[0] == allowed
+
+
+def test_a_last_attempt_after_a_kill_is_given_twice_as_long_and_before_any_answer_what_everybody_is() -> None:
+    assert final(learned(6.0), kills=1)[0] == 120.0
+    assert final(Patience(Timeouts()))[0] == total(Patience(Timeouts())) == 60.0
+    assert final(Patience(Timeouts(timeout=5.0)))[0] == 5.0, "what the user fixes holds"
+
+
+def test_a_last_attempt_says_where_its_deadline_comes_from() -> None:
+    assert final(learned(6.0))[1] == "p99 of 500 answers of this size × 8.0, at least 60.0 s, for the last attempt"
+
+
+def test_one_that_is_outrun_needs_no_token_for_its_end_if_that_is_final_and_speaks_of_no_overload() -> None:
+    patience = learned(6.0)
+    sent = attempt(patience)
+    patience.success(structs.replace(attempt(patience), started=5.0), Timing(total=6.0, first_byte=6.0), 11.0)
+    assert patience.review(sent, TOTAL, 100.0, 100.0, DEAR, final=True) == (25.0, True), "that one was sent within p99 of it"
+    patience.success(structs.replace(attempt(patience), started=6.5), Timing(total=6.0, first_byte=6.0), 12.5)
+    assert patience.review(sent, TOTAL, 100.0, 100.0, DEAR) == (25.0, False), "it may be asked again, which costs tokens"
+    assert patience.review(sent, TOTAL, 40.0, 100.0, DEAR, final=True) == (20.0, False)
+    assert patience.review(sent, TOTAL, 60.0, 100.0, DEAR, final=True) == (0.0, False)
+    assert patience.review(sent, TOTAL, 60.0, 100.0, inf, final=True)[0] > 0.0, "in an outage nothing is given up"
+
+
+def test_what_is_overdue_because_no_kill_is_left_may_take_all_there_is() -> None:
+    patience = learned(6.0)
+    assert patience.in_force(request(), False, waited=26.0)[1] == 12.0
+    whole, why = patience.in_force(request(), False, waited=28.0)[1:]
+    assert whole == 600.0
+    assert why == "overdue (p99 of 500 answers of this size × 2.0, at least 1.0 s), and no kill is left: --max-timeout"
+
+
 # What the user fixes
 
 

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.health import FAILURES_IN_A_ROW
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Again, Attempt, Kind, Outcome, Request, Result, Route, Wait
+from batchrunner.core.model import Again, Attempt, Kind, Outcome, Phase, Request, Result, Route, Timing, Wait
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.treatment import REFUSED, TREATMENT
@@ -350,6 +351,84 @@ def test_never_means_that_such_a_request_fails() -> None:
     assert (result.kind, result.maybe_billed) == (Kind.NETWORK, 1)
     room.offer(request(1))
     assert isinstance(room.settle(send(room), Outcome(Kind.CONNECT), 0.0, 0.0), Again), "nobody has seen this one"
+
+
+SLOW = Outcome(Kind.TIMEOUT_FIRST_BYTE, message="too late", billed=True)
+SILENT = Phase.FIRST_BYTE
+
+
+@pytest.mark.parametrize(
+    ("retries", "last"),
+    [
+        ({}, [False] * 4),  # so many kills are the end of any request
+        ({"max_attempts": 1}, [True]),
+        ({"max_attempts": 2}, [False, True]),
+        ({"retry_ambiguous": "never"}, [True]),
+    ],
+)
+def test_an_attempt_knows_whether_giving_it_up_ends_its_request(retries: dict[str, Any], last: list[bool]) -> None:
+    room, now = scheduler(**retries), 0.0
+    room.offer(request(0))
+    for number, each in enumerate(last, 1):
+        attempt = send(room, now)
+        assert attempt.last is each
+        verdict = room.settle(attempt, SLOW, now + 60.0, 0.5)
+        assert isinstance(verdict, Result) is (number == len(last))
+        now = verdict.at if isinstance(verdict, Again) else now
+
+
+def shut(**retries: Any) -> tuple[Scheduler, list[Attempt]]:
+    """The breaker has opened while the last of a job are under way, none of which answers, and its first rest is over."""
+    room = scheduler(endpoint(concurrency=4), **retries)
+    for line in range(3):
+        room.offer(request(line))
+    sent = [send(room) for _ in range(3)]
+    breaker = room.endpoints[0].breaker
+    for _ in range(FAILURES_IN_A_ROW):
+        breaker.fail(0.0, 100.0, 0.5, inflight=3)
+    assert breaker.open
+    return room, sent
+
+
+def test_where_nobody_waits_to_be_the_probe_of_an_outage_one_that_hangs_becomes_it() -> None:
+    room, (first, second, _) = shut(max_attempts=1)
+    assert room.review(first, SILENT, 100.5, 100.5) > 0.0, "the endpoint rests"
+    assert room.review(first, SILENT, 110.0, 110.0) == 0.0
+    again = room.settle(first, SLOW, 110.0, 0.5)
+    assert isinstance(again, Again), "an outage is not its fault, though it may fail but once"
+    assert room.review(second, SILENT, 110.0, 110.0) > 0.0, "one probe"
+    assert send(room, again.at).request == first.request
+    assert room.review(second, SILENT, 112.0, 112.0) > 0.0, "and it is out"
+
+
+def test_what_could_not_be_that_probe_costs_what_its_end_always_costs() -> None:
+    room, sent = shut(retry_ambiguous="never")
+    ended = []
+    for _ in range(2):
+        for attempt in sent:
+            if attempt not in ended and room.review(attempt, SILENT, 110.0, 110.0) == 0.0:
+                assert isinstance(room.settle(attempt, SLOW, 110.0, 0.5), Result)
+                ended.append(attempt)
+    assert len(ended) == 3, "four tokens"
+
+
+def test_what_is_in_force_is_what_the_eldest_under_way_may_take() -> None:
+    room = scheduler(max_attempts=1)
+    assert room.eldest("a", 0.0) is None
+    for line in range(600):
+        room.offer(request(line))
+        room.settle(send(room, 0.1 * line), Outcome(Kind.OK, timing=Timing(total=0.2, first_byte=0.2)), 0.1 * line, 0.5)
+    room.offer(request(600))
+    attempt = send(room, 100.0)
+    room.offer(request(601))
+    send(room, 150.0)
+    assert room.eldest("b", 100.0) is None
+    for now, seconds in ((100.0, 60.0), (170.0, 60.0), (180.0, 600.0)):
+        found = room.eldest("a", now)
+        assert found
+        assert found[1] == seconds
+    assert room.in_force(attempt)[1] == 60.0
+    assert room.in_force(replace(attempt, last=False))[1] == 1.0
 
 
 def test_a_request_that_fails_alike_among_good_ones_ends_early() -> None:

@@ -15,9 +15,10 @@ from statistics import fmean, median
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from batchrunner.core.model import Request
-from tests.simulation import told, trouble
+from tests.simulation import once, told, trouble
 from tests.simulation.servers import Bucket, Nature, Quota, Steps, Weather, Window, listed, plateau, steps
 from tests.simulation.world import Run, Stage
 from tests.virtual import chat
@@ -348,6 +349,7 @@ CONTENDERS: Mapping[str, Mapping[str, int | str]] = {
 }
 
 TOLD = [at_least(YIELD, attained, 0.95), at_most("429s", told.refused, 0.001), LOST]
+ONCE = [at_most("longest wait for a hung row, seconds", once.held, 120.0), at_most("good answers lost", once.wronged, 0)]
 TOLD_TOKENS = [at_least(YIELD, attained, 0.95), at_most("429s", told.refused, 0.005), LOST]  # their sizes are not told
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -382,6 +384,18 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "tenth": Scenario("10 % hangs", 5_000, tenth, [SOON, at_most(SLOWER, slower, 2.5), FALSE_KILLS, LOST]),
     "generated": Scenario("answers of 64 to 8,192 tokens, 64 at once", 2_000, generated, [at_most(SLOWER, slower, 1.1), LOST]),
+    "once": Scenario("1 % hangs, and each line may fail once", 10_000, once.hangs, ONCE),
+    "once-together": Scenario("20 % of what goes out in one go, likewise", 100, partial(once.hangs, hung=0.2), ONCE),
+    "once-billed": Scenario(
+        "1 %, and nothing is asked twice that may be billed", 3_000, partial(once.hangs, options=once.NEVER), ONCE
+    ),
+    "once-stalled": Scenario("each line may fail once, and all are kept waiting for a while", 6_000, once.stalled, ONCE),
+    "once-slow": Scenario(
+        "a tenth of the answers takes 400 times as long, and each line may fail once",
+        3_000,
+        lambda rows, seed: replace(bimodal(rows, seed), options=once.ONCE),
+        [at_most("good answers lost", once.wronged, 0)],
+    ),
     "tiny": Scenario("300 rows, 1 % hangs", 300, hangs, [SOON, FALSE_KILLS, LOST]),
     "rate-window": Scenario(
         "unknown limit of 400 a second by the clock", 24_000, rate_window, [at_least(YIELD, attained, 0.95), *THROTTLED]

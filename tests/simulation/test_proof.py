@@ -7,9 +7,11 @@ Rules:
 """
 
 from functools import cache
+from math import inf
 
 import pytest
 
+from tests.simulation.illness import Fate, Present, examined
 from tests.simulation.scenarios import SCENARIOS
 from tests.simulation.world import run
 
@@ -46,3 +48,12 @@ def test_twins_shorten_the_end_for_what_the_user_allows(stream: str) -> None:
     assert not any(each.lost for each in hedged)
     assert sum(each.makespan for each in hedged) < 0.95 * sum(each.makespan for each in alone)
     assert all(twice.extra <= once.extra + 0.01 for once, twice in zip(alone, hedged, strict=True))
+
+
+def test_the_timeout_that_is_shown_is_the_one_that_ends_what_is_under_way() -> None:
+    def course(present: Present) -> Fate:
+        return Fate(inf if present.chance.random() < 0.01 else present.usual)
+
+    seen = examined(course, 1, median=0.1, max_attempts=1)
+    shown = {moment.lanes[0].deadline for moment in seen.moments[:-1] if moment.lanes[0].in_flight}
+    assert shown == {60.0}
