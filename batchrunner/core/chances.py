@@ -2,17 +2,19 @@
 
 Rules:
 
-1. What is the endpoint's affair, a request does not pay for: an outage, a pause whose length is named.
+1. What is the endpoint's affair, a request does not pay for: an outage, a pause whose length is named, as long as it is no
+   affair of this request alone (`core.turnstile`).
 2. What may have been billed without an answer waits until answers have paid for asking again (`core.retry.Purse`).
 """
 
-from collections import deque
+from collections import defaultdict, deque
 
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.queue import Open
-from batchrunner.core.retry import Neighbours, Purse, Retries, Streak
+from batchrunner.core.retry import TURNS, Neighbours, Purse, Retries, Streak
 from batchrunner.core.treatment import KILLS, TREATMENT
+from batchrunner.core.turnstile import MINUTE, Turnstile, turned_away
 
 
 class Chances:
@@ -21,11 +23,17 @@ class Chances:
     def __init__(self, policy: Retries) -> None:
         self.unpaid: deque[Open] = deque()
         self._policy = policy
+        self._most = TURNS * policy.max_attempts
         self._neighbours = Neighbours()
         self._purse = Purse(policy)
+        self._stiles: defaultdict[str, Turnstile] = defaultdict(Turnstile)  # by model
 
-    def answered(self) -> Open | None:
+    def answered(self, entry: Open) -> Open | None:
         """An answer has come, which may pay for asking again what waits for that."""
+        stile = self._stiles[entry.request.model]
+        stile.passed += 1
+        stile.freed += entry.spent.turned is not None
+        self.let_in(entry)
         self._neighbours.good += 1
         self._purse.earn()
         return self.unpaid.popleft() if self.unpaid and self._purse.spend() else None
@@ -46,8 +54,21 @@ class Chances:
             self.unpaid.append(entry)
         return paid
 
-    def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float) -> str | None:
-        """Why the request is not sent again after a failure, in words; None when it is."""
+    def let_in(self, entry: Open) -> None:
+        """It is turned away no more, whatever has become of it."""
+        if entry.spent.turned:
+            entry.spent.turned.stile.waiting -= 1
+            entry.spent.turned = None
+
+    def wait(self, entry: Open, outcome: Outcome) -> float | None:
+        """At least how long it waits before it is sent again, as the endpoint has asked; None: it has not."""
+        turned = entry.spent.turned
+        if turned and turned.times >= self._policy.max_attempts:
+            return max(outcome.wait or 0.0, MINUTE / (self._most - self._policy.max_attempts))
+        return outcome.wait
+
+    def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, others: float) -> str | None:
+        """Why the request is not sent again after a failure, in words; None when it is. So many `others` are to be sent."""
         treatment = TREATMENT[outcome.kind]
         if outcome.kind is Kind.INVALID_OUTPUT:
             asked, most = entry.repeated(outcome.kind), self._policy.reask
@@ -63,10 +84,19 @@ class Chances:
         # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
         named = treatment.health == "pause" and bool(outcome.wait)
         entry.spent.turns += not (named or outage)
+        if named and outcome.kind is Kind.RATE_LIMITED and not outage and (why := self._turned(entry, others)):
+            return why
         if outcome.billed and self._policy.retry_ambiguous == "never":
             return "an attempt that may have been billed"
         alike = self._charged(entry, lane, outcome, now - attempt.started) if treatment.spends and not outage else ""
         return alike or entry.spent.over(self._policy) or None
+
+    def _turned(self, entry: Open, others: float) -> str:
+        """Count a pause of a named length. Why it is an affair of this request, in words; empty: it is none."""
+        stile = self._stiles[entry.request.model]
+        turned = entry.spent.turned = entry.spent.turned or turned_away(stile)
+        turned.again(others < sum(stile.waiting for stile in self._stiles.values()))
+        return turned.words() if turned.times >= self._most else ""
 
     def _charged(self, entry: Open, lane: Endpoint, outcome: Outcome, seconds: float) -> str:
         """Count a failure that speaks against the request. Why it is the request's own fault, in words; empty: it may not be."""

@@ -4,7 +4,8 @@ Rules:
 
 1. A request waits in the row of those for the same model that may go to the same endpoints and avoid the same one; there are
    few rows.
-2. What is due goes before what is fresh, the longest due and the first come before the others, across all rows.
+2. What is due goes before what is fresh, the longest due and the first come before the others, across all rows; but what was
+   turned away often lets a fresh one go first (`core.turnstile`).
 3. Every move is O(log n) in the number of open requests; to arrange them anew is O(n log n), and rare.
 4. At the end of a job long requests go before short ones, so that the last to end has not begun last. Earlier that would
    bring nothing, since every slot is full, and would keep the short ones waiting.
@@ -56,6 +57,10 @@ class Open(Struct, eq=False, gc=False):
     def repeats_of(self, kind: Kind) -> int:
         """How often this kind has happened to this request so far."""
         return self.repeats.get(kind, 0) if self.repeats else 0
+
+    def yields(self) -> bool:
+        """Whether a fresh request goes before it though it is due (`core.turnstile`)."""
+        return self.spent.turned is not None and self.spent.turned.yields()
 
     def renew(self, outcome: Outcome, keep_partial: bool) -> None:
         """The form in which it is sent after this failure."""
@@ -112,7 +117,12 @@ class Row:
     @property
     def first(self) -> Open:
         """What goes next, when it is due; the row is not empty."""
-        return self.fresh[0] if self.fresh else self.later[0][2]
+        return self.fresh[0] if self.fresh else self.first_due
+
+    @property
+    def first_due(self) -> Open:
+        """Of those that are sent again; there is one."""
+        return self.later[0][2]
 
     def due(self) -> float:
         """When something may be sent: -inf for at once, inf for never."""
@@ -182,7 +192,7 @@ class Queue:
     def take(self, rows: Iterable[Row], now: float, fresh_first: bool) -> Open | None:
         """The next request of these rows, and out of them; None when nothing is to be sent now."""
         due, fresh = _first(rows, now)
-        if fresh is not None and (fresh_first or due is None):
+        if fresh is not None and (fresh_first or due is None or due.first_due.yields()):
             self._size -= 1
             return fresh.fresh.popleft()
         if due is None:

@@ -227,17 +227,28 @@ class Scheduler:
 
     def _judged(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result:
         good = outcome.kind is Kind.OK
-        why = "" if good else self._chances.over(entry, lane, attempt, outcome, now)
-        if good and (paid := self._chances.answered()):
+        why = "" if good else self._chances.over(entry, lane, attempt, outcome, now, self._others(attempt))
+        if good and (paid := self._chances.answered(entry)):
             self._queue.put_off(paid)
         if why is None:
             return self._again(entry, lane, outcome, now, u)
+        self._chances.let_in(entry)
         self.experience.finished(attempt, outcome.kind, now)
         self.open -= 1
         return entry.result(attempt, outcome, now, why, self._keep_partial)
 
+    def _others(self, attempt: Attempt) -> float:
+        """Requests beside the one of this attempt that are to be sent, or were after it.
+
+        inf while more may come, and while one that was sent before is being served.
+        """
+        first = next(iter(self._in_flight.values()), None)
+        served = first and first.sent and first.sent.started < attempt.started
+        return inf if served or not self.last else len(self._in_flight) + len(self._queue)
+
     def _refused(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | None:
         """It goes elsewhere, or waits for what the endpoint says to others."""
+        self._chances.let_in(entry)
         before = self._refusals.hear(entry, lane, attempt, outcome, now)
         elsewhere = entry.where & self._spread.serving(now) & ~self._spread.bit(lane.name)
         if lane.stopped or (elsewhere and not before):
@@ -377,7 +388,11 @@ class Scheduler:
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, now: float, u: float) -> Again:
         entry.renew(outcome, self._keep_partial)
         entry.avoid = self._claims.avoided(entry, lane, outcome)
-        delay = 0.0 if TREATMENT[outcome.kind].at_once else backoff(max(1, entry.spent.failures), u, outcome.wait)
+        delay = (
+            0.0
+            if TREATMENT[outcome.kind].at_once
+            else backoff(max(1, entry.spent.failures), u, self._chances.wait(entry, outcome))
+        )
         if entry.where & ~self._spread.bit(lane.name) & self._spread.serving(now):
             delay = min(delay, u * LONGEST_DETOUR)
         entry.due = now + delay

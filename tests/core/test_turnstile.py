@@ -1,0 +1,164 @@
+"""One line that is told to come back later, again and again, and limits that tell everybody. On virtual time."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection
+from random import Random
+from typing import NamedTuple
+
+import pytest
+
+from batchrunner.core.model import Attempt, Kind, Reply
+from batchrunner.core.turnstile import SOME
+from tests.virtual import MemorySink, Script, chat, engine_for, good, run_virtual
+
+LATER = {"retry-after": "1"}
+THROTTLE = Reply(429, LATER, b'{"error":{"message":"slow down","type":"rate_limit_error"}}')
+PAYMENT = Reply(402, LATER, b'{"error":{"message":"pay"}}')
+BUSY = Reply(503, LATER, b'{"error":{"message":"busy"}}')
+MOST = 24  # sendings, as without the header
+
+
+class Ran(NamedTuple):
+    """What became of a run: its failures, how often each line was sent, and seconds; the words of one failure."""
+
+    failed: dict[int, Kind]
+    sent: Counter[int]
+    took: float
+    words: str
+
+
+def ran(lines: int, script: Script, concurrency: int = 8, seed: int = 1) -> Ran:
+    async def main() -> Ran:
+        sink, sent, chance = MemorySink(), Counter[int](), Random(seed)
+
+        async def counted(attempt: Attempt) -> Reply:
+            sent[attempt.request.line] += 1
+            answer = await script(attempt)
+            assert isinstance(answer, Reply)
+            return answer
+
+        rows = [chat(n) for n in range(1, lines + 1)]
+        engine = engine_for(rows, counted, concurrency=concurrency, max_open=1000, chance=chance.random, sink=sink)
+        async with asyncio.timeout(100_000):
+            await engine.run()
+        assert (engine.stopping, len(sink.results)) == ("", lines)
+        failed = {result.request.line: result for result in sink.results if not result.ok}
+        words = next((result.error.message for result in failed.values() if result.error), "")
+        kinds = {line: result.kind for line, result in failed.items()}
+        return Ran(kinds, sent, asyncio.get_running_loop().time() - 1000.0, words)
+
+    outcome: Ran = run_virtual(main)
+    return outcome
+
+
+def poison(lines: Collection[int], refusal: Reply) -> Script:
+    """These lines are always turned away."""
+
+    async def script(attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.05)
+        return refusal if attempt.request.line in lines else good()
+
+    return script
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 200])
+@pytest.mark.parametrize(
+    ("refusal", "kind", "lines"),
+    [
+        *((THROTTLE, Kind.RATE_LIMITED, lines) for lines in ({1}, {60}, {100}, {49, 50}, {50, 100}, {98, 99, 100})),
+        (PAYMENT, Kind.RATE_LIMITED, {60}),
+        (BUSY, Kind.OVERLOADED, {60}),
+        (BUSY, Kind.OVERLOADED, {100}),
+    ],
+)
+def test_a_line_that_is_always_turned_away_is_given_up(refusal: Reply, kind: Kind, lines: set[int], concurrency: int) -> None:
+    run = ran(100, poison(lines, refusal), concurrency)
+    assert run.failed == dict.fromkeys(lines, kind)
+    assert all(run.sent[line] <= MOST + SOME for line in lines)
+    assert {count for line, count in run.sent.items() if line not in lines} == {1}
+
+
+def test_it_says_why() -> None:
+    assert (
+        ran(2000, poison({3}, THROTTLE)).words
+        == "slow down (gave up after 24 waits it was told to make, while 1,999 others were answered)"
+    )
+
+
+@pytest.mark.parametrize("concurrency", [4, 64])
+def test_many_such_lines_among_more_that_are_answered(concurrency: int) -> None:
+    bad = set(Random(7).sample(range(1, 1001), 30))
+    run = ran(1000, poison(bad, THROTTLE), concurrency)
+    assert set(run.failed) == bad
+
+
+# ---- limits ----
+
+
+class Window:
+    """Lets in so many in each of its seconds; `honest`: it says when the next begins, else to come back in a second."""
+
+    def __init__(self, most: int, seconds: float, honest: bool, closed: Callable[[float], bool] = lambda _now: False) -> None:
+        self._most, self._seconds, self._honest, self._closed = most, seconds, honest, closed
+        self._let_in: Counter[int] = Counter()
+
+    async def __call__(self, attempt: Attempt) -> Reply:
+        now = asyncio.get_running_loop().time() - 1000.0
+        number = int(now // self._seconds)
+        self._let_in[number] += not (full := self._closed(now) or self._let_in[number] >= self._most)
+        await asyncio.sleep(0.01 if full else 0.5)
+        after = (number + 1) * self._seconds - now if self._honest else 1.0
+        return Reply(429, {"retry-after": f"{after:.2f}"}, THROTTLE.body) if full else good()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("honest", [True, False])
+@pytest.mark.parametrize(
+    ("lines", "most", "seconds", "concurrency"),
+    [(22, 20, 60, 32), (200, 30, 60, 8), (200, 30, 60, 64), (90, 1, 5, 8), (300, 10, 1, 32), (61, 30, 60, 1)],
+)
+def test_a_limit_costs_no_request_its_attempts(
+    lines: int, most: int, seconds: float, concurrency: int, honest: bool, seed: int
+) -> None:
+    assert ran(lines, Window(most, seconds, honest), concurrency, seed).failed == {}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 32])
+def test_ten_minutes_without_any_for_everybody_cost_none_either(concurrency: int) -> None:
+    run = ran(200, Window(10**9, 60, False, lambda now: 2.0 <= now < 600.0), concurrency)
+    assert run.failed == {}
+    assert run.took > 600.0
+
+
+def test_a_single_line_waits_as_long_as_it_is_told_to() -> None:
+    run = ran(1, Window(10**9, 60, False, lambda now: now < 600.0))
+    assert run.failed == {}
+    assert run.sent[1] > MOST
+
+
+@pytest.mark.parametrize("lines", [9, 40])
+def test_a_server_with_few_slots_and_slow_answers_costs_none(lines: int) -> None:
+    serving = 0
+
+    async def slow(_attempt: Attempt) -> Reply:
+        nonlocal serving
+        if serving >= 4:
+            return THROTTLE
+        serving += 1
+        await asyncio.sleep(300.0)
+        serving -= 1
+        return good()
+
+    assert ran(lines, slow, 12).failed == {}
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_refusals_by_chance_cost_none(share: float) -> None:
+    chance = Random(3)
+
+    async def moody(_attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.1)
+        return THROTTLE if chance.random() < share else good()
+
+    assert ran(1000, moody, 16).failed == {}
