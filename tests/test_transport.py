@@ -584,16 +584,23 @@ async def test_a9_an_idle_connection_that_the_server_closed_is_not_used() -> Non
     assert server.connections == 2
 
 
-async def test_a9_a_server_that_keeps_nothing_is_not_asked_on_old_connections_for_ever() -> None:
-    """It ends each connection with its answer and does not say so, which is known only to who uses it again: wire.md, row 10."""
+def closing_after(answers: int) -> Script:
+    """Each connection ends after so many answers, which nobody is told: the next request on it finds out."""
 
-    async def keeps_nothing(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(ok_chat())
+    async def script(peer: Peer) -> None:
+        for _ in range(answers):
+            await peer.request()
+            await peer.send(ok_chat())
         await peer.opening()
         peer.close()
 
-    async with FaultServer(keeps_nothing) as server, to(server.url) as transport:
+    return script
+
+
+async def test_a9_a_server_that_keeps_nothing_is_not_asked_on_old_connections_for_ever() -> None:
+    """It ends each connection with its answer and does not say so, which is known only to who uses it again: wire.md, row 10."""
+
+    async with FaultServer(closing_after(1)) as server, to(server.url) as transport:
         answers = [await transport.send(attempt(), never) for _ in range(100)]
     lost = [answer for answer in answers if isinstance(answer, Fault)]
     assert {fault.cause for fault in lost} == {Cause.STALE}
@@ -601,14 +608,7 @@ async def test_a9_a_server_that_keeps_nothing_is_not_asked_on_old_connections_fo
 
 
 async def test_a9_one_connection_of_many_that_is_closed_costs_the_others_nothing() -> None:
-    async def once(peer: Peer) -> None:
-        for _ in range(20):
-            await peer.request()
-            await peer.send(ok_chat())
-        await peer.opening()
-        peer.close()
-
-    async with FaultServer(once) as server, to(server.url) as transport:
+    async with FaultServer(closing_after(20)) as server, to(server.url) as transport:
         answers = [await transport.send(attempt(), never) for _ in range(63)]
     assert [type(answer) for answer in answers].count(Fault) == 3
     assert server.connections == 3
