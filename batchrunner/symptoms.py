@@ -95,7 +95,7 @@ def _remedy(sent: Sent, door: Door, swapped: str) -> str:
         return "a page for people, no API: check --base-url, sign in to the network or VPN, or go without a proxy: --proxy none"
     if "https://" in outcome.message:
         return f"--base-url {swapped}"
-    return hint(outcome.kind, outcome.status)
+    return hint(outcome)
 
 
 def usage(plain: Outcome, stream: Outcome) -> Step:

@@ -35,14 +35,13 @@ MESSAGE = 2000  # characters
 EXCERPT = 16384  # bytes kept of an error that is no JSON
 LONG_EVIDENCE = 1024 * 1024  # bytes of a cut answer that are kept whole
 
+_NOTHING = Verdict(Kind.GARBLED, "no_content", "the server answered without a body")
 # 2xx that are no answer of a model: a job accepted, nothing at all, a part of something.
 _UNEXPECTED: Mapping[int, Verdict] = {
-    202: Verdict(
-        Kind.TRUNCATED, "accepted", "the server only accepted the request; asynchronous jobs are not followed", final=True
-    ),
-    204: Verdict(Kind.GARBLED, "no_content", "the server answered without a body"),
-    205: Verdict(Kind.GARBLED, "no_content", "the server answered without a body"),
-    206: Verdict(Kind.TRUNCATED, "partial_content", "the server sent a part of an answer", final=True),
+    202: Verdict(Kind.REJECTED, "accepted", "the server only accepted the request; asynchronous jobs are not followed"),
+    204: _NOTHING,
+    205: _NOTHING,
+    206: Verdict(Kind.REJECTED, "partial_content", "the server sent a part of an answer"),
 }
 _FAULTS: Mapping[Cause, Kind] = {
     Cause.INVALID: Kind.INVALID,
@@ -162,9 +161,9 @@ def _doubtful(
 ) -> Outcome:
     """A 2xx that is not simply good: odd, incomplete, filtered, an error in disguise, or no answer at all."""
     if answer is None or answer.error:
-        verdict = _UNEXPECTED.get(reply.status) or _not_an_answer(reply.body, line)
+        verdict = _unexpected(attempt, reply.status) or _not_an_answer(reply.body, line)
     else:
-        verdict = _UNEXPECTED.get(reply.status, verdict)
+        verdict = _unexpected(attempt, reply.status) or verdict
     if verdict.kind is Kind.OK:
         return _judged(reply, line, answer, flags + call_flags(line), verdict)
     if verdict.kind is not Kind.POLICY and (told := _disguised(line)):
@@ -172,6 +171,12 @@ def _doubtful(
     if verdict.code == UNFINISHED.code and answer and unmarked(line, attempt.request):
         verdict = _unmarked(attempt, answer)
     return _judged(reply, line, answer, flags, verdict)
+
+
+def _unexpected(attempt: Attempt, status: int) -> Verdict | None:
+    """What a 2xx amounts to that no answer has. An empty one may be chance once: whoever sends it may charge for it."""
+    verdict = _UNEXPECTED.get(status)
+    return structs.replace(_NOTHING, final=True) if verdict is _NOTHING and attempt.number > 1 else verdict
 
 
 def _judged(reply: Reply, line: bytes, answer: Answer | None, flags: tuple[str, ...], verdict: Verdict) -> Outcome:

@@ -110,11 +110,18 @@ _HINTS: Mapping[Kind, str] = {
     Kind.HOOK: "A function of yours failed: correct it, then retry.",
     Kind.CANCELLED: "The run ended before an answer came: run again.",
 }
+_EMPTY = "Whoever answered had nothing to say to this (HTTP 204 or 205), as no API does: check the line's url, and --base-url."
 HINTS_OF_STATUS: Mapping[int, str] = {
+    202: "The server takes this as a job and answers later (HTTP 202), which is not followed: ask for an answer at once, "
+    "by the line's url or body; asking again would start, and perhaps pay, the job once more.",
+    204: _EMPTY,
+    205: _EMPTY,
+    206: "The server sent a part of something (HTTP 206): look at the line's url and headers, and at caches on the way.",
     421: "The address belongs to another host than the one that answered: check --base-url, --proxy and the host's name.",
     431: "The headers of the request are too large: look at --header, the line's own headers and the length of the key.",
 }
-"""Where a status says more than its kind."""
+"""Where a status says more than its kind, if that is one of `_BY_STATUS`: an error inside a 202 is that error."""
+_BY_STATUS = frozenset({Kind.CONFIG, Kind.REJECTED, Kind.GARBLED})
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
 """Attempts that our own deadline ended."""
@@ -126,9 +133,10 @@ HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, 
 """Kinds that the same request would meet again: a retry leaves them unless told otherwise."""
 
 
-def hint(kind: Kind, status: int) -> str:
+def hint(outcome: Outcome) -> str:
     """What to do next about a failure."""
-    return HINTS_OF_STATUS.get(status) or TREATMENT[kind].hint
+    by_status = HINTS_OF_STATUS.get(outcome.status) if outcome.kind in _BY_STATUS else None
+    return by_status or TREATMENT[outcome.kind].hint
 
 
 def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Result:
@@ -141,7 +149,7 @@ def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Res
         status=outcome.status,
         body=outcome.body,
         request_id=outcome.request_id,
-        error=Error(outcome.kind, outcome.code, message, hint(outcome.kind, outcome.status)) if failed else None,
+        error=Error(outcome.kind, outcome.code, message, hint(outcome)) if failed else None,
         usage=outcome.usage,
         **more,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batchrunner.core.classify import classify
 from batchrunner.core.model import Cause, Fault, Kind, Outcome, Phase, Reply, Route
 from batchrunner.core.naming import REQUEST_IDS
-from batchrunner.core.treatment import REFUSED, TREATMENT
+from batchrunner.core.treatment import HOPELESS, REFUSED, TREATMENT, hint
 from batchrunner.errors import FileError
 from tests.core.answers import CHAT, WHOLE, attempt, chat, error, outcome, reply
 
@@ -86,9 +86,9 @@ ROWS: list[tuple[int, Callable[[], Outcome], Kind, dict[str, object]]] = [
     (27, streamed(200, error(code="overloaded_error")), K.OVERLOADED, {"billed": True}),
     (28, streamed(200, chat(None)), K.TRUNCATED, {"billed": True}),
     (29, by_reply(201, CHAT), K.OK, {}),
-    (29, by_reply(202, {"id": "job"}), K.TRUNCATED, {"final": True}),
-    (29, by_reply(204), K.GARBLED, {}),
-    (29, by_reply(206, CHAT), K.TRUNCATED, {"final": True}),
+    (29, by_reply(202, {"id": "job"}), K.REJECTED, {"code": "accepted", "billed": True}),
+    (29, by_reply(204), K.GARBLED, {"final": False}),
+    (29, by_reply(206, CHAT), K.REJECTED, {"code": "partial_content", "billed": True}),
     (30, by_reply(103), K.PROTOCOL, {}),
     (31, by_reply(301), K.CONFIG, {}),
     (31, by_reply(308), K.CONFIG, {}),
@@ -407,6 +407,24 @@ def test_what_the_litellm_proxy_says(message: str, kind: Kind) -> None:
     """Seen from a LiteLLM proxy with mock_response, 2026-11."""
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "400"}}
     assert outcome(400, body).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [(202, {"id": "job"}, "answers later"), (204, b"", "nothing to say"), (206, CHAT, "a part"), (205, b"", "nothing to say")],
+)
+def test_a_good_status_without_an_answer_says_what_that_means(status: int, body: object, words: str) -> None:
+    assert words in hint(outcome(status, body))
+    assert words not in hint(outcome(status, error(code=429))), "an error inside is that error"
+
+
+@pytest.mark.parametrize("status", [204, 205])
+def test_nothing_at_all_is_asked_for_once_more(status: int) -> None:
+    assert [classify(attempt(number=number), reply(status)).final for number in (1, 2, 3)] == [False, True, True]
+
+
+def test_a_job_that_was_only_accepted_is_not_asked_for_again_by_a_retry() -> None:
+    assert {outcome(202, {"id": "job"}).kind, outcome(206, CHAT).kind} <= HOPELESS
 
 
 def test_a_redirect_says_where_it_leads() -> None:

@@ -140,7 +140,7 @@ JSON = {"content-type": "application/json"}
         (200, JSON | {"transfer-encoding": "chunked"}, b"{a: 1}", Kind.OK),
         (200, {"content-type": "text/csv"}, b"a;b", Kind.OK),
         (200, JSON, b'{"a": 1}', Kind.OK),
-        (206, JSON | {"content-length": "8"}, b'{"a": 1}', Kind.TRUNCATED),
+        (206, JSON | {"content-length": "8"}, b'{"a": 1}', Kind.REJECTED),
         (202, JSON | {"content-length": "8"}, b'{"a": 1}', Kind.OK),
     ],
 )

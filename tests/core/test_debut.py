@@ -118,8 +118,8 @@ def test_a_line_counts_once_however_often_a_page_comes() -> None:
 
 
 def test_what_the_server_calls_final_counts_whatever_its_kind() -> None:
-    debut, accepted = Debut(2), Outcome(Kind.TRUNCATED, 202, code="accepted", message="only accepted", final=True)
-    assert take(debut, accepted, accepted) == [True, True]
+    debut, forbidden = Debut(2), Outcome(Kind.SERVER_ERROR, 500, message="do not ask again", final=True)
+    assert take(debut, forbidden, forbidden) == [True, True]
     assert debut.full
 
 
