@@ -22,6 +22,8 @@ UNKNOWN_KEY = Reply(401, {}, b'{"error":{"message":"Incorrect API key provided",
 FORBIDDEN = Reply(403, {}, b'{"error":{"message":"not for you"}}')
 NO_ROUTE = Reply(404, {}, b'{"error":{"message":"Not Found"}}')
 NO_MODEL = Reply(404, {}, b'{"error":{"message":"The model `bad` does not exist","code":"model_not_found"}}')
+ELSEWHERE = Reply(308, {"location": "https://h.example/v2"}, b"")
+NO_METHOD = Reply(405, {}, b'{"error":{"message":"Method Not Allowed"}}')
 NO_MONEY = Reply(402, {}, b'{"error":{"message":"pay","code":"insufficient_quota"}}')
 KNOWN = Lessons(answers=(Answers("m", "chat", False, Latencies()),))
 COLD = Lessons()
@@ -248,7 +250,10 @@ def test_no_money_is_nobodys_line_and_not_asked_twice() -> None:
 # ---- what is left of a job ----
 
 
-@pytest.mark.parametrize(("refusal", "kind"), [(FORBIDDEN, Kind.DENIED), (NO_ROUTE, Kind.CONFIG), (NO_MODEL, Kind.CONFIG)])
+LAST = [(refusal, Kind.CONFIG) for refusal in (NO_ROUTE, NO_MODEL, ELSEWHERE, NO_METHOD)]
+
+
+@pytest.mark.parametrize(("refusal", "kind"), [(FORBIDDEN, Kind.DENIED), *LAST])
 def test_the_last_line_fails_where_the_endpoint_has_served_the_job(refusal: Reply, kind: Kind) -> None:
     run = ran(1, poison({1}, refusal), lessons=KNOWN)
     assert (run.failed, run.stopped, run.sent[1]) == ({1: kind}, "", 2)
@@ -260,7 +265,7 @@ def test_it_stays_pending_where_the_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("lines", "concurrency"), [(50, 8), (50, 64), (3, 8)])
-@pytest.mark.parametrize("refusal", [UNKNOWN_KEY, FORBIDDEN, NO_MODEL])
+@pytest.mark.parametrize("refusal", [UNKNOWN_KEY, FORBIDDEN, NO_MODEL, ELSEWHERE])
 def test_a_rest_of_which_all_is_refused_stays_pending(refusal: Reply, lines: int, concurrency: int) -> None:
     run = ran(lines, poison(range(1000), refusal), concurrency=concurrency, lessons=KNOWN)
     assert (run.failed, run.pending, "[E30" in run.stopped) == ({}, lines, True)

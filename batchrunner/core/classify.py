@@ -70,6 +70,7 @@ _HTTP_ITSELF = {Cause.PROTOCOL, Cause.PROXY, Cause.INVALID}  # a status seen bes
 _UNREACHED = {503, 521, 522, 523, 525, 526, 527, 530}  # a gateway turned it away, or did not get through to the server
 _ORIGIN_SILENT = 524
 _NESTED = {b"{", b"["}
+_SECRETIVE = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)  # where an address may hold what is not for a record
 _TITLE = re.compile(rb"<title[^>]{0,200}>\s*([^<]{1,300})", re.IGNORECASE)
 
 
@@ -262,16 +263,18 @@ def _refused(attempt: Attempt, reply: Reply) -> Outcome:
     """Any other status, with whatever its body says about it."""
     line, _, flags = read(reply.body, ANY)
     told = (line and complaint(value_of(line))) or Complaint(message=_page_text(reply.body, line))
-    if hint := _misled(reply, told.message):
-        told = structs.replace(told, message=f"{told.message[: MESSAGE // 2] or f'HTTP {reply.status}'}; {hint}")
-    return _complained(attempt, reply, told, reply.status, line, flags)
+    advice = _misled(reply, told.message)
+    if advice:
+        told = structs.replace(told, message=f"{told.message[: MESSAGE // 2] or f'HTTP {reply.status}'}; {advice}")
+    return structs.replace(_complained(attempt, reply, told, reply.status, line, flags), advice=advice[:1].upper() + advice[1:])
 
 
 def _misled(reply: Reply, message: str) -> str:
     """What is wrong with the address itself, when the answer shows it; empty when it does not."""
     if 300 <= reply.status < 400 and (place := reply.headers.get("location")):
-        place = printable(place.partition("?")[0], 200)
-        return f"redirects are not followed: if {place} is the right address, give it with --base-url"
+        place = printable(_SECRETIVE.sub("", place), 200)
+        to = f"this address leads to {place}, and redirects are not followed, for a key would go along"
+        return f"{to}; if it is the right one, give it with --base-url, or in the line's url"
     if any(phrase in message[:MESSAGE].lower() for phrase in verdicts.WANTS_TLS):
         return "the address of a server with TLS begins with https://"
     return ""

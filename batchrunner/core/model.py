@@ -246,6 +246,7 @@ class Outcome(Struct, frozen=True, array_like=True, gc=False):
     partial: bytes = b""  # what came of an answer that was cut, as one JSON value: evidence, never an answer
     instead: Request | None = None  # the form in which the request is sent the next time; None: as it was
     left: tuple[Left, ...] = ()  # of the endpoint's allowances, if a good answer says so
+    advice: str = ""  # what to do about this failure, where its own answer shows that
 
 
 class Again(Struct, frozen=True, gc=False):

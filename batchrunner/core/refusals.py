@@ -22,7 +22,8 @@ from batchrunner.core.spread import Spread
 from batchrunner.core.treatment import TREATMENT
 
 BLAMED = "2 refusals, while others were answered"
-_OF_LINES = frozenset({403, 404, 431})  # what else refuses may be about one line; everything else is about who we are
+# What else refuses may be about one line: its url, its model, what it holds. Everything else is about who we are.
+_OF_LINES = frozenset({*range(300, 400), 403, 404, 405, 406, 410, 415, 431, 501})
 
 
 class Held(Struct, frozen=True, gc=False):

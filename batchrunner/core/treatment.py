@@ -136,7 +136,7 @@ HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, 
 def hint(outcome: Outcome) -> str:
     """What to do next about a failure."""
     by_status = HINTS_OF_STATUS.get(outcome.status) if outcome.kind in _BY_STATUS else None
-    return by_status or TREATMENT[outcome.kind].hint
+    return outcome.advice or by_status or TREATMENT[outcome.kind].hint
 
 
 def ended(request: Request, outcome: Outcome, why: str = "", **more: Any) -> Result:

@@ -394,6 +394,7 @@ def test_a8_a_server_with_tls_that_is_spoken_to_in_clear(body: bytes) -> None:
     got = classify(attempt(), Reply(400, {}, body))
     assert got.kind is K.CONFIG
     assert got.message.endswith("begins with https://")
+    assert hint(got) == "The address of a server with TLS begins with https://"
 
 
 @pytest.mark.parametrize(
@@ -430,10 +431,27 @@ def test_a_job_that_was_only_accepted_is_not_asked_for_again_by_a_retry() -> Non
 def test_a_redirect_says_where_it_leads() -> None:
     got = outcome(301, b"", {"location": "https://h.example/v1/chat/completions?key=x"})
     assert got.kind is K.CONFIG
-    assert "https://h.example/v1/chat/completions is the right address" in got.message
-    assert "key=x" not in got.message
+    assert "leads to https://h.example/v1/chat/completions, and redirects are not followed" in got.message
+    assert hint(got) in got.message.replace("this address", "This address"), "a record shows the hint only"
     assert "\x1b" not in outcome(308, b"", {"location": "\x1b[2J"}).message
     assert outcome(304, b"").message == "HTTP 304"
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("https://u:key@h.example/v1", "to https://h.example/v1,"),
+        ("//key@h.example/v1#key", "to //h.example/v1,"),
+        ("/v2/chat?a=b\n&t=key", "to /v2/chat,"),
+        ("https://h.example?key", "to https://h.example,"),
+        ("https://key", "to https://key,"),
+        ("/@me/x", "to /@me/x,"),
+    ],
+)
+def test_a_redirect_shows_no_part_of_an_address_that_may_be_a_secret(place: str, shown: str) -> None:
+    got = outcome(307, b"", {"location": place})
+    assert shown in got.message
+    assert shown in hint(got)
 
 
 def test_request_ids_that_only_a_body_or_we_know() -> None:
