@@ -87,6 +87,9 @@ async def _validated(validate: Validate, attempt: Attempt, outcome: Outcome) -> 
 
 
 async def _called(function: Callable[..., Any], *given: object) -> Any:
-    with in_their_code():
-        said = function(*given)
-        return await said if inspect.isawaitable(said) else said
+    return await in_their_code(_said(function, *given))
+
+
+async def _said(function: Callable[..., Any], *given: object) -> Any:
+    said = function(*given)
+    return await said if inspect.isawaitable(said) else said

@@ -5,15 +5,15 @@ Rules:
 1. A hook that raises, or returns what cannot be used, fails the line that it was called for. Nothing vanishes by it.
 2. What is sent may be changed; which line it answers may not.
 3. An iterable that raises ends the run in order: nobody knows what it would have given. What has been sent is not lost.
-4. A CancelledError that arises in the user's code is a failure like any other of it. One that was sent to the task in which it
-   runs is the run's own, and passes.
+4. A CancelledError that arises in the user's code is a failure like any other of it, and so is one that it sends to the task
+   in which it runs. One that somebody else has sent there is the run's own, and passes.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent import futures
-from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct, structs
@@ -55,28 +55,65 @@ def hook_failed(request: Request, why: str) -> Result:
     return ended(request, Outcome(Kind.HOOK, code="E501", message=why))
 
 
-@contextmanager
-def in_their_code() -> Iterator[None]:
-    """While code of the user's runs in a task of ours: a CancelledError that nobody sent to the task becomes an Exception.
+Out = TypeVar("Out")
+
+
+async def in_their_code(code: Coroutine[Any, Any, Out]) -> Out:
+    """What code of the user's returns, in a task of ours. A CancelledError that nobody else sent to that becomes an Exception.
 
     It is raised as the CancelledError of `concurrent.futures`, so that whoever takes what the code may raise takes it as well.
     """
     task = asyncio.current_task()
-    before = task.cancelling() if task else 0  # above 0 in what is still to be done after a cancellation
+    assert task, "only tasks of ours call it"
+    before, steps = task.cancelling(), _Steps(code, task)  # above 0 in what is still to be done after a cancellation
     try:
-        yield
+        try:
+            return await steps
+        finally:
+            if steps.own:
+                await asyncio.sleep(0)  # where it waited for nothing more, it is cancelled here
     except asyncio.CancelledError as error:
-        if task and task.cancelling() > before:
+        if task.cancelling() - before > steps.own:
             raise
-        raise futures.CancelledError(f"{error}" or "something that it waits for was cancelled, not the run") from error
+        what = "it cancelled its own task" if steps.own else "something that it waits for was cancelled, not the run"
+        raise futures.CancelledError(f"{error}" or what) from error
+    finally:
+        for _ in range(steps.own):
+            task.uncancel()
 
 
-@contextmanager
-def taking_rows() -> Iterator[None]:
-    """While the caller's own iterable is asked for rows: what it raises is a BatchError E501."""
+class _Steps(Generic[Out]):
+    """A coroutine, step by step. `own`: how often it has cancelled its task: others can do so only between two steps of it."""
+
+    __slots__ = ("_code", "_task", "own")
+
+    def __init__(self, code: Coroutine[Any, Any, Out], task: "asyncio.Task[Any]") -> None:
+        self._code = code
+        self._task = task
+        self.own = 0
+
+    def __await__(self) -> Generator[Any, Any, Out]:
+        code, task, thrown = self._code, self._task, None
+        while True:
+            before = task.cancelling()
+            try:
+                waits = code.throw(thrown) if thrown else code.send(None)
+            except StopIteration as end:
+                said: Out = end.value
+                return said
+            finally:
+                self.own = max(0, self.own + task.cancelling() - before)  # a timeout within it takes back what its timer did
+            try:
+                thrown = None
+                yield waits
+            except BaseException as error:  # noqa: BLE001 - all of it is for the code
+                thrown = error
+
+
+async def taking_rows(code: Coroutine[Any, Any, Out]) -> Out:
+    """What code returns that asks the caller's own iterable for rows. What it raises is a BatchError E501."""
     try:
-        with in_their_code():
-            yield
+        return await in_their_code(code)
     except BatchError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ Rules:
 
 import json
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Self
 
@@ -41,8 +41,8 @@ class IterableSource:
         origins: Collection[str] = (),
         model: str = "",
     ) -> None:
-        with taking_rows():
-            self._rows = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
+        self._rows = rows
+        self._walk: Iterator[Row] | AsyncIterator[Row] | None = None
         self._left = intake.limit or sys.maxsize
         self._line = 0
         self._origins = tuple(origins)
@@ -54,7 +54,7 @@ class IterableSource:
         return self
 
     async def __anext__(self) -> Block:
-        while self._left and (rows := await self._take()):
+        while self._left and (rows := await taking_rows(self._take())):
             block = [item for row in rows if (item := self._item(row))]
             self._left -= len(block)
             if block:
@@ -66,13 +66,14 @@ class IterableSource:
         self._left = 0
 
     async def _take(self) -> list[Row]:
-        with taking_rows():
-            if not isinstance(self._rows, AsyncIterator):
-                return list(islice(self._rows, min(BLOCK_ROWS, self._left)))
-            try:
-                return [await anext(self._rows)]
-            except StopAsyncIteration:
-                return []
+        if self._walk is None:
+            self._walk = aiter(self._rows) if isinstance(self._rows, AsyncIterable) else iter(self._rows)
+        if not isinstance(self._walk, AsyncIterator):
+            return list(islice(self._walk, min(BLOCK_ROWS, self._left)))
+        try:
+            return [await anext(self._walk)]
+        except StopAsyncIteration:
+            return []
 
     def _item(self, row: Row) -> Request | Result | None:
         self._line += 1

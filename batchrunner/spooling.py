@@ -137,8 +137,7 @@ async def keep_input(settings: Settings, rows: Rows | None, paths: Paths) -> Pat
     """
     new = _beside(paths.input)
     if rows is not None:
-        with taking_rows():
-            await _keep_rows(lines_of(rows, settings), new)
+        await taking_rows(_keep_rows(rows, settings, new))
     elif (made := made_of(settings, paths)) is not None:
         await asyncio.to_thread(keep, made, new)
     elif settings.input == STDIN:
@@ -187,7 +186,8 @@ def place(new: Path, path: Path) -> None:
             DISK.rename(new, path)
 
 
-async def _keep_rows(lines: Lines, path: Path) -> None:
+async def _keep_rows(rows: Rows, settings: Settings, path: Path) -> None:
+    lines = lines_of(rows, settings)
     if not isinstance(lines, AsyncIterable):
         keep(lines, path)
         return

@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import inspect
 import json
 import os
 import re
 import typing
 from collections.abc import AsyncIterator, Iterator
 from concurrent import futures
+from contextlib import suppress
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -503,7 +505,18 @@ def raising_cancelled(*_given: object) -> None:
     raise asyncio.CancelledError
 
 
-CANCELS = pytest.mark.parametrize("cancel", [broken_off_inside, raising_cancelled])
+async def waiting_after_its_own(*_given: object) -> None:
+    cancels_its_own()
+    await asyncio.sleep(10)
+
+
+def cancels_its_own(*_given: object) -> None:
+    task = asyncio.current_task()
+    assert task
+    task.cancel()
+
+
+CANCELS = pytest.mark.parametrize("cancel", [broken_off_inside, raising_cancelled, waiting_after_its_own, cancels_its_own])
 
 
 def for_the_second(cancel: Any) -> Any:
@@ -548,8 +561,7 @@ async def test_what_a_cancelled_run_still_calls_may_fail_in_the_same_way() -> No
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             try:
-                with in_their_code():
-                    await broken_off_inside()
+                await in_their_code(broken_off_inside())
             except (asyncio.CancelledError, futures.CancelledError) as error:
                 return error
         return None
@@ -560,11 +572,50 @@ async def test_what_a_cancelled_run_still_calls_may_fail_in_the_same_way() -> No
     assert isinstance(await task, futures.CancelledError)
 
 
+async def test_code_that_takes_a_cancellation_back_has_not_failed() -> None:
+    async def moody() -> str:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await asyncio.sleep(10)
+        await asyncio.sleep(0)
+        with suppress(asyncio.CancelledError):
+            await waiting_after_its_own()
+        return "good"
+
+    assert await in_their_code(moody()) == "good"
+    task = asyncio.current_task()
+    assert task
+    assert task.cancelling() == 0
+    with pytest.raises(ZeroDivisionError):
+        await in_their_code(dividing_by_zero())
+
+
+async def dividing_by_zero() -> float:
+    await asyncio.sleep(0)
+    return 1 / 0
+
+
+async def test_a_cancellation_from_outside_counts_beside_one_of_its_own() -> None:
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await waiting_after_its_own()
+        await asyncio.sleep(10)
+
+    task = asyncio.create_task(in_their_code(stubborn()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@CANCELS
 @pytest.mark.parametrize("kept", [True, False])
-async def test_rows_in_which_something_is_cancelled_say_so(kept: bool, tmp_path: Path) -> None:
+async def test_rows_in_which_something_is_cancelled_say_so(kept: bool, cancel: Any, tmp_path: Path) -> None:
     async def rows() -> AsyncIterator[dict[str, Any]]:
         yield lines(1)[0]
-        await broken_off_inside()
+        if inspect.isawaitable(waits := cancel()):
+            await waits
 
     with pytest.raises(batchrunner.BatchError, match=r"the iterable of requests raised CancelledError: .* \[E501\]"):
         async with asyncio.timeout(PATIENCE):
