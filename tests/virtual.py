@@ -7,6 +7,7 @@ from typing import Any
 
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Attempt, Fault, Reply, Request, Result, Route
 from batchrunner.core.retry import Retries
@@ -115,11 +116,17 @@ def endpoint(name: str = "a", concurrency: int = 8) -> Endpoint:
 
 
 def engine_for(
-    items: Iterable[Request | Result], *scripts: Script, concurrency: int = 8, max_open: int = 100, **options: Any
+    items: Iterable[Request | Result],
+    *scripts: Script,
+    concurrency: int = 8,
+    max_open: int = 100,
+    hedge: str = "",
+    **options: Any,
 ) -> Engine:
     """An engine over scripted endpoints a, b, …; call inside a running loop."""
     names = "abcdefgh"[: len(scripts)]
-    scheduler = Scheduler([endpoint(name, concurrency) for name in names], Retries(), Timeouts(), max_open)
+    lanes, hedging = [endpoint(name, concurrency) for name in names], Hedging(hedge=hedge)
+    scheduler = Scheduler(lanes, Retries(), Timeouts(), max_open, hedging=hedging)
     transports = {name: ScriptedTransport(script) for name, script in zip(names, scripts, strict=True)}
     return Engine(
         source=blocks(items),

@@ -1,4 +1,4 @@
-"""Whether a request is sent again: what it has spent, how its neighbours fare, what its sendings may cost.
+"""Whether a request is sent again, and when: what it has spent, how its neighbours fare, what its sendings may cost.
 
 Rules:
 
@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.queue import Open
-from batchrunner.core.retry import TURNS, Neighbours, Purse, Retries, Streak
+from batchrunner.core.retry import TURNS, Neighbours, Purse, Retries, Streak, backoff
 from batchrunner.core.treatment import KILLS, TREATMENT
 from batchrunner.core.turnstile import MINUTE, Turnstile, turned_away
 
@@ -60,12 +60,14 @@ class Chances:
             entry.spent.turned.stile.waiting -= 1
             entry.spent.turned = None
 
-    def wait(self, entry: Open, outcome: Outcome) -> float | None:
-        """At least how long it waits before it is sent again, as the endpoint has asked; None: it has not."""
-        turned = entry.spent.turned
+    def pause(self, entry: Open, outcome: Outcome, u: float) -> float:
+        """Seconds until it is sent again: at least as long as the endpoint has asked."""
+        if TREATMENT[outcome.kind].at_once:
+            return 0.0
+        turned, wait = entry.spent.turned, outcome.wait
         if turned and turned.times >= self._policy.max_attempts:
-            return max(outcome.wait or 0.0, MINUTE / (self._most - self._policy.max_attempts))
-        return outcome.wait
+            wait = max(wait or 0.0, MINUTE / (self._most - self._policy.max_attempts))
+        return backoff(max(1, entry.spent.failures), u, wait)
 
     def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, others: float) -> str | None:
         """Why the request is not sent again after a failure, in words; None when it is. So many `others` are to be sent."""

@@ -38,13 +38,16 @@ class Held(Struct, frozen=True, gc=False):
 class Refusals:
     """Of some endpoints, by name. `decided` hears what became of a second refusal."""
 
-    __slots__ = ("_decided", "_endpoints", "_held", "_queue", "_spread")
+    __slots__ = ("_decided", "_endpoints", "_held", "_keep_partial", "_queue", "_spread")
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], spread: Spread, queue: Queue, decided: list[Decided]) -> None:
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], spread: Spread, queue: Queue, decided: list[Decided], keep_partial: bool
+    ) -> None:
         self._endpoints = endpoints
         self._spread = spread
         self._queue = queue
         self._decided = decided
+        self._keep_partial = keep_partial
         self._held: list[Held] = []
 
     def __len__(self) -> int:
@@ -65,8 +68,11 @@ class Refusals:
             lane.give_up(*(met or (attempt, outcome)), others)
         return before
 
-    def hold(self, entry: Open, attempt: Attempt, outcome: Outcome, result: Result | None) -> None:
-        """Keep it back; `decide` tells what becomes of it. `result`: how it fails, if it was refused before."""
+    def hold(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, before: bool) -> None:
+        """Keep it back; `decide` tells what becomes of it. It fails if it was refused here `before`."""
+        entry.due = now + lane.recheck
+        entry.renew(outcome, self._keep_partial)
+        result = entry.result(attempt, outcome, now, BLAMED, self._keep_partial) if before else None
         self._held.append(Held(entry, attempt, outcome, result))
 
     def decide(self, idle: bool) -> int:

@@ -53,6 +53,10 @@ class Spread:
             return self.everywhere
         return sum(self._bits[each.name] for each in self._endpoints if each.serves(now))
 
+    def elsewhere(self, where: int, lane: Endpoint, now: float) -> int:
+        """Those of `where` that could be asked now instead of this one."""
+        return where & self.serving(now) & ~self._bits[lane.name]
+
     def before(self, lane: Endpoint, model: str, now: float) -> int:
         """Those that take what they can of a model before this one takes it."""
         if self._alone:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchrunner.core.hedging import BEATEN, Hedging, Twins
+from batchrunner.core.hedging import BEATEN
 from batchrunner.core.model import Again, Attempt, Cause, Event, Fault, Kind, Outcome, Phase, Reply, Result, Timing, Wait
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.engine import Engine
@@ -21,8 +21,7 @@ TIMEOUT = Outcome(Kind.TIMEOUT_TOTAL)
 
 def ending(hedge: str = "10%", rows: int = 20, **lanes: int) -> tuple[Scheduler, Attempt]:
     """A job whose last request is under way at `a`, and has been answered but for that; answers take a second."""
-    room = scheduler(*(endpoint(name, size) for name, size in (lanes or {"a": 4}).items()), max_open=100)
-    room.twins = Twins(Hedging(hedge=hedge))
+    room = scheduler(*(endpoint(name, size) for name, size in (lanes or {"a": 4}).items()), max_open=100, hedge=hedge)
     for line in range(rows):
         room.offer(chat(line))
     last = send(room)
@@ -48,8 +47,7 @@ def test_a_straggler_gets_one_twin_when_it_is_late_and_the_lane_looks_again_befo
 
 @pytest.mark.parametrize(("hedge", "twins"), [("", 0), ("1%", 1), ("5%", 1), ("10%", 2), ("3", 3), ("0", 0)])
 def test_no_more_twins_than_the_user_allows(hedge: str, twins: int) -> None:
-    room = scheduler(endpoint("a", 40), max_open=100)
-    room.twins = Twins(Hedging(hedge=hedge))
+    room = scheduler(endpoint("a", 40), max_open=100, hedge=hedge)
     for line in range(20):
         room.offer(chat(line))
     flying = [send(room) for _ in range(20)]
@@ -97,9 +95,10 @@ def test_whoever_ends_first_is_the_result_and_the_other_is_nothing(winner: int, 
     assert isinstance(result, Result)
     assert (result.kind, result.attempts, result.maybe_billed) == (end.kind, 2, 1)
     assert room.twins.loser(last.request.line) == loser.number
-    before = room.in_force(last)
+    before, room.notice = room.in_force(last), "said of the first"
     assert (room.in_flight, room.open) == (1, 0)
     assert room.settle(loser, loss, 7.0, 0.5) == Again(7.0, BEATEN)
+    assert room.notice == "", "what was said is not said again"
     assert (room.in_flight, room.open, room.endpoints[0].inflight) == (0, 0, 0)
     assert room.in_force(last) == before, "what was called off teaches nothing"
     with pytest.raises(KeyError):
@@ -143,9 +142,7 @@ def test_when_both_fail_the_request_is_sent_again() -> None:
 
 def hedged(script: Any, rows: int = 60, hedge: str = "10%", seen: list[Event] | None = None) -> Engine:
     listeners = [] if seen is None else [seen.append]
-    engine = engine_for([chat(n) for n in range(1, rows + 1)], script, concurrency=8, listeners=listeners)
-    engine.scheduler.twins = Twins(Hedging(hedge=hedge))
-    return engine
+    return engine_for([chat(n) for n in range(1, rows + 1)], script, concurrency=8, listeners=listeners, hedge=hedge)
 
 
 def lines_of(engine: Engine) -> list[int]:

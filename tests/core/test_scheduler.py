@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.health import FAILURES_IN_A_ROW
+from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency, Limit
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Phase, Request, Result, Route, Timing, Wait
 from batchrunner.core.retry import Retries
@@ -25,8 +26,8 @@ def endpoint(name: str = "a", concurrency: int = 4) -> Endpoint:
     return Endpoint(name, f"http://{name}/v1", Limit(Concurrency(concurrency=concurrency)))
 
 
-def scheduler(*endpoints: Endpoint, max_open: int = 10, **retries: Any) -> Scheduler:
-    return Scheduler(endpoints or [endpoint()], Retries(**retries), Timeouts(), max_open)
+def scheduler(*endpoints: Endpoint, max_open: int = 10, hedge: str = "", **retries: Any) -> Scheduler:
+    return Scheduler(endpoints or [endpoint()], Retries(**retries), Timeouts(), max_open, hedging=Hedging(hedge=hedge))
 
 
 def send(room: Scheduler, now: float = 0.0, name: str = "a") -> Attempt:
