@@ -70,6 +70,8 @@ class InFlight(dict[int, Open]):
 
     def review(self, attempt: Attempt, phase: Phase, age: float, now: float) -> float:
         """A deadline of this attempt has passed: how many more seconds to give it; 0.0 gives it up."""
+        if attempt.request.line not in self:
+            return REST  # its twin has answered in this very moment, and it is about to be called off
         lane = self._endpoints[attempt.endpoint]
         patience = self._experience.patience(attempt.endpoint, attempt.request, attempt.stream)
         final = self._chances.final(attempt, lane)

@@ -97,6 +97,7 @@ def test_whoever_ends_first_is_the_result_and_the_other_is_nothing(winner: int, 
     assert room.twins.loser(last.request.line) == loser.number
     before, room.notice = room.in_force(last), "said of the first"
     assert (room.in_flight, room.open) == (1, 0)
+    assert room.review(loser, Phase.BODY, 999.0, 999.0) > 0.0, "its own clock may strike before it is called off"
     assert room.settle(loser, loss, 7.0, 0.5) == Again(7.0, BEATEN)
     assert room.notice == "", "what was said is not said again"
     assert (room.in_flight, room.open, room.endpoints[0].inflight) == (0, 0, 0)
@@ -116,6 +117,35 @@ def test_while_one_goes_on_the_failure_of_the_other_is_none(winner: int, failure
     assert isinstance(result, Result)
     assert result.ok
     assert (room.in_flight, room.open) == (0, 0)
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_whichever_goes_on_is_the_one_that_is_waited_for(winner: int) -> None:
+    room, last = ending(a=4, b=4)
+    pair = (last, twin_of(room, 5.0, "b"))
+    room.settle(pair[1 - winner], FAILED, 6.0, 0.5)
+    assert [room.eldest(name, 7.0) is not None for name in "ab"] == [winner == 0, winner == 1]
+
+
+def test_a_twin_of_what_was_sent_again_has_not_waited_for_its_turn() -> None:
+    room, last = ending()
+    room.settle(last, FAILED, 6.0, 0.5)
+    assert send(room, 10.0).queued > 0.0
+    assert twin_of(room, 20.0).queued == 0.0
+
+
+def test_a_probe_that_is_called_off_leaves_its_place_to_another() -> None:
+    room, last = ending(rows=21, a=4, b=4)
+    assert isinstance(room.settle(last, OK, 1.0, 0.5), Result)
+    for _ in range(20):
+        room.endpoints[0].breaker.fail(1.0, 2.0, 0.5)
+    room.offer(chat(50))
+    probe = send(room, 10.0)
+    room.settle(twin_of(room, 30.0, "b"), OK, 31.0, 0.5)
+    room.offer(chat(51))
+    assert isinstance(room.next("a", 31.0), Wait)
+    room.settle(probe, Outcome(Kind.CANCELLED), 31.0, 0.5)
+    assert send(room, 31.0).request.line == 51
 
 
 def test_a_request_has_one_twin_ever_and_what_was_killed_gets_longer() -> None:

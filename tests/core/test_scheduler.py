@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from batchrunner.core.deadlines import Timeouts
-from batchrunner.core.endpoints import Endpoint
+from batchrunner.core.endpoints import RECHECK, Endpoint
 from batchrunner.core.health import FAILURES_IN_A_ROW
 from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency, Limit
@@ -400,6 +400,28 @@ def test_where_nobody_waits_to_be_the_probe_of_an_outage_one_that_hangs_becomes_
     assert room.review(second, SILENT, 110.0, 110.0) > 0.0, "one probe"
     assert send(room, again.at).request == first.request
     assert room.review(second, SILENT, 112.0, 112.0) > 0.0, "and it is out"
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_hangs_in_an_outage_is_given_up_for_an_endpoint_that_serves(others: int) -> None:
+    room = scheduler(endpoint("a"), *[endpoint("b")][:others], max_attempts=2)
+    room.offer(request(0))
+    hanging = send(room)
+    for _ in range(FAILURES_IN_A_ROW):
+        room.endpoints[0].breaker.fail(0.0, 100.0, 0.5, inflight=1)
+    assert (room.review(hanging, SILENT, 100.5, 100.5) == 0.0) is bool(others)
+
+
+def test_a_line_that_is_refused_where_others_were_answered_is_asked_again_a_little_later() -> None:
+    room = scheduler()
+    for line in range(3):
+        room.offer(request(line))
+    room.settle(send(room), Outcome(Kind.OK, 200), 1.0, 0.5)
+    verdict = room.settle(send(room, 10.0), Outcome(Kind.DENIED, 403), 10.0, 0.5)
+    assert verdict == Again(10.0 + RECHECK, Kind.DENIED)
+    room.settle(send(room, 11.0), Outcome(Kind.OK, 200), 12.0, 0.5)
+    assert room.next("a", 12.0) == Wait(verdict.at)
+    assert send(room, verdict.at).request.line == 1
 
 
 def test_what_could_not_be_that_probe_costs_what_its_end_always_costs() -> None:
