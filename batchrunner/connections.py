@@ -4,7 +4,7 @@ Rules:
 
 1. A reply is looked at first when it begins. One that is whole and plain is handed over as it is (`core.whole`); everything
    else goes to aiohttp's parser, which is not made before it is needed.
-2. A reply belongs to the request that has left last, or to none: what comes at any other time costs the connection.
+2. A reply belongs to the request that has left last, or to none: what comes at any other time, or behind it, costs the connection.
 3. What goes on with every request is done for a handful of them at once (`Mail`), what goes on with every packet without waking
    a task (`Flow`).
 4. What is private in aiohttp's protocol and still needed stands here.
@@ -19,7 +19,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import _EXC_SENTINEL, TimerNoop
 from aiohttp.http_exceptions import HttpProcessingError
 
-from batchrunner.core.whole import Whole, whole
+from batchrunner.core.whole import Whole, end_of, whole
 
 SIZES: dict[str, Any] = {
     "read_bufsize": 64 * 1024,
@@ -119,6 +119,10 @@ class Link(ResponseHandler):
     def _begin(self, asked: "asyncio.Future[Whole | None]", data: bytes) -> None:
         self._asked = None
         reply = whole(data)
+        if reply is None and (end := end_of(data)) < len(data):
+            self.force_close()
+            data = data[:end]
+            reply = whole(data)
         if reply is None:
             self.set_response_params(skip_payload=self._silent, **READING)
             super().data_received(data)

@@ -1,6 +1,7 @@
 """The short way through a connection of aiohttp's, without a socket."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock, call
 
@@ -114,6 +115,22 @@ async def test_what_nobody_asked_for_costs_the_connection() -> None:
     assert answer.body == b"one"
     transport.close.assert_called_once()
     assert link.should_close
+
+
+@pytest.mark.parametrize("answer", [reply, odd], ids=["plain", "odd"])
+@pytest.mark.parametrize("more", [b"rubbish", ok_chat()], ids=["rubbish", "another"])
+async def test_what_comes_behind_an_answer_costs_the_connection_and_not_the_answer(
+    answer: Callable[[bytes], bytes], more: bytes
+) -> None:
+    for cut in (0, 1, 2, 3):  # of the body, in a packet of its own with what is behind it
+        link, _ = opened()
+        asked = await asking(link)
+        said = answer(b"one")
+        for packet in (said[:-cut], said[-cut:] + more) if cut else (said + more,):
+            link.data_received(packet)
+        assert (asked.result() is None) == (answer is odd or cut > 0)
+        body = asked.result().body if asked.result() else await (await link.read())[1].read()
+        assert (body, link.should_close) == (b"one", True)
 
 
 async def test_what_comes_before_the_request_has_left_is_no_reply_to_it() -> None:

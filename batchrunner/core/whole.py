@@ -5,6 +5,7 @@ Rules:
 1. Only what leaves no doubt is read here: HTTP/1.1 200, fields of printable ASCII and none of them twice, a length that fits
    to the byte or chunks that do, up to the last; nothing encoded, streamed, upgraded or about to be closed.
 2. Everything else, half a reply included, is left to aiohttp's parser untouched. What that refuses must not pass here.
+3. A reply is as long as its head says (RFC 9112 section 6.3). What comes behind it belongs to nobody and takes nothing from it.
 """
 
 import re
@@ -17,6 +18,9 @@ _LARGEST, _MOST = 32 * 1024, 256  # bytes of a head and fields in it
 _ODD = frozenset({"content-encoding", "upgrade"})
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,8}+\r\n").match
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
+_BODIED = re.compile(rb"HTTP/1\.[01] (?!1|204|304)[0-9]{3}[ \r]").match  # the status line of a reply that may have a body
+_FRAMES = re.compile(rb"\r\n(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE).findall
+_LENGTH = re.compile(rb"[0-9]{1,15}").fullmatch
 _STREAM = "text/event-stream"
 
 
@@ -41,6 +45,15 @@ def whole(chunk: bytes) -> Whole | None:
         return None
     body = _framed(headers, chunk[head.end() :])  # last: undoing the chunks of a stream would be in vain
     return None if body is None else Whole(200, headers, body)
+
+
+def end_of(chunk: bytes) -> int:
+    """Where the reply ends that `chunk` begins with, if its head tells; the end of `chunk` if not, or if there is no more."""
+    stop = chunk.find(b"\r\n\r\n", 0, _LARGEST)
+    told = _FRAMES(chunk, 0, stop + 2) if stop > 0 and _BODIED(chunk) else []
+    if len(told) != 1 or told[0][0].lower() != b"content-length" or not _LENGTH(told[0][1]):
+        return len(chunk)
+    return min(stop + 4 + int(told[0][1]), len(chunk))
 
 
 def _framed(headers: Mapping[str, str], rest: bytes) -> bytes | None:

@@ -9,7 +9,7 @@ from aiohttp.http import HttpResponseParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrunner.core.whole import whole
+from batchrunner.core.whole import end_of, whole
 from tests.server import LAST_CHUNK, chunk, chunked, chunked_head, head, ok_chat, reply
 
 BODY = b'{"choices": []}'
@@ -96,6 +96,43 @@ PIECE = chunk(BODY)
 )  # fmt: skip
 def test_anything_else_is_not(chunk: bytes) -> None:
     assert whole(chunk) is None
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        reply(BODY),
+        reply(BODY, 429),
+        reply(b""),
+        reply(BODY, headers={"Content-Encoding": "gzip"}),
+        reply(BODY).replace(b"Content-Length: ", b"content-length:\t"),
+    ],
+)
+@pytest.mark.parametrize("more", [b"", b"x", b"\r\n", ok_chat()])
+def test_a_reply_ends_where_its_head_says(alone: bytes, more: bytes) -> None:
+    assert end_of(alone + more) == len(alone)
+    assert end_of(alone[:-1]) == len(alone) - 1
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(head(204, [SIZED]) + BODY * 2, id="204"),
+        pytest.param(head(304, [SIZED]) + BODY * 2, id="304"),
+        pytest.param(head(100, [SIZED]) + BODY + reply(BODY), id="100 first"),
+        pytest.param(head(200, [SIZED, SIZED]) + BODY * 2, id="length twice"),
+        pytest.param(chunked_head(200, {"Content-Length": "2"}) + PIECE + LAST_CHUNK, id="chunked and a length"),
+        pytest.param(head(200, {"Transfer-Encoding": "2"}) + BODY, id="another field"),
+        pytest.param(head(200) + BODY, id="no length"),
+        pytest.param(head(200, {"Content-Length": "-2"}) + BODY, id="no number"),
+        pytest.param(head(200, {"Content-Length": "2" * 5000}) + BODY, id="length beyond counting"),
+        pytest.param(head(200, {"X": "y" * 33_000, "Content-Length": "2"}) + BODY, id="a head that is too large"),
+        pytest.param(b"SSH-2.0\r\nContent-Length: 2\r\n\r\nabc", id="no HTTP"),
+    ],
+)
+def test_where_a_head_does_not_tell_its_end_nothing_is_cut(chunk: bytes) -> None:
+    assert end_of(chunk) == len(chunk)
 
 
 NAMES = st.sampled_from(
