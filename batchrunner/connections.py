@@ -4,7 +4,7 @@ Rules:
 
 1. A reply is looked at first when it begins. One that is whole and plain is handed over as it is (`core.whole`); everything
    else goes to aiohttp's parser, which is not made before it is needed.
-2. A reply belongs to the request that has left last, or to none: what comes at any other time, or behind it, costs the connection.
+2. A reply belongs to the request that has left last, or to none: what else comes, and when, costs the connection.
 3. What goes on with every request is done for a handful of them at once (`Mail`), what goes on with every packet without waking
    a task (`Flow`).
 4. What is private in aiohttp's protocol and still needed stands here.

@@ -9,11 +9,21 @@ Rules:
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from errno import EADDRNOTAVAIL, ECONNABORTED, ECONNRESET, EMFILE, ENFILE, ENOBUFS, EPIPE
 
 import aiohttp
-from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadStatusLine,
+    ContentEncodingError,
+    HttpProcessingError,
+    InvalidHeader,
+    LineTooLong,
+    TransferEncodingError,
+)
 
+from batchrunner.connections import SIZES
 from batchrunner.core.model import Cause, Fault, Phase
 from batchrunner.wire import Exchange, plain
 
@@ -27,6 +37,12 @@ class OversizeError(Exception):
 
 _LOCAL = {EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS}
 _DROPPED = {None, ECONNRESET, EPIPE, ECONNABORTED}
+_OF_THE_PARSER: Mapping[type[Exception], str] = {
+    LineTooLong: f"a line of more than {SIZES['max_line_size'] // 1024} KiB",
+    BadStatusLine: "the first line is none of HTTP/1.1",
+    InvalidHeader: "an invalid field",
+    TransferEncodingError: "an invalid chunk",
+}
 _LOST = {Cause.DISCONNECTED, Cause.RESET}
 _MEANING: tuple[tuple[type[Exception], Cause, str], ...] = (
     (OversizeError, Cause.TOO_LARGE, "the answer is larger than max_response"),
@@ -47,6 +63,7 @@ _MEANING: tuple[tuple[type[Exception], Cause, str], ...] = (
     (OSError, Cause.RESET, "the connection to {host} was lost"),
     (ValueError, Cause.INVALID, "the request cannot be put on the wire"),
 )
+_BROKEN_RULES = "{host} answered in HTTP that breaks the rules"
 FAILURES = tuple(kind for kind, _, _ in _MEANING)
 
 
@@ -72,8 +89,21 @@ def _why(error: BaseException) -> str:
         if isinstance(root, OSError) and root.errno:
             return os.strerror(root.errno)
         if isinstance(root, HttpProcessingError):
-            return type(root).__name__
+            return _wrong(root)
     return ""
+
+
+def _wrong(root: HttpProcessingError) -> str:
+    """What the parser found wrong, without what the peer sent: that stands behind a blank line, and in other exceptions."""
+    if type(root) is BadHttpMessage:
+        return root.message.partition("\n\n")[0].rstrip(":")
+    return _OF_THE_PARSER.get(type(root), type(root).__name__)
+
+
+def _malformed(roots: list[BaseException], exchange: Exchange) -> bool:
+    """Whether this began as HTTP at least."""
+    strange = any(isinstance(root, BadStatusLine) and "'HTTP/" not in root.message for root in roots)
+    return exchange.phase is Phase.BODY or (not strange and any(isinstance(root, BadHttpMessage) for root in roots))
 
 
 def _cause(error: Exception, cause: Cause, exchange: Exchange, proxied: bool) -> Cause:
@@ -87,6 +117,8 @@ def _cause(error: Exception, cause: Cause, exchange: Exchange, proxied: bool) ->
         return Cause.PROXY
     if cause is Cause.REFUSED and any(isinstance(root, ConnectionResetError | ConnectionAbortedError) for root in roots):
         return Cause.TLS  # TCP was there; the handshake was not
+    if cause is Cause.PROTOCOL and _malformed(roots, exchange):
+        return Cause.MALFORMED
     dropped = getattr(error, "errno", None) in _DROPPED and not _heard(error)
     if cause in _LOST and exchange.reused and dropped and exchange.timing().total < _STALE:
         return Cause.STALE
@@ -111,7 +143,7 @@ def explain(error: Exception, exchange: Exchange, host: str, secure: bool, proxi
     if proxied and cause is Cause.DNS:  # no other name is looked up here
         cause, words = Cause.PROXY, "the name of the proxy cannot be resolved"
     cause = _cause(error, cause, exchange, proxied)
-    detail = words.format(host=host)
+    detail = (_BROKEN_RULES if cause is Cause.MALFORMED else words).format(host=host)
     if why := _why(error):
         detail = f"{detail} ({why})"
     if hint := _mixed_up(cause, exchange, secure):

@@ -159,6 +159,7 @@ ODD = "é" if sys.flags.dev_mode else "\x1b[31mé"  # in Python's development mo
 TEN = {"Content-Length": "10"}
 BAD_CRC = gzip.compress(PLAIN)[:-8] + b"\0" * 8
 NOT_HTTP = Cause.PROTOCOL, Phase.FIRST_BYTE
+MALFORMED = Cause.MALFORMED, Phase.FIRST_BYTE
 SILENT = Cause.TIMEOUT, Phase.FIRST_BYTE, within(first_byte=0.03)
 CUT = Cause.TRUNCATED, Phase.BODY
 TABLE = [
@@ -198,15 +199,25 @@ TABLE = [
     Row("B5-brotli", compressed(b"\x0b\x02\x80", "br"), Cause.ENCODING, Phase.FIRST_BYTE),
     Row("B6-bomb", compressed(gzip.compress(bytes(10_000_000)), "gzip"), Cause.TOO_LARGE, Phase.BODY, status=200),
     Row("B6-bomb-chunked", chunked([bytes(10_000)] * 300), Cause.TOO_LARGE, Phase.BODY, status=200),
-    Row("B7-header-of-40-kb", head(200, {"X": "y" * 40_000}), *NOT_HTTP),
-    Row("B7-300-headers", head(200, [(f"X-{i}", "y") for i in range(300)]), *NOT_HTTP),
+    Row("B7-header-of-40-kb", head(200, {"X": "y" * 40_000}), *MALFORMED, detail="rules (a line of more than 32 KiB)"),
+    Row(
+        "B7-300-headers", head(200, [(f"X-{i}", "y") for i in range(300)]), *MALFORMED, detail="rules (Too many headers received)"
+    ),
     Row("B8-garbage", saying(b"\x00\x01garbage\r\n\r\n", then=Peer.hold), *NOT_HTTP),
     Row("B8-http2", saying(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", then=Peer.hold), *NOT_HTTP),
     Row("B8-tls-alert", saying(b"\x15\x03\x01\x00\x02\x02\x46", then=Peer.close), *NOT_HTTP, detail="https://"),
-    Row("B8-bad-chunk-size", saying(chunked_head() + b"zz\r\n", then=Peer.hold), *NOT_HTTP),
-    Row("B8-bad-chunk-size-later", _bad_chunk, Cause.PROTOCOL, Phase.BODY, status=200),
-    Row("B9-length-and-chunked", chunked([b"x"], headers={"Content-Length": "1"}), *NOT_HTTP),
-    Row("B9-two-lengths", head(200, [("Content-Length", "1"), ("Content-Length", "2")]) + b"xx", *NOT_HTTP),
+    Row(
+        "B8-bad-chunk-size",
+        saying(chunked_head() + b"zz\r\n", then=Peer.hold),
+        *MALFORMED,
+        detail="(Invalid character in chunk size)",
+    ),
+    Row("B8-bad-chunk-size-later", _bad_chunk, Cause.MALFORMED, Phase.BODY, status=200),
+    Row("B9-length-and-chunked", chunked([b"x"], headers={"Content-Length": "1"}), *MALFORMED),
+    Row("B8-a-field-that-is-none", b"HTTP/1.1 200 OK\r\nthis is canary\r\n\r\n", *MALFORMED, detail="(Invalid header token)"),
+    Row("B8-no-such-status", b"HTTP/1.1 99 canary\r\n\r\n", *MALFORMED, detail="(the first line is none of HTTP/1.1)"),
+    Row("B8-http2-in-clear", b"HTTP/2 200\r\ncontent-length: 0\r\n\r\n", *MALFORMED),
+    Row("B9-two-lengths", head(200, [("Content-Length", "1"), ("Content-Length", "2")]) + b"xx", *MALFORMED),
 ]
 
 
@@ -224,6 +235,7 @@ async def _run_row(row: Row) -> None:
         assert ended.timing.total < LONG
         assert KEY not in repr(ended)
         assert "canary" not in ended.detail
+        assert ("https://" in ended.detail) == (ended.cause in (Cause.DISCONNECTED, Cause.PROTOCOL))
     await closing_time()
 
 

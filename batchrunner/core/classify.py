@@ -57,8 +57,12 @@ _FAULTS: Mapping[Cause, Kind] = {
     Cause.TIMEOUT: Kind.TIMEOUT_TOTAL,
     Cause.TRUNCATED: Kind.TRUNCATED,
     Cause.PROTOCOL: Kind.PROTOCOL,
+    Cause.MALFORMED: Kind.PROTOCOL,
     Cause.ENCODING: Kind.PROTOCOL,
     Cause.TOO_LARGE: Kind.RESPONSE_TOO_LARGE,
+}
+_ADVICE: Mapping[Cause, str] = {
+    Cause.MALFORMED: "The server, or a proxy before it, breaks the rules of HTTP: tell whoever runs it what the message says.",
 }
 _TIMEOUTS: Mapping[Phase, Kind] = {
     Phase.CONNECT: Kind.TIMEOUT_CONNECT,
@@ -66,7 +70,7 @@ _TIMEOUTS: Mapping[Phase, Kind] = {
     Phase.FIRST_BYTE: Kind.TIMEOUT_FIRST_BYTE,
     Phase.BODY: Kind.TIMEOUT_IDLE,
 }
-_HTTP_ITSELF = {Cause.PROTOCOL, Cause.PROXY, Cause.INVALID}  # a status seen beside these is not the endpoint's
+_HTTP_ITSELF = {Cause.PROTOCOL, Cause.MALFORMED, Cause.PROXY, Cause.INVALID}  # a status seen beside these is not the endpoint's
 _UNREACHED = {503, 521, 522, 523, 525, 526, 527, 530}  # a gateway turned it away, or did not get through to the server
 _ORIGIN_SILENT = 524
 _NESTED = {b"{", b"["}
@@ -369,6 +373,7 @@ def _faulted(attempt: Attempt, fault: Fault) -> Outcome:
         timing=fault.timing,
         billed=fault.sent and kind not in {Kind.INVALID, Kind.LOCAL, Kind.CONFIG},
         partial=_evidence(fault.partial) if fault.partial else b"",
+        advice=_ADVICE.get(fault.cause, ""),
     )
 
 

@@ -54,6 +54,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"  # our own deadline; the phase says which
     TRUNCATED = "truncated"  # the body ended before its declared end
     PROTOCOL = "protocol"  # bytes that are not HTTP
+    MALFORMED = "malformed"  # HTTP that breaks its own rules, or our limits
     ENCODING = "encoding"  # the body's compression is broken
     TOO_LARGE = "too_large"  # the answer passed our cap
 

@@ -65,6 +65,8 @@ ROWS: list[tuple[int, Callable[[], Outcome], Kind, dict[str, object]]] = [
     (17, by_fault(Cause.TRUNCATED, BODY, status=200), K.TRUNCATED, {"billed": True}),
     (18, by_fault(Cause.PROTOCOL, FIRST), K.PROTOCOL, {}),
     (18, by_fault(Cause.PROTOCOL, BODY, status=400), K.PROTOCOL, {}),
+    (18, by_fault(Cause.MALFORMED, FIRST), K.PROTOCOL, {"billed": True}),
+    (18, by_fault(Cause.MALFORMED, BODY, status=400), K.PROTOCOL, {}),
     (19, by_fault(Cause.ENCODING, BODY, status=200), K.PROTOCOL, {"flags": ("encoding",)}),
     (20, by_fault(Cause.TOO_LARGE, BODY, status=200), K.RESPONSE_TOO_LARGE, {"billed": True}),
     (21, by_reply(200, CHAT), K.OK, {"billed": False}),
