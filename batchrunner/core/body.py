@@ -2,11 +2,11 @@
 
 Rules:
 
-1. What is kept is one line of valid UTF-8 JSON. Its numbers and strings stay byte for byte as they were sent: a valid string
-   holds no raw line break, so a line break can only stand between tokens, where a blank says the same.
-2. msgspec does the reading. It checks the syntax of what it skips, but not its UTF-8; and it refuses lone surrogates, which
-   servers that escape everything do send. Both are seen to here.
-3. A repair is always flagged: `invalid_utf8` (replaced), `not_finite` (NaN and Infinity became null), `lone_surrogate` (kept).
+1. What is kept is one line of JSON that every reader takes. Its numbers and strings stay byte for byte as they were sent: a valid
+   string holds no raw line break, so a line break can only stand between tokens, where a blank says the same.
+2. What is no text is not kept: bytes that are no UTF-8, and lone surrogates, which servers that escape everything do send. Half
+   the readers refuse the whole line for them (RFC 8259 section 8.2), and nobody can say what they meant.
+3. A repair is always flagged: `invalid_utf8` and `lone_surrogate` (each became U+FFFD), `not_finite` (NaN, Infinity became null).
 4. Nothing here raises, whatever the bytes.
 """
 
@@ -105,15 +105,15 @@ def _flat(line: bytes) -> bytes:
 
 def _mended(line: bytes, decoder: Decoder[T], flags: tuple[str, ...]) -> tuple[bytes, T | None, tuple[str, ...]]:
     """A second reading, for what other readers accept and msgspec does not."""
-    kept = _STRING_OR_CONSTANT.sub(_finite, line) if b"NaN" in line or b"Infinity" in line else line
-    judged = _ESCAPE.sub(_paired, kept) if b"\\u" in kept else kept
+    finite = _STRING_OR_CONSTANT.sub(_finite, line) if b"NaN" in line or b"Infinity" in line else line
+    mended = _ESCAPE.sub(_paired, finite) if b"\\u" in finite else finite
     try:
-        value = _decoded(judged, decoder)
+        value = _decoded(mended, decoder)
     except (DecodeError, RecursionError):
         return b"", None, flags
-    flags += ("not_finite",) if kept != line else ()
-    flags += ("lone_surrogate",) if judged != kept else ()
-    return _flat(kept), value, flags
+    flags += ("not_finite",) if finite != line else ()
+    flags += ("lone_surrogate",) if mended != finite else ()
+    return _flat(mended), value, flags
 
 
 def _finite(found: re.Match[bytes]) -> bytes:

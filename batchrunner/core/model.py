@@ -275,7 +275,7 @@ class Error(Struct, frozen=True, gc=False):
 class Result(Struct, frozen=True, kw_only=True, gc=False):
     """The final word on one request.
 
-    `body` is the answer's JSON as bytes, exactly as the provider sent it (line breaks between tokens excepted);
+    `body` is the answer's JSON as bytes, exactly as the provider sent it (but for what `core.body` must mend);
     empty when no answer came. `attempts` counts sendings; `seconds` runs from the first sending to the last answer.
     """
 
