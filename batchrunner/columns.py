@@ -21,7 +21,8 @@ import msgspec
 
 from batchrunner.answers import read_answer
 from batchrunner.core.fences import unfenced
-from batchrunner.core.model import Route, answer_text
+from batchrunner.core.model import Route
+from batchrunner.core.route import answer_text
 from batchrunner.foreign import read_record
 from batchrunner.records import paired
 

@@ -20,8 +20,9 @@ import orjson
 from msgspec import Raw, Struct, structs
 
 from batchrunner.core.fences import unfenced
-from batchrunner.core.model import Attempt, Kind, Outcome, Request, Route, answer_text, answer_texts
+from batchrunner.core.model import Attempt, Kind, Outcome, Request, Route
 from batchrunner.core.policy import option
+from batchrunner.core.route import answer_text, answer_texts
 from batchrunner.dialects import read_entries, write
 from batchrunner.errors import UsageError
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from batchrunner import faults, reception
 from batchrunner.core.classify import classify
-from batchrunner.core.model import Attempt, Cause, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request, Route, answer_text
+from batchrunner.core.model import Attempt, Cause, Deadlines, Fault, Kind, Outcome, Phase, Reply, Request, Route
+from batchrunner.core.route import answer_text
 from batchrunner.core.service import Connection
 from batchrunner.transport import Transport
 from tests.server import (

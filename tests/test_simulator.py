@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
 
-from batchrunner.core.model import Route, answer_text
+from batchrunner.core.model import Route
+from batchrunner.core.route import answer_text
 from batchrunner.errors import UsageError
 from batchrunner.simulator import FAULTS, PROFILES, Profile, Simulator, ledger, profile_named, serve
 from batchrunner.simulator.incoming import MalformedError, parse

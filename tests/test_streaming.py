@@ -11,7 +11,8 @@ from msgspec import structs
 
 from batchrunner import Runner, reception
 from batchrunner.core import health, retry, streaming
-from batchrunner.core.model import Event, Kind, Result, Route, answer_text
+from batchrunner.core.model import Event, Kind, Result, Route
+from batchrunner.core.route import answer_text
 from batchrunner.simulator import FAULTS, PROFILES, Profile, Simulator
 from tests.server import FaultServer, Peer, chat, json_reply, sse
 

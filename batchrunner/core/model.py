@@ -2,31 +2,21 @@
 
 Rules:
 
-1. Values only: every struct here is frozen, knows no room, and does no I/O.
+1. Values only: every struct here is frozen, knows no room but `core.route`, and does no I/O.
 2. A `Request` is one input line; an `Attempt` is one sending of it; a `Reply` or a `Fault` is what came back;
    an `Outcome` is what that means; `Again` or `Result` is what follows from it.
 3. Seconds are floats on a monotonic clock; sizes are bytes; header names are lower case.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-
-class Route(StrEnum):
-    """Which API a line speaks; decides what a complete answer looks like (`core.classify`)."""
-
-    CHAT = "chat"
-    COMPLETIONS = "completions"
-    RESPONSES = "responses"
-    MESSAGES = "messages"
-    EMBEDDINGS = "embeddings"
-    MODERATIONS = "moderations"
-    IMAGES = "images"
-    HTTP = "http"
+from batchrunner.core.route import Route as Route
+from batchrunner.core.route import answer_text
 
 
 class Phase(StrEnum):
@@ -326,57 +316,3 @@ class Event(Struct, frozen=True, gc=False):
     result: Result | None = None
     notice: str = ""
     why: str = ""
-
-
-class _Part(Struct, gc=False):
-    text: str | None = None
-
-
-class _Said(Struct, gc=False):
-    content: str | list[_Part] | None = None
-
-
-class _Piece(Struct, gc=False):
-    """A choice of a chat or completion, or an output item of a response."""
-
-    text: str | None = None
-    message: _Said | None = None
-    content: str | list[_Part] | None = None
-
-
-class _Answer(Struct, gc=False):
-    """The places where the four text routes keep their text."""
-
-    choices: list[_Piece] = []
-    output: list[_Piece] = []
-    content: list[_Part] = []
-
-
-def _joined(content: str | list[_Part] | None) -> str:
-    return content if isinstance(content, str) else "".join(part.text or "" for part in content or ())
-
-
-def _choices(answer: _Answer) -> list[str]:
-    return [choice.text or (_joined(choice.message.content) if choice.message else "") for choice in answer.choices]
-
-
-_TEXTS: Mapping[Route, Callable[[_Answer], list[str]]] = {
-    Route.CHAT: _choices,
-    Route.COMPLETIONS: _choices,
-    Route.RESPONSES: lambda answer: ["".join(_joined(item.content) for item in answer.output)],
-    Route.MESSAGES: lambda answer: [_joined(answer.content)],
-}
-
-
-def answer_text(route: Route, body: bytes) -> str:
-    """The text of an answer body; the body itself where the route has no text or the body another shape."""
-    return answer_texts(route, body)[0]
-
-
-def answer_texts(route: Route, body: bytes) -> list[str]:
-    """The same of each choice; there is always one, if only an empty one."""
-    read = _TEXTS.get(route)
-    try:
-        return read(msgspec.json.decode(body, type=_Answer)) or [""] if read else [body.decode("utf-8", "replace")]
-    except msgspec.MsgspecError:
-        return [body.decode("utf-8", "replace")]
