@@ -15,7 +15,7 @@ import pytest
 
 from batchrunner import Result, Runner
 from batchrunner import chat as line
-from batchrunner.core import classify, endpoints, health, retry
+from batchrunner.core import endpoints, errored, health, retry
 from batchrunner.core.model import Event, Kind
 from batchrunner.errors import StopError
 from tests.server import FaultServer, Peer, Seen, chat, json_reply, reply
@@ -44,7 +44,7 @@ def _no_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(health, "REST", 0.005)
     monkeypatch.setattr(endpoints, "RECHECK", 0.01)
-    monkeypatch.setattr(classify, "LOADING_PAUSE", 0.01)
+    monkeypatch.setattr(errored, "LOADING_PAUSE", 0.01)
 
 
 def question(seen: Seen) -> str:

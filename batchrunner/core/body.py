@@ -6,8 +6,9 @@ Rules:
    string holds no raw line break, so a line break can only stand between tokens, where a blank says the same.
 2. What is no text is not kept: bytes that are no UTF-8, and lone surrogates, which servers that escape everything do send. Half
    the readers refuse the whole line for them (RFC 8259 section 8.2), and nobody can say what they meant.
-3. A repair is always flagged: `invalid_utf8` and `lone_surrogate` (each became U+FFFD), `not_finite` (NaN, Infinity became null).
-4. Nothing here raises, whatever the bytes.
+3. What is no JSON is kept by its beginning, as a string; a cut answer likewise, if it is very long.
+4. A repair is always flagged: `invalid_utf8` and `lone_surrogate` (each became U+FFFD), `not_finite` (NaN, Infinity became null).
+5. Nothing here raises, whatever the bytes.
 """
 
 import json
@@ -20,6 +21,9 @@ from msgspec.json import Decoder
 
 T = TypeVar("T")
 
+MESSAGE = 2000  # characters of what an error says
+EXCERPT = 16384  # bytes kept of an error that is no JSON
+LONG_EVIDENCE = 1024 * 1024  # bytes of a cut answer that are kept whole
 BLANKS = b" \t\r\n"
 ANY: Decoder[Raw] = Decoder(Raw)
 _BOM = b"\xef\xbb\xbf"
@@ -31,6 +35,7 @@ _ESCAPE = re.compile(
     rb"|\\.",
     re.DOTALL,
 )
+_TITLE = re.compile(rb"<title[^>]{0,200}>\s*([^<]{1,300})", re.IGNORECASE)
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -70,6 +75,31 @@ def quoted(body: bytes) -> bytes:
 def excerpt(body: bytes, size: int) -> bytes:
     """The beginning of a text as a JSON string; bytes that are no text are replaced."""
     return msgspec.json.encode(body[:size].decode("utf-8", "replace"))
+
+
+def kept(body: bytes) -> bytes:
+    """What is kept of a body that is no JSON: its beginning, as a string; empty when there is nothing to keep."""
+    text = body.strip(BLANKS)
+    return excerpt(text, EXCERPT) if text else b""
+
+
+def evidence(partial: bytes) -> bytes:
+    """What had come of an answer, as one line of JSON: its beginning only, as a text, where it is none or very long."""
+    line = read(partial, ANY)[0] if len(partial) <= LONG_EVIDENCE else b""
+    return line or kept(partial)
+
+
+def page_title(body: bytes) -> str:
+    """The title of a page; empty: it has none, or is no page."""
+    found = _TITLE.search(body[:4096]) if body.lstrip(BLANKS)[:1] == b"<" else None
+    return printable(found[1].decode("utf-8", "replace").strip(), MESSAGE) if found else ""
+
+
+def page_text(body: bytes, line: bytes) -> str:
+    """What a body that is no JSON error says: a page's title, or its text."""
+    if title := page_title(body):
+        return title
+    return "" if line or body.lstrip(BLANKS)[:1] == b"<" else body[:MESSAGE].decode("utf-8", "replace").strip()
 
 
 def printable(text: str, length: int) -> str:

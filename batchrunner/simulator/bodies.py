@@ -2,7 +2,7 @@
 
 Rules:
 
-1. Every body is complete in the sense of `core.classify`: all choices, each with a finish reason; as many vectors as inputs.
+1. Every body is complete in the sense of `core.complete`: all choices, each with a finish reason; as many vectors as inputs.
 2. Nothing depends on the clock: `CREATED` is the one moment of all answers.
 """
 

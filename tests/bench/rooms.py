@@ -32,7 +32,8 @@ ROOMS = {  # a module that is not named here counts under its own name
     "core/chances core/pace core/rate core/second core/window core/crowding core/bucket core/knee core/debut core/treatment "
     "core/claims core/flight core/stragglers core/withheld core/doubt core/refusals core/luck core/allowance core/filling "
     "core/lessons",
-    "classify": "core/classify core/verdicts core/complaint core/complete core/finish core/body core/choices core/naming",
+    "classify": "core/classify core/answered core/errored core/verdicts core/complaint core/complete core/finish core/body "
+    "core/choices core/naming",
     "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",
     "meter": "meter core/tally core/histogram trail core/trail attempts vitals progress bars audience",
     "engine": "engine feeder hooks outbox core/model core/route",
