@@ -6,6 +6,7 @@ Rules:
 2. What may be asked twice is asked again when it fails on the way. Creating a batch may not, for it costs money:
    each carries a mark, by which one that was created unheard is found (`find`).
 3. What the service refuses for good is a StopError.
+4. It is asked at the user's `--rpm`, else at most eight times a second: a large job has thousands of batches to look after.
 """
 
 import random
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
+from aiolimiter import AsyncLimiter
 from msgspec import Struct
 
 from batchrunner.core.classify import classify
@@ -27,6 +29,7 @@ ENDED = frozenset({"completed", "failed", "expired", "cancelled", "gone"})
 MARK = "batchrunner"
 """The key of a batch's metadata that says which submission of ours it is."""
 _PAGES = 50  # of a hundred batches, that are searched for a mark
+_A_SECOND = 8  # requests, where the user gives no pace
 _CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302"}
 T = TypeVar("T")
 Pause = Callable[[float], Awaitable[object]]
@@ -79,10 +82,11 @@ class _Page(Struct):
 
 
 class BatchApi:
-    """The service behind a transport. `pause` waits so many seconds."""
+    """The service behind a transport. `rpm` is the user's number, or 0; `pause` waits so many seconds."""
 
-    def __init__(self, transport: Transport, timeouts: Timeouts, retries: Retries, pause: Pause) -> None:
+    def __init__(self, transport: Transport, timeouts: Timeouts, retries: Retries, rpm: int, pause: Pause) -> None:
         self._transport = transport
+        self._turns = AsyncLimiter(1, 60.0 / rpm) if rpm else AsyncLimiter(_A_SECOND, 1.0)
         self._deadlines = Deadlines(timeouts.connect_timeout, timeouts.max_timeout, timeouts.max_timeout, timeouts.max_timeout)
         self._most = retries.max_attempts
         self._pause = pause
@@ -141,6 +145,7 @@ class BatchApi:
         raise _refused(outcome)
 
     async def _once(self, request: Request) -> tuple[Reply, Outcome]:
+        await self._turns.acquire()
         attempt = Attempt(request, self._transport.name, 1, 0.0, self._deadlines)
         answer = await self._transport.send(attempt, lambda attempt, phase, age: 0.0)
         return answer if isinstance(answer, Reply) else Reply(0, {}, b""), classify(attempt, answer)

@@ -10,6 +10,7 @@ Rules:
 
 import asyncio
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 
 from msgspec import structs
 
-from batchrunner import batch, retyped, submission
+from batchrunner import batch, retyped
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.engine import Chore
@@ -114,14 +115,15 @@ async def present(
                 Ladder(run, settings.stopping.grace, audience.progress.note).attach()
             return audience.watch(run)
 
-        if settings.service.via == "batch" and job is None:
+        batched = settings.service.via == "batch" and job is None
+        if batched:
             reopen = await _submitted(settings, reopen, audience.progress.note)
             settings = structs.replace(settings, fresh=False)  # which it was
         ending = await batch.run(
             settings, job, reopen=reopen, hooks=hooks, listeners=audience.listeners, deliver=deliver, watch=watch, origins=origins
         )
-        if settings.service.via == "batch" and job is None:
-            submission.clear(paths_of(settings))
+        if batched:
+            shutil.rmtree(paths_of(settings).batches, ignore_errors=True)  # what came back has been adopted
         return await audience.leave(ending)
 
 
@@ -135,6 +137,8 @@ def _said(settings: Settings, origins: Mapping[str, str], reopen: Reopen | None)
 
 async def _submitted(settings: Settings, reopen: Reopen | None, note: Callable[[str], None]) -> Reopen:
     """What a batch service has answered, to be adopted by a run that sends the rest."""
+    from batchrunner import submission  # few jobs go by batch
+
     reopen = reopen or Reopen(promising)
     done = await submission.submit(settings, note, reopen)
     return Reopen(reopen.kinds, done, ours=True)

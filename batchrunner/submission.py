@@ -12,7 +12,6 @@ Rules:
 
 import asyncio
 import os
-import shutil
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +27,7 @@ from batchrunner.batch_api import ENDED, Batch, BatchApi, Pause
 from batchrunner.core.address import NO_PROXY
 from batchrunner.core.asking import asking
 from batchrunner.core.model import Request, Result, Route
+from batchrunner.core.service import as_said
 from batchrunner.core.wording import seconds
 from batchrunner.disk import replace
 from batchrunner.errors import FileError, StopError, UsageError
@@ -36,7 +36,6 @@ from batchrunner.keyring import Door, doors
 from batchrunner.meter import Meter
 from batchrunner.network import proxy_for, proxy_secrets
 from batchrunner.passing import STDOUT
-from batchrunner.paths import Paths
 from batchrunner.reopening import Reopen
 from batchrunner.secret import redactor
 from batchrunner.settings import Settings
@@ -113,11 +112,6 @@ async def submit(
         await job.close(None)
 
 
-def clear(paths: Paths) -> None:
-    """What came back has been adopted: forget the batches of this job."""
-    shutil.rmtree(paths.batches, ignore_errors=True)
-
-
 @asynccontextmanager
 async def _service(door: Door, settings: Settings, environ: Mapping[str, str], pause: Pause) -> AsyncIterator[BatchApi]:
     async with AsyncExitStack() as stack:
@@ -135,7 +129,8 @@ async def _service(door: Door, settings: Settings, environ: Mapping[str, str], p
             ids=door.provider.ids,
         )
         await stack.enter_async_context(transport)
-        yield BatchApi(transport, settings.timeouts, settings.retries, pause)
+        rpm = as_said(settings.pacing, door.row).rpm
+        yield BatchApi(transport, settings.timeouts, settings.retries, rpm, pause)
 
 
 class Shelf:

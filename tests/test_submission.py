@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -15,8 +15,11 @@ from msgspec import structs
 
 import batchrunner
 from batchrunner import submission
-from batchrunner.batch_api import multipart
+from batchrunner.batch_api import BatchApi, multipart
 from batchrunner.cli import main
+from batchrunner.core.deadlines import Timeouts
+from batchrunner.core.model import Attempt, Reply
+from batchrunner.core.retry import Retries
 from batchrunner.core.service import Service
 from batchrunner.errors import StopError, UsageError
 from batchrunner.settings import Settings
@@ -24,8 +27,11 @@ from batchrunner.simulator import Profile, Simulator
 from batchrunner.simulator.batches import Batches, _file_of
 from batchrunner.simulator.incoming import Call
 from batchrunner.submission import STATE, State, submit
+from batchrunner.transport import Transport
+from batchrunner.wire import Review
 from tests.crash import served
 from tests.server import FaultServer, Peer, Seen, json_reply, reply
+from tests.virtual import run_virtual
 
 COUNT = 40
 
@@ -315,3 +321,42 @@ async def test_the_state_tells_what_is_under_way(sim: Simulator) -> None:
     state = State(**json.loads(Path("a.run/batches", STATE).read_text()))
     assert state.base_url == sim.url
     assert [(part["batch_id"], part["lines"], part["fetched"]) for part in map(dict, state.parts)] == [("batch_2", 3, False)]  # type: ignore[call-overload]
+
+
+# ---- the pace ----
+
+
+class _Clock:
+    """A service that knows no batch, and when it was asked."""
+
+    name = "a"
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    async def send(self, attempt: Attempt, review: Review) -> Reply:
+        self.asked.append(asyncio.get_running_loop().time())
+        return Reply(404, {}, b"{}")
+
+
+def asked_at(rpm: int, count: int) -> list[float]:
+    """When a service is asked that often, as fast as may be, from 0.0 on."""
+    clock = _Clock()
+
+    async def look() -> None:
+        api = BatchApi(cast("Transport", clock), Timeouts(), Retries(), rpm, no_pause)
+        for number in range(count):
+            assert (await api.look(f"b-{number}")).status == "gone"
+
+    run_virtual(look)
+    return [moment - clock.asked[0] for moment in clock.asked]
+
+
+def test_a_service_is_asked_at_the_pace_of_the_user() -> None:
+    assert asked_at(30, 4) == pytest.approx([0.0, 2.0, 4.0, 6.0])
+
+
+def test_a_service_is_asked_a_few_times_a_second_about_thousands_of_batches() -> None:
+    moments = asked_at(0, 120)
+    assert moments[7] == 0.0
+    assert moments[8:] == pytest.approx([0.125 * number for number in range(1, 113)])
