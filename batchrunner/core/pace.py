@@ -12,8 +12,8 @@ Rules:
 6. The pause that an endpoint asks for holds the pace of every model there; it is never shortened.
 
 Buckets of our own and not aiolimiter's: one such limiter cannot change its rate, which here follows refusals four times a second,
-cannot take back what was not used, and tells nobody how long to wait, which endpoints that share work have to know. (What is asked
-of a batch service, one request after the other, it paces: `batch_api`.)
+cannot take back what was not used, and tells nobody how long to wait, which endpoints that share work have to know. It paces
+what is asked of a batch service, one request after the other (`batch_api`).
 """
 
 from collections.abc import Sequence
