@@ -8,12 +8,15 @@ Rules:
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 Text = TypeVar("Text", str, bytes)
 
+WHOLE = 8  # letters of a key of which a part is told from ordinary text
+_NEEDLE = 64  # digits of base64 that are searched for in every answer: long ones are found missing sooner
 SHORT = 4  # a word of fewer letters is a placeholder as well
 PLACEHOLDERS = frozenset(
     [
@@ -40,8 +43,10 @@ class Secret:
     def __init__(self, value: str) -> None:
         self._value = value
         forms = _forms(value)
-        self._needles = [(each, each.encode()) for each in sorted({form[:8] for form in forms})]
-        pattern = "|".join([*map(re.escape, forms), *(_masked(value) if forms else ())])
+        encoded = _encoded(value) if forms else []
+        needles = {form[:WHOLE] for form in forms} | {digits[:_NEEDLE] for digits in encoded}
+        self._needles = [(each, each.encode()) for each in sorted(needles)]
+        pattern = "|".join([*map(re.escape, forms), *(_masked(value) if forms else ()), *map(_with_end, encoded)])
         self._pattern = (re.compile(pattern), re.compile(pattern.encode()))
 
     def __repr__(self) -> str:
@@ -64,14 +69,39 @@ class Secret:
 
 
 def _forms(value: str) -> list[str]:
-    """How the key may be written by who quotes it: as it is, percent-encoded, with JSON's optional escape of a slash."""
+    """How the key may be written by who quotes it: as it is, percent-encoded, with JSON's optional escape of a slash.
+
+    The longest first, so that none is taken for the beginning of another.
+    """
     if len(value) < SHORT or value.lower() in PLACEHOLDERS:
         return []
-    return sorted({value, quote(value, safe=""), value.replace("/", "\\/")}, key=len, reverse=True)
+    quoted = {quote(value, safe=""), quote(value)}
+    lowered = {_PERCENT.sub(lambda escape: escape[0].lower(), each) for each in quoted}
+    return sorted({value, value.replace("/", "\\/"), *quoted, *lowered}, key=len, reverse=True)
+
+
+_PERCENT = re.compile("%[0-9A-F]{2}")
+
+
+def _encoded(value: str) -> list[str]:
+    """What base64 makes of the key, wherever it stands in what is encoded, a header with `Bearer` say: three ways to be aligned.
+
+    Digits that the neighbours have a part in are left out; of a short key too few would remain.
+    """
+    found, raw = set[str](), value.encode()
+    for shift in range(3) if len(value) >= WHOLE else ():
+        digits = b64encode(bytes(shift) + raw).decode()[-(-4 * shift // 3) : (shift + len(raw)) * 4 // 3]
+        found |= {digits, digits.replace("+", "-").replace("/", "_"), digits.replace("/", "\\/")}
+    return sorted(found)
+
+
+def _with_end(digits: str) -> str:
+    """The pattern of these digits of base64, with the one behind them and what fills it up."""
+    return rf"{re.escape(digits)}[\w+\-]?={{0,2}}"
 
 
 def _masked(value: str) -> list[str]:
-    return [rf"{re.escape(value[:8])}[\w*.\-]*"] if len(value) >= 8 else []
+    return [rf"{re.escape(value[:WHOLE])}[\w*.\-]*"] if len(value) >= WHOLE else []
 
 
 def redactor(secrets: Iterable[Secret]) -> Redact | None:

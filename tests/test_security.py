@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,9 @@ from tests.server import (
 ROOT = Path(__file__).parent.parent
 KEY = "sk-canary-0123456789abcdefghijklmnop"
 SECOND = "sk-second-9876543210zyxwvutsrqponmlk"
-TRACES = tuple(trace for key in (KEY, SECOND) for trace in (key, key[3:], key.upper(), key[:12]))
+TRACES = tuple(
+    trace for key in (KEY, SECOND) for trace in (key, key[3:], key.upper(), key[:12], b64encode(key.encode()).decode()[:12])
+)
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -335,6 +338,7 @@ def _echo(*, stream: bool, key: str = KEY) -> Script:
         while True:
             seen = await peer.request()
             said = f"you sent {seen.headers.get('Authorization')} {key} {key[:8]}****{key[-4:]} https://h/?key={key}"
+            said += f" {b64encode(key.encode()).decode()}"
             heads = {"X-Request-Id": key, "X-Echo": said, "WWW-Authenticate": f"Bearer {key}"}
             match int(seen.json()["messages"][0]["content"]) % 8:
                 case 0:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import zlib
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -513,6 +514,12 @@ def test_a_secret_is_shown_only_when_asked() -> None:
         (KEY, b"x sk-canary-0123456789abcdef y", b"x [key] y"),
         (KEY, "sk-other is not touched", "sk-other is not touched"),
         ("a+b(c", "a+b(c aab(c", "[key] aab(c"),
+        ("k/é+12345", "k%2F%C3%A9%2B12345 k%2f%c3%a9%2b12345 k/%C3%A9%2B12345", "[key] [key] [key]"),
+        (KEY, f"({b64encode(KEY.encode()).decode()})", "([key])"),
+        (KEY, f'"{b64encode(f"Bearer {KEY}".encode()).decode()}"', '"QmVhcmVyIH[key]"'),
+        (KEY, f"x {b64encode(f'user:{KEY}:'.encode()).decode()} y", "x dXNlcjp[key]o= y"),
+        ("~~~???key~~~", b64encode(b"~~~???key~~~").replace(b"/", b"\\/"), b"[key]"),
+        ("~~~???key~~~", urlsafe_b64encode(b"~~~???key~~~"), b"[key]"),
         ("x", "x marks the spot", "x marks the spot"),
         ("", "as it was", "as it was"),
     ],
@@ -528,6 +535,7 @@ def test_g9_no_text_keeps_the_key(key: str, before: str, after: str) -> None:
     text = before + key + after
     assert key not in secret.redact(text)
     assert key.encode() not in secret.redact(text.encode())
+    assert "[key]" in secret.redact(b64encode(text.encode()).decode())
 
 
 # Connections.
