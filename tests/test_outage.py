@@ -84,6 +84,20 @@ def test_errors_of_a_gateway_or_server_are_no_answers_however_long_they_come(rep
     assert ran(Stopping(max_outage=600), until(300.0, broken, prompt))[0].stopping == ""
 
 
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}])
+@pytest.mark.parametrize("first", [1, LINES])
+def test_a_model_that_is_being_loaded_for_ever_is_no_answer_either(first: int, headers: Mapping[str, str]) -> None:
+    async def loading(attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.01)
+        loads = attempt.request.line >= first
+        return Reply(503, headers, b'{"error":{"message":"Loading model"}}') if loads else good()
+
+    engine, took = ran(Stopping(max_outage=600), loading)
+    assert re.match(r"no endpoint has answered for 60\d s \[E305\] \(a: Loading model\)", engine.stopping)
+    assert (engine.scheduler.open, took) == (LINES + 1 - first, pytest.approx(605, abs=10))
+    assert ran(Stopping(max_outage=600), until(300.0, loading, prompt))[0].scheduler.open == 0
+
+
 def test_an_endpoint_that_is_only_busy_is_waited_for() -> None:
     async def busy(_attempt: Attempt) -> Reply:
         await asyncio.sleep(0.01)

@@ -14,7 +14,7 @@ from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.queue import Open
 from batchrunner.core.retry import TURNS, Neighbours, Purse, Retries, Streak, backoff
 from batchrunner.core.treatment import KILLS, TREATMENT
-from batchrunner.core.turnstile import MINUTE, Turnstile, turned_away
+from batchrunner.core.turnstile import LOAD, MINUTE, Turnstile, turned_away
 
 
 class Chances:
@@ -66,7 +66,8 @@ class Chances:
             return 0.0
         turned, wait = entry.spent.turned, outcome.wait
         if turned and turned.times >= self._policy.max_attempts:
-            wait = max(wait or 0.0, MINUTE / (self._most - self._policy.max_attempts))
+            lasts = LOAD if outcome.kind is Kind.LOADING else MINUTE
+            wait = max(wait or 0.0, lasts / (self._most - self._policy.max_attempts))
         return backoff(max(1, entry.spent.failures), u, wait)
 
     def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, others: float) -> str | None:
@@ -86,18 +87,18 @@ class Chances:
         # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
         named = treatment.health == "pause" and bool(outcome.wait)
         entry.spent.turns += not (named or outage)
-        if named and outcome.kind is Kind.RATE_LIMITED and not outage and (why := self._turned(entry, others)):
+        if named and not outage and (why := self._turned(entry, outcome.kind, others)):
             return why
         if outcome.billed and self._policy.retry_ambiguous == "never":
             return "an attempt that may have been billed"
         alike = self._charged(entry, lane, outcome, now - attempt.started) if treatment.spends and not outage else ""
         return alike or entry.spent.over(self._policy) or None
 
-    def _turned(self, entry: Open, others: float) -> str:
+    def _turned(self, entry: Open, kind: Kind, others: float) -> str:
         """Count a pause of a named length. Why it is an affair of this request, in words; empty: it is none."""
         stile = self._stiles[entry.request.model]
         turned = entry.spent.turned = entry.spent.turned or turned_away(stile)
-        turned.again(others < sum(stile.waiting for stile in self._stiles.values()))
+        turned.again(kind is not Kind.LOADING and others < sum(stile.waiting for stile in self._stiles.values()))
         return turned.words() if turned.times >= self._most else ""
 
     def _charged(self, entry: Open, lane: Endpoint, outcome: Outcome, seconds: float) -> str:

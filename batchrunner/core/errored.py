@@ -87,7 +87,7 @@ def _weighed(attempt: Attempt, reply: Reply, told: Complaint, status: int, verdi
     if status == 408 and reply.timing.reused:
         kind = Kind.STALE  # the server gave up on an idle connection, not on this request
     if kind is Kind.LOADING:
-        wait = LOADING_PAUSE if wait is None else wait
+        wait = wait or LOADING_PAUSE
     return _parked(reply, told, wait) if kind is Kind.RATE_LIMITED else (kind, wait)
 
 

@@ -153,9 +153,12 @@ class Silence:
 
 
 def _answered(outcome: Outcome) -> bool:
-    """Whether somebody is there who can answer: who begins to, objects to the request or is busy. An error or a page is not."""
+    """Whether somebody is there who can answer: who begins to, objects to the request or is busy.
+
+    An error or a page is not, nor a model that is being loaded.
+    """
     treatment, begun = TREATMENT[outcome.kind], 200 <= outcome.status < 300
-    if outcome.kind is Kind.GARBLED or not (outcome.status or outcome.kind is Kind.OK):
+    if outcome.kind in {Kind.GARBLED, Kind.LOADING} or not (outcome.status or outcome.kind is Kind.OK):
         return False
     return begun or treatment.health not in FLED or treatment.limit == "pushback"
 

@@ -9,6 +9,8 @@ Rules:
    else a few such requests could keep all others from being sent.
 4. So many times are the end of it, and the later ones are put so far apart that they last longer than a minute, by which most
    limits are counted: where nobody else is left, only time can tell.
+5. That a model is being loaded is no limit: one server of several may say so for minutes (`LOAD`). Where nobody else is left, it
+   is nobody's fault, and an outage in the end (`core.stopping`).
 """
 
 from msgspec import Struct
@@ -17,6 +19,7 @@ FEW = 20  # requests that wait at once may each be to blame themselves,
 PART = 0.25  # or so many of each that was let in meanwhile
 SOME = 3
 MINUTE = 60.0
+LOAD = 600.0  # seconds
 
 
 class Turnstile:

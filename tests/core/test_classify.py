@@ -366,6 +366,7 @@ def test_an_empty_body_leaves_nothing() -> None:
 def test_a_model_that_is_being_loaded_says_how_long() -> None:
     got = outcome(503, {"error": "Model x is currently loading", "estimated_time": 20.0})
     assert (got.kind, got.wait) == (K.LOADING, 20.0)
+    assert outcome(503, {"error": "Model x is currently loading"}, headers={"retry-after": "0"}).wait == 5.0
 
 
 # Headers

@@ -15,6 +15,7 @@ from tests.virtual import MemorySink, Script, chat, engine_for, good, run_virtua
 LATER = {"retry-after": "1"}
 THROTTLE = Reply(429, LATER, b'{"error":{"message":"slow down","type":"rate_limit_error"}}')
 PAYMENT = Reply(402, LATER, b'{"error":{"message":"pay"}}')
+LOADING = Reply(503, {}, b'{"error":{"message":"Loading model","type":"unavailable_error"}}')
 BUSY = Reply(503, LATER, b'{"error":{"message":"busy"}}')
 MOST = 24  # sendings, as without the header
 
@@ -52,11 +53,11 @@ def ran(lines: int, script: Script, concurrency: int = 8, seed: int = 1) -> Ran:
     return outcome
 
 
-def poison(lines: Collection[int], refusal: Reply) -> Script:
+def poison(lines: Collection[int], refusal: Reply, seconds: float = 0.05) -> Script:
     """These lines are always turned away."""
 
     async def script(attempt: Attempt) -> Reply:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(seconds)
         return refusal if attempt.request.line in lines else good()
 
     return script
@@ -91,6 +92,39 @@ def test_many_such_lines_among_more_that_are_answered(concurrency: int) -> None:
     bad = set(Random(7).sample(range(1, 1001), 30))
     run = ran(1000, poison(bad, THROTTLE), concurrency)
     assert set(run.failed) == bad
+
+
+# ---- a model that is being loaded ----
+
+
+@pytest.mark.parametrize("lines", [{1}, {1, 2, 50}])
+def test_a_line_for_which_the_model_is_always_being_loaded_is_given_up_in_the_end(lines: set[int]) -> None:
+    run = ran(1500, poison(lines, LOADING, 1.0), 2)
+    assert run.failed == dict.fromkeys(lines, Kind.LOADING)
+    assert all(run.sent[line] <= MOST + SOME for line in lines)
+
+
+@pytest.mark.parametrize("lines", [1, 10, 52, 300])
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_server_that_loads_its_model_again_costs_none(lines: int, concurrency: int) -> None:
+    async def restarted(_attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.5)
+        return LOADING if 3.0 < asyncio.get_running_loop().time() - 1000.0 < 1500.0 else good()
+
+    assert ran(lines, restarted, concurrency).failed == {}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_one_server_of_several_that_loads_for_minutes_costs_none(share: float) -> None:
+    """And each line has its own server."""
+    theirs = set(Random(5).sample(range(1, 1001), int(1000 * share)))
+
+    async def replica(attempt: Attempt) -> Reply:
+        await asyncio.sleep(1.0)
+        loads = asyncio.get_running_loop().time() - 1000.0 < 400.0
+        return LOADING if loads and attempt.request.line in theirs else good()
+
+    assert ran(1000, replica, 4).failed == {}
 
 
 # ---- limits ----
