@@ -6,13 +6,16 @@ Rules:
    puts these into the order of the input).
 2. A record that no longer counts is left out: a success goes before a failure, and what was written later before the earlier.
    An answer to a line that was edited since (`--changed rerun`) stays in its file, which is only ever added to.
-3. The file takes its name when it is whole. Nothing of the job is changed.
+3. The file takes its name when it is whole. It takes the place of an earlier export, never of a file that begins otherwise.
+4. Nothing of the job is changed.
 """
 
+import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from batchrunner.looking import refuse_own, refuse_unfit
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths
 from batchrunner.records import prevailing
-from batchrunner.sheets import SHEETS, Rows, Write
+from batchrunner.sheets import SHEETS, Form, Rows, columns_of
 from batchrunner.spooling import Spool
 from batchrunner.standing import BIT
 from batchrunner.terminal import carry, hush
@@ -52,8 +55,8 @@ class Exported(Struct):
 def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exported:
     """Write the records of a job as a table; `paths.input` may be the results file itself. `sheet` names the form of the table.
 
-    UsageError E201: there are no results. E002: no such form. E003: the file is one of the job's own. E206: an extra is missing.
-    FileError E404: it cannot be written.
+    UsageError E201: there are no results. E002: no such form. E003: the file is one of the job's own. E401: not ours.
+    E206: an extra is missing. FileError E404: it cannot be written.
     """
     files = _files(paths)
     form = _form(target, sheet, paths)
@@ -62,6 +65,8 @@ def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exp
     names = spread((name.strip() for name in (columns or DEFAULT).split(",") if name.strip()), _Counted(files, counting))
     table = _Table(names, _Counted(files, counting))
     try:
+        if target != STDOUT:
+            _refuse_foreign(Path(target), form, names, table)
         with nullcontext() if target == STDOUT else Spool(Path(target)) as spool:
             form(names, table, spool.write if spool else carry)
         sys.stdout.flush()
@@ -88,7 +93,24 @@ def _holds_records(path: Path) -> bool:
         return False
 
 
-def _form(target: str, sheet: str, paths: Paths) -> Callable[[Sequence[str], Rows, Write], None]:
+def _refuse_foreign(path: Path, form: Form, names: Sequence[str], rows: Rows) -> None:
+    """E401: what stands there does not begin as this table does."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    if not (columns_of(path) == names if form is SHEETS["parquet"] else _begins(path, form, names, rows)):
+        hint = f"name another file: batchrunner export INPUT FILE\nif nobody needs that one:  rm {shlex.quote(str(path))}"
+        raise UsageError("E401", f"{path} holds something other than a table of these columns", hint)
+
+
+def _begins(path: Path, form: Form, names: Sequence[str], rows: Rows) -> bool:
+    start: list[bytes] = []
+    form(names, lambda: islice(rows(), 1), start.append)
+    line = b"".join(start).partition(b"\n")[0]
+    with path.open("rb") as file:
+        return bool(line) and file.read(len(line) + 1) == line + b"\n"
+
+
+def _form(target: str, sheet: str, paths: Paths) -> Form:
     name = sheet or Path(target).suffix.removeprefix(".").lower() or "csv"
     if name not in SHEETS or (target == STDOUT and name == "parquet"):
         raise UsageError(

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from batchrunner.tables import arrow
 
 Write = Callable[[bytes], object]
 Rows = Callable[[], Iterable[Sequence[Any]]]
+Form = Callable[[Sequence[str], Rows, Write], None]
 BATCH = 1024  # rows of a Parquet file that are written together
 _FORMULA = re.compile(r"[ \t\n]*[=+\-@＝＋－＠\t\n]")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -151,7 +153,16 @@ class _Sink(io.RawIOBase):
         return len(piece)
 
 
-SHEETS: Mapping[str, Callable[[Sequence[str], Rows, Write], None]] = {
+def columns_of(path: Path) -> list[str]:
+    """The columns of a Parquet file; none of what is no such file."""
+    lib, files = arrow()
+    try:
+        return list(files.read_schema(path).names)
+    except lib.ArrowInvalid:
+        return []
+
+
+SHEETS: Mapping[str, Form] = {
     "csv": comma,
     "tsv": tab,
     "md": markdown,

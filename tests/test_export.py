@@ -19,6 +19,7 @@ import batchrunner
 from batchrunner.cli import main
 from batchrunner.columns import Seen, column, spread
 from batchrunner.core.fences import unfenced
+from batchrunner.errors import UsageError
 from batchrunner.export import export
 from batchrunner.paths import Paths
 from batchrunner.sheets import comma, harmless, markdown, parquet, plain
@@ -192,6 +193,28 @@ def test_what_cannot_be_written_is_refused(
     assert main(["export", *words]) in {2, 4}
     assert f"[{code}]" in capsys.readouterr().err
     assert (job.results.read_bytes(), list(Path().glob("*.part"))) == (before, [])
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "md", "txt", "parquet"])
+def test_an_earlier_export_is_written_over_and_nothing_else(job: Paths, form: str) -> None:
+    write(job.results, answer("a"))
+    out = Path(f"out.{form}")
+    out.touch()
+    export(job, out.name)
+    short = out.read_bytes()
+    write(job.results, answer("a"), answer("b"))
+    export(job, out.name)
+    longer = out.read_bytes()
+    assert len(longer) > len(short)
+    for theirs in (b"my own notes\n", b"custom_id", b"x" + longer[:-9], b"PAR1", b"\n"):
+        out.write_bytes(theirs)
+        with pytest.raises(UsageError, match="E401") as refused:
+            export(job, out.name)
+        assert f"rm out.{form}" in refused.value.hint
+        assert out.read_bytes() == theirs
+    out.write_bytes(longer)
+    with pytest.raises(UsageError, match="other than a table of these columns"):
+        export(job, out.name, "kind,text")
 
 
 def test_the_command_writes_every_form_and_stdout(job: Paths, capsys: pytest.CaptureFixture[str]) -> None:
