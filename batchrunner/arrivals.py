@@ -24,7 +24,7 @@ from batchrunner.outbox import Deliver
 
 READ_AHEAD = 256  # results that wait for a reader before the run does
 
-Task = asyncio.Task[object]
+Task = asyncio.Task[BaseException | None]
 _left: dict[Task, Path | None] = {}  # that nobody reads any more, until they have ended; a loop holds tasks but weakly
 
 
@@ -48,7 +48,7 @@ class Arrivals:
         def ended(run: Task) -> None:
             runs.discard(run)
             _left.pop(run, None)
-            queue.put_nowait(_cut_off() if run.cancelled() else run.exception())
+            queue.put_nowait(_cut_off() if run.cancelled() else run.exception() or run.result())
 
         self._start, self._ended = partial(start, deliver), ended
         self._queue, self._room = queue, room
@@ -82,10 +82,19 @@ class Arrivals:
             await end([self._run])
 
     def _begin(self) -> None:
-        self._run = asyncio.get_running_loop().create_task(self._start())
+        self._run = asyncio.get_running_loop().create_task(_contained(self._start()))
         self._runs.add(self._run)
         self._run.add_done_callback(self._ended)
         weakref.finalize(self, _leave, self._run, self._folder)
+
+
+async def _contained(run: Coroutine[Any, Any, object]) -> BaseException | None:
+    """A run to its end. What is raised to end the program is for the reader: out of a task it would end the loop at once."""
+    try:
+        await run
+    except (KeyboardInterrupt, SystemExit) as error:
+        return error
+    return None
 
 
 def _cut_off() -> StopError:

@@ -23,7 +23,7 @@ from batchrunner.audience import Audience
 from batchrunner.batch import Run
 from batchrunner.engine import Chore
 from batchrunner.errors import UsageError
-from batchrunner.hooks import Hooks
+from batchrunner.hooks import Hooks, interruptible
 from batchrunner.job import Job
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop, tune
@@ -119,9 +119,10 @@ async def present(
         if batched:
             reopen = await _submitted(settings, reopen, audience.progress.note)
             settings = structs.replace(settings, fresh=False)  # which it was
-        ending = await batch.run(
+        run = batch.run(
             settings, job, reopen=reopen, hooks=hooks, listeners=audience.listeners, deliver=deliver, watch=watch, origins=origins
         )
+        ending = await interruptible(run)
         if batched:
             shutil.rmtree(paths_of(settings).batches, ignore_errors=True)  # what came back has been adopted
         return await audience.leave(ending)

@@ -7,12 +7,15 @@ Rules:
 3. An iterable that raises ends the run in order: nobody knows what it would have given. What has been sent is not lost.
 4. A CancelledError that arises in the user's code is a failure like any other of it, and so is one that it sends to the task
    in which it runs. One that somebody else has sent there is the run's own, and passes.
+5. What is no Exception (`sys.exit`, Ctrl-C, `pytest.fail`) is for the program: the run is cancelled, in order, and it arrives
+   where the run is awaited (`interruptible`). Raised in a task of ours it would end the loop, or that task alone, unheard.
 """
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent import futures
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -77,9 +80,58 @@ async def in_their_code(code: Coroutine[Any, Any, Out]) -> Out:
             raise
         what = "it cancelled its own task" if steps.own else "something that it waits for was cancelled, not the run"
         raise futures.CancelledError(f"{error}" or what) from error
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as error:
+        if (instead := _instead(task, error)) is error:
+            raise
+        raise instead from error
     finally:
         for _ in range(steps.own):
             task.uncancel()
+
+
+class Interrupt:
+    """What was raised to end the program while this task carried a run."""
+
+    __slots__ = ("error", "task")
+
+    def __init__(self, task: "asyncio.Task[Any]") -> None:
+        self.task = task
+        self.error: BaseException | None = None
+
+
+_INTERRUPT: ContextVar[Interrupt | None] = ContextVar("interrupt", default=None)  # of the run that a task belongs to
+
+
+async def interruptible(run: Coroutine[Any, Any, Out]) -> Out:
+    """What a run returns. Raises what code of the user's raised to end the program, when the run has ended in order."""
+    task = asyncio.current_task()
+    assert task, "a run is a task, or in one"
+    interrupt = Interrupt(task)
+    token = _INTERRUPT.set(interrupt)
+    try:
+        return await run
+    except asyncio.CancelledError:
+        if not interrupt.error:
+            raise
+        task.uncancel()
+        raise interrupt.error from None
+    finally:
+        _INTERRUPT.reset(token)
+
+
+def _instead(task: "asyncio.Task[Any]", error: BaseException) -> BaseException:
+    """What to raise in this task. The run itself hears of it once: what it still has to do then, it does."""
+    interrupt = _INTERRUPT.get()
+    if interrupt is None or (interrupt.task is task and not interrupt.error):
+        return error
+    if interrupt.task is task:
+        return futures.CancelledError("the run is being ended")
+    if not interrupt.error:
+        interrupt.error = error
+        interrupt.task.cancel()
+    return asyncio.CancelledError()
 
 
 class _Steps(Generic[Out]):
@@ -101,6 +153,10 @@ class _Steps(Generic[Out]):
             except StopIteration as end:
                 said: Out = end.value
                 return said
+            except GeneratorExit as error:
+                if isinstance(thrown, GeneratorExit):
+                    raise  # nobody will go on with it
+                raise RuntimeError("it raised GeneratorExit") from error  # as Python does with StopIteration
             finally:
                 self.own = max(0, self.own + task.cancelling() - before)  # a timeout within it takes back what its timer did
             try:

@@ -622,6 +622,62 @@ async def test_rows_in_which_something_is_cancelled_say_so(kept: bool, cancel: A
             await batchrunner.gather(rows(), tmp_path / "out.jsonl" if kept else None, base_url="simulated")
 
 
+class EndOfTestError(BaseException):
+    """What `pytest.fail` raises is of this sort: no Exception."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, EndOfTestError])
+@pytest.mark.parametrize("hook", ["prepare", "validate", "classify", "on_event", "rows", "async rows"])
+@pytest.mark.parametrize("way", ["run", "gather", "stream"])
+def test_what_is_meant_for_the_program_ends_the_run_in_order_and_arrives_as_itself(
+    hook: str, error: type[BaseException], way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ends(*_given: object) -> None:
+        raise error
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from lines(20)
+        ends()
+
+    async def slow_rows() -> AsyncIterator[dict[str, Any]]:
+        for row in rows():
+            yield row
+
+    async def ask(runner: batchrunner.Runner, given: Any) -> None:
+        async with asyncio.timeout(PATIENCE):
+            if way == "stream":
+                _ = [result async for result in runner.stream(given, output)]
+            else:
+                await (runner.gather if way == "gather" else runner.run)(given, output)
+
+    async def main() -> int:
+        hooks = {} if "rows" in hook else {hook: ends if hook == "on_event" else for_the_second(ends)}
+        asked = written(tmp_path / "in.jsonl", lines(30)) if way == "run" else lines(30)
+        given = {"rows": rows(), "async rows": slow_rows()}.get(hook, asked)
+        with pytest.raises(error):
+            await ask(batchrunner.Runner(base_url="simulated", **hooks), given)
+        left = len(asyncio.all_tasks()) - 1
+        await ask(batchrunner.Runner(base_url="simulated"), asked)
+        return left
+
+    if "rows" in hook and way == "run":
+        pytest.skip("a file is no iterable")
+    output = tmp_path / "out.jsonl"
+    assert asyncio.run(main()) == 0
+    gc.collect()
+    assert not caplog.records
+    assert len(ids(output)) == len(set(ids(output))) == 30
+
+
+async def test_what_is_meant_for_nobody_fails_a_line() -> None:
+    def ends(*_given: object) -> None:
+        raise GeneratorExit
+
+    async with asyncio.timeout(PATIENCE):
+        results = await batchrunner.Runner(base_url="simulated", prepare=for_the_second(ends)).gather(lines(3))
+    assert [result.ok for result in results] == [True, False, True]
+
+
 @pytest.mark.parametrize("hook", ["prepare", "validate", "classify", "on_event", "rows"])
 @pytest.mark.parametrize("way", ["task", "timeout"])
 async def test_a_run_that_is_cancelled_while_a_hook_waits_ends(hook: str, way: str) -> None:
