@@ -60,10 +60,13 @@ class Audience:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.close()
+        failure = error if isinstance(error, BatchError) else None
+        if failure and failure.report:
+            failure.report = await self.leave(failure.report)
         if self._dashboard:
             with suppress(Exception):
                 await self._dashboard.close(self._ending)
-        ending = self._ending or (error if isinstance(error, BatchError) else None)
+        ending = failure or self._ending
         if ending and self._settings.display.notify:
             self._insist(await notify(self._settings.display.notify, ending, self._settings.input))
 
@@ -83,7 +86,7 @@ class Audience:
         return [Chore(PERIOD, draw)]
 
     async def leave(self, ending: Report) -> Report:
-        """The run has ended in order. Returns the ending, which names no page that could not be written."""
+        """The run has ended. Returns the ending, which names no page that could not be written."""
         self._ending = ending
         self.progress.close()
         if self._pages:

@@ -7,13 +7,13 @@ Rules:
 1. Rooms meet only here: each gets what it needs as an argument.
 2. Everything that can refuse does so before the first request is sent, and in this order: input and output, then endpoints.
    Only then does the job `begin`: until it does, nothing has changed.
-3. However a run ends, the journal is closed, and the counts add up.
+3. However a run ends, the journal is closed, and the counts add up: those of a run that fails in the middle go with the error.
 """
 
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, structs
@@ -29,6 +29,7 @@ from batchrunner.core.service import as_said
 from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
 from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Transport
+from batchrunner.errors import BatchError
 from batchrunner.expectation import judge_of, seal
 from batchrunner.filing import FileJob
 from batchrunner.hooks import Hooks
@@ -81,7 +82,10 @@ async def run(
     environ: Mapping[str, str] = os.environ,
     origins: Mapping[str, str] = {},
 ) -> Report:
-    """Bring a job to its end, or as far as it goes. Raises BatchError when it cannot begin, or a file of ours fails."""
+    """Bring a job to its end, or as far as it goes.
+
+    Raises BatchError when it cannot begin, or something of ours fails: then with the report of how far it came.
+    """
     job = job or (PipeJob(settings) if settings.output == STDOUT else FileJob(settings, reopen))
     meter = Meter(asyncio.get_running_loop().time())
     ending: Report | None = None
@@ -107,12 +111,11 @@ async def run(
             learning = _remembering(settings, job, ways.doors, engine.scheduler, stack)
             chores = [*job.chores(), *reusing, *learning, *trail.chores(), *_tending(lanes.crew, trail)]
             caps = [*_caps(settings.stopping, meter, engine), *_outage(settings, engine), *_budget(settings, view)]
-            await engine.run([*chores, *caps, *watch(view)])
+            with suppress(BatchError):  # it is in the ending
+                await engine.run([*chores, *caps, *watch(view)])
             ending = _ending(view)
     finally:  # the connections have gone: their descriptors may be needed for the files
-        if view:
-            view.trail.close(ending.summary if ending else None, ending.findings if ending else ())
-        await job.close(ending.summary if ending else None)
+        await _close(job, view, ending)
     return ending
 
 
@@ -309,5 +312,21 @@ def _ending(view: Run) -> Report:
     view.trail.take()
     snapshot = view.snapshot()
     summary = summarise(snapshot, job.name, stopped, exit_code)
+    if failure := view.engine.failure:
+        summary = failure.ended(summary)
     page = str(job.folder / PAGE) if job.folder else ""
     return Report(summary, snapshot, job.results, job.errors, tuple(view.diagnose()), page)
+
+
+async def _close(job: Job, view: Run | None, ending: Report | None) -> None:
+    """Let the files go. What has failed, in the run or here, is raised with the report of how far the run came."""
+    summary = ending.summary if ending else None
+    if view:
+        view.trail.close(summary, ending.findings if ending else ())
+    try:
+        await job.close(summary)
+        if view and ending and view.engine.failure:
+            raise view.engine.failure
+    except BatchError as failure:
+        failure.report = ending and structs.replace(ending, summary=failure.ended(ending.summary))
+        raise

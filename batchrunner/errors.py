@@ -15,16 +15,23 @@ Rules:
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+if TYPE_CHECKING:
+    from batchrunner.summary import Report, Summary
 
 
 class BatchError(Exception):
     """What stops a run. `str()` is the message, the hint on its own line, and the code.
 
-    `results` holds what `gather` had until then, in the order of the requests.
+    `results` holds what `gather` had until then, in the order of the requests; `report` how far a run came that had begun.
     """
 
     exit_code = 4
     results: Sequence[object] = ()
+    report: "Report | None" = None
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(code, message, hint)
@@ -35,6 +42,10 @@ class BatchError(Exception):
     def __str__(self) -> str:
         hint = "".join(f"\n   {line}" for line in self.hint.splitlines())
         return f"{self.message} [{self.code}]{hint}"
+
+    def ended(self, summary: "Summary") -> "Summary":
+        """The same counts, of a run that this has ended."""
+        return structs.replace(summary, stopped=f"{self.message} [{self.code}]", exit_code=self.exit_code)
 
 
 class UsageError(BatchError):

@@ -224,17 +224,27 @@ class FileJob:
     async def close(self, summary: Summary | None) -> None:
         """Sync, compact the error file after a retry, save checkpoint and summary, unlock."""
         with self._stack:
-            if summary is None or self._journal.fault is not None:
+            if summary is None:
                 return
-            await self._journal.sync()
-            if self._tidy_at_end:
-                await asyncio.to_thread(tidy, self._evidence, self._settings.changed == "keep")
-            if self._settings.records.ordered and not summary.stopped:
-                await asyncio.to_thread(self._arrange)
-            if not self._tidy_at_end:
-                await self._save()
-            with suppress(OSError):  # a copy: the files themselves tell the same
-                replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
+            try:
+                if self._journal.fault is None:
+                    await self._complete(summary)
+            except FileError as failure:
+                summary = failure.ended(summary)
+                raise
+            finally:
+                with suppress(OSError):  # a copy: the files themselves tell the same
+                    replace(self.paths.summary, msgspec.json.format(summary.to_json()) + b"\n")
+
+    async def _complete(self, summary: Summary) -> None:
+        """Bring the files to the state in which they stay."""
+        await self._journal.sync()
+        if self._tidy_at_end:
+            await asyncio.to_thread(tidy, self._evidence, self._settings.changed == "keep")
+        if self._settings.records.ordered and not summary.stopped:
+            await asyncio.to_thread(self._arrange)
+        if not self._tidy_at_end:
+            await self._save()
 
     async def _survey(self) -> None:
         anew = self._reopen or self._given.fresh or self.paths.input != self._place

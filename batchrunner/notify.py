@@ -47,18 +47,20 @@ def told(ending: Report | BatchError, job: str) -> bytes:
     """The line of JSON that the command reads."""
     if isinstance(ending, Report):
         return ending.summary.to_json() + b"\n"
+    known = ending.report.to_dict() if ending.report else {"v": 1, "input": job}
     error = {"code": ending.code, "message": ending.message}
-    return msgspec.json.encode({"v": 1, "input": job, "error": error, "exit_code": ending.exit_code}) + b"\n"
+    return msgspec.json.encode({**known, "error": error, "exit_code": ending.exit_code}) + b"\n"
 
 
 def _facts(ending: Report | BatchError, job: str) -> Mapping[str, str]:
     facts = {"INPUT": job, "EXIT_CODE": str(ending.exit_code)}
-    if isinstance(ending, Report):
-        summary = ending.summary
+    report = ending if isinstance(ending, Report) else ending.report
+    if report:
+        summary = report.summary
         counts = {name: str(getattr(summary, name)) for name in ("total", "succeeded", "failed", "invalid", "pending")}
         facts |= {name.upper(): count for name, count in counts.items()}
-        facts |= {"RESULTS": ending.results, "ERRORS": ending.errors, "STOPPED": summary.stopped or ""}
-    else:
+        facts |= {"RESULTS": report.results, "ERRORS": report.errors, "STOPPED": summary.stopped or ""}
+    if isinstance(ending, BatchError):
         facts |= {"ERROR": ending.code}
     return {f"BATCHRUNNER_{name}": value.replace("\0", "") for name, value in facts.items()}
 

@@ -84,7 +84,8 @@ class Runner:
     async def run(self, input: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Report:  # noqa: A002
         """Run a file to its end, as the command line does: results beside it or in `output`, the same call again continues.
 
-        Raises BatchError: UsageError before anything is sent, FileError when a file of ours fails. Cancelling flushes first.
+        Raises BatchError: UsageError before anything is sent, FileError when a file of ours fails; how far a run came that had
+        begun is the `report` of the error. Cancelling flushes first.
         """
         found = self._resolved(input, output)
         return await present(found.settings, hooks=self._hooks, origins=found.origins)

@@ -22,12 +22,13 @@ from batchrunner import origins, retyped
 from batchrunner.beside import early
 from batchrunner.core.wording import visible
 from batchrunner.crew import WORKER
-from batchrunner.errors import UsageError, nearest
+from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.masking import masked, rows_shown
 from batchrunner.reopening import Reopen, named, promising, whatever
 from batchrunner.report import text
 from batchrunner.report.invocation import Invocation
 from batchrunner.settings import Settings, schema, values
+from batchrunner.summary import Report
 from batchrunner.terminal import say, width
 
 
@@ -85,11 +86,21 @@ def _executed(call: Call, reopen: Reopen | None = None) -> int:
     with early(WORKER, settings.processes.workers - 1):
         from batchrunner import foreground
 
-        ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=said)
+        try:
+            ending = foreground.execute(settings, reopen=reopen, origins=resolved.origins, said=said)
+        except BatchError as failure:
+            if failure.report:
+                _conclude(failure.report, settings, said)
+            raise
+    _conclude(ending, settings, said)
+    return ending.exit_code
+
+
+def _conclude(ending: Report, settings: Settings, said: Invocation) -> None:
+    """The last word on a run."""
     show = settings.display
     last = ending.summary.to_json().decode() if show.json else text.final(ending, said, show.quiet, width())
     say(last, sys.stderr if settings.output == "-" else sys.stdout)
-    return ending.exit_code
 
 
 def _check(call: Call) -> int:

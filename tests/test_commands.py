@@ -1255,6 +1255,9 @@ def test_a_full_disk_ends_the_run_and_no_answer_is_paid_twice(run: Command, sim:
     assert Path("a.results.jsonl").read_bytes()[-1:] == b"\n", "what was half written was cut off"
     written, sent = len(records()), sim.stats()["requests"]
     assert 0 < written < sent < 200
+    counted = re.search(r"\n  (\d+) done, (\d+) to go\n", done.stdout)
+    assert counted
+    assert (written <= int(counted[1]) <= sent, int(counted[1]) + int(counted[2])) == (True, 200)
     assert run("a.jsonl", "--spill-dir", "spill").code == 0
     assert (ids(), sim.stats()["requests"]) == (list(range(200)), 200)
     assert list(Path("spill").iterdir()) == []
@@ -1268,6 +1271,40 @@ def test_a_disk_with_too_little_room_is_not_paid_for(run: Command, sim: Simulato
     assert "[E404]" in err
     assert run("a.jsonl").code == 0
     assert run("a.jsonl", "--min-free", "1000TiB").code == 0, "nothing is left to be sent"
+
+
+def filling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is found full when there are a few results."""
+    monkeypatch.setattr("batchrunner.filing.ROOM_EVERY", 0.0)
+    monkeypatch.setattr("batchrunner.journal.Journal.room", lambda journal: journal.paths.results.stat().st_size < 3000)
+
+
+def test_a_failure_of_our_own_is_an_orderly_end(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(*range(400))
+    filling(monkeypatch)
+    notify = "sh -c 'cat > told; echo $BATCHRUNNER_ERROR >> told'"
+    code, out, err = run("a.jsonl", "-c", "4", "--min-free", "512KiB", "--notify", notify)
+    done = len(records())
+    assert 0 < done < 400
+    assert (code, err.count("[E404]"), "allow less: --min-free SIZE" in err) == (4, 1, True)
+    head, _, facts = out.partition("\n  next  ")
+    assert re.sub(r"\s+", " ", head) == (
+        f"■ stopped at {done * 100 // 400} % · less than 512 KiB are left on the disk of a.results.jsonl; stopped before paying "
+        f"for more [E404] {done} done, {400 - done} to go"
+    )
+    assert re.search(r"explain E404 .*\n  exit      4$", facts.strip(), re.DOTALL)
+    assert (summary()["succeeded"], summary()["pending"], summary()["exit_code"]) == (done, 400 - done, 4)
+    assert "[E404]" in Path("a.run/report.html").read_text()
+    told, _, named = Path("told").read_text().partition("\n")
+    assert (json.loads(told)["succeeded"], json.loads(told)["error"]["code"], named) == (done, "E404", "E404\n")
+
+
+def test_a_failure_of_our_own_is_counted_in_json(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(*range(400))
+    filling(monkeypatch)
+    code, out, err = run("a.jsonl", "-c", "4", "--min-free", "512KiB", "--json")
+    assert (code, out.count("\n"), err.count("[E404]"), json.loads(out)) == (4, 1, 1, summary())
+    assert (summary()["stopped"][-7:], summary()["succeeded"]) == (" [E404]", len(records()))
 
 
 def test_everything_is_for_the_owners_eyes_only(sim: Simulator) -> None:

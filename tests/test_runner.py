@@ -114,9 +114,12 @@ async def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("batchrunner.filing.ROOM_EVERY", 0.0)
     monkeypatch.setattr("batchrunner.journal.Journal.room", lambda _journal: next(looks))
     job = written(tmp_path / "in.jsonl", lines(30))
-    with pytest.raises(FileError, match=r"less than 512 KiB are left .* \[E404\]"):
+    with pytest.raises(FileError, match=r"less than 512 KiB are left .* \[E404\]") as broken:
         await batchrunner.run(job, base_url="simulated", concurrency=2, min_free="512KiB")
-    assert len(ids(tmp_path / "in.results.jsonl")) < 30
+    done = len(ids(tmp_path / "in.results.jsonl"))
+    assert done < 30
+    assert broken.value.report
+    assert (broken.value.report.succeeded, broken.value.report.pending, broken.value.report.ok) == (done, 30 - done, False)
 
 
 async def test_stream_with_an_output_yields_only_what_is_missing(tmp_path: Path) -> None:

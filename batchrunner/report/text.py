@@ -16,6 +16,7 @@ from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding
 from batchrunner.core.treatment import HOPELESS
 from batchrunner.core.wording import WORDS, amount, money, number, percent, plural, rate, seconds, visible
+from batchrunner.errors import BatchError
 from batchrunner.meter import TIMEOUTS, Snapshot
 from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import WIDTH, Command, Fact, block, ends, fold
@@ -128,7 +129,8 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
     done = summary.total - summary.pending
     head, does = _halted(ending, typed)
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
-    counts = f"{number(done)} done, {number(summary.pending)} to go{' · nothing lost' if ending.results else ''}{dropped}"
+    safe = " · nothing lost" if ending.results and summary.exit_code != BatchError.exit_code else ""  # else the reason says more
+    counts = f"{number(done)} done, {number(summary.pending)} to go{safe}{dropped}"
     codes = dict.fromkeys(re.findall(r"\[(E[0-9]{3})\]", summary.stopped or ""))
     more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in codes]
     ways = block([("next", typed.step(does)), *more], width)
