@@ -5,6 +5,8 @@ Rules:
 1. One clock per exchange. A timer is set once and, when it rings early, set again: never one per chunk.
 2. Our deadline cancels the task and takes the cancellation back, as `asyncio.timeout` does;
    a cancellation from outside always gets through.
+3. A timer that rings late was rung by a loop that was held up, perhaps by a stop of the whole process: the answer may lie in its
+   socket, and is read before anything is given up.
 """
 
 import asyncio
@@ -19,6 +21,8 @@ from batchrunner.core.stream import Assembled
 Review = Callable[[Attempt, Phase, float], float]
 
 EARLY = 0.001  # uvloop rings on whole milliseconds, up to half of one too soon
+LATE = 0.1  # seconds by which a busy loop does not ring late
+CATCH_UP = 1.0  # seconds that reading takes at most after a longer hold-up: thousands of answers may have come
 
 _LIMIT: dict[Phase, tuple[str, Callable[[Deadlines], float]]] = {
     Phase.CONNECT: ("connect", lambda deadlines: deadlines.connect),
@@ -62,6 +66,7 @@ class Exchange:
 
     __slots__ = (
         "_cancels",
+        "_excused",
         "_granted",
         "_loop",
         "_review",
@@ -107,6 +112,7 @@ class Exchange:
         self._cancels = task.cancelling()
         self._settled = False
         self._granted = 0.0  # the reviewer's own end of this phase
+        self._excused = False  # a hold-up of our own: once, for code that blocks again and again would keep it waiting for ever
         self._total = now + deadlines.total
         self._rings = now + min(deadlines.connect, deadlines.first_byte, deadlines.total)
         self._timer = loop.call_at(self._rings, self._ring)
@@ -197,8 +203,13 @@ class Exchange:
     def _ring(self) -> None:
         due, name, since = self._due()
         now = self._loop.time()
+        held = now - self._rings
         if now + EARLY < due:
             self._set(due)
+            return
+        if held > LATE and not self._excused:
+            self._excused = True
+            self._set(now + min(held, CATCH_UP))
             return
         more = 0.0
         try:

@@ -17,7 +17,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import aiohttp
 import pytest
@@ -1068,6 +1068,67 @@ async def test_the_servers_time_begins_with_the_connection(monkeypatch: pytest.M
         answer = await transport.send(attempt(deadlines=within(first_byte=0.2, total=0.2)), never)
     assert isinstance(answer, Reply)
     assert answer.timing.connect >= 0.24
+
+
+class _Held:
+    """A server in a thread, which has the loop of its client held up from the moment at which it is asked until `until`."""
+
+    def __init__(self, says: bytes, until: float) -> None:
+        self._says = says
+        self._until = until
+        self._loop = asyncio.get_running_loop()
+        self._held, self._said = threading.Event(), threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        peer, _ = self._listening.accept()
+        with peer:
+            peer.recv(65536)
+            self._loop.call_soon_threadsafe(self._hold)
+            self._held.wait()
+            peer.sendall(self._says)
+            self._said.set()
+            peer.recv(1)  # until the client goes
+
+    def _hold(self) -> None:
+        self._held.set()
+        self._said.wait()
+        while self._loop.time() < self._until:
+            time.sleep(0.01)
+
+
+@BOTH_LOOPS
+def test_an_answer_that_came_while_our_loop_was_held_up_is_read(run: Callable[..., None]) -> None:
+    async def case() -> None:
+        with _Held(ok_chat(), asyncio.get_running_loop().time() + 1.0) as server:
+            async with to(server.url) as transport:
+                answer = await transport.send(attempt(deadlines=within(first_byte=0.5)), give_up)
+        assert isinstance(answer, Reply)
+
+    run(case())
+
+
+@BOTH_LOOPS
+def test_after_a_hold_up_without_an_answer_the_deadline_holds(run: Callable[..., None]) -> None:
+    async def case() -> None:
+        with _Held(b"HTTP/1.1", asyncio.get_running_loop().time() + 1.0) as server:
+            async with to(server.url) as transport:
+                ended = await transport.send(attempt(deadlines=within(first_byte=0.5)), give_up)
+        assert isinstance(ended, Fault)
+        assert (ended.cause, ended.phase) == (Cause.TIMEOUT, Phase.FIRST_BYTE)
+        assert ended.timing.total < LONG
+
+    run(case())
 
 
 async def test_one_timer_serves_an_ordinary_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
