@@ -275,7 +275,7 @@ def _late(us: Sequence[Ourselves]) -> Assessment | None:
     said = f"our own loop is {seconds(typical)} late (median), with {100 * cpu:.0f} % of a core in use"
     if cpu >= BUSY:
         return Assessment("yes", said, "one core is not enough: --workers 2, or more; or a hook computes for too long")
-    remedy = "other work slows this machine, a hook blocks, or we were stopped (Ctrl-Z); ask for less at once: --max-concurrency N"
+    remedy = "other work slows this machine, a hook blocks, or we were stopped (Ctrl-Z); else ask for less: --max-concurrency N"
     return Assessment("yes", said, remedy)
 
 
