@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, structs
 
 from batchrunner import simulator
+from batchrunner.caps import capped
 from batchrunner.channel import Opening
-from batchrunner.core.cost import Budget, Prices, price_table
+from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
-from batchrunner.core.model import Event, Request, Result
+from batchrunner.core.model import Request, Result
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.service import as_said
-from batchrunner.core.stopping import Silence, Stopping, alike, outage, reason_to_stop
+from batchrunner.core.stopping import alike
 from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Transport
 from batchrunner.errors import BatchError
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 
 OPEN_PER_SLOT = 4  # requests read ahead for each one that may be in flight
 LEAST_OPEN = 1000
-LISTEN_EVERY = 1.0
 FLUSH_EVERY = 1.0
 
 
@@ -110,7 +110,7 @@ async def run(
             engine = view.engine = _engine(settings, job, meter, lanes, hooks, told, deliver, sink, slimmer)
             learning = _remembering(settings, job, ways.doors, engine.scheduler, stack)
             chores = [*job.chores(), *reusing, *learning, *trail.chores(), *_tending(lanes.crew, trail)]
-            caps = [*_caps(settings.stopping, meter, engine), *_outage(settings, engine), *_budget(settings, view)]
+            caps = capped(settings, engine, meter, prices)
             with suppress(BatchError):  # it is in the ending
                 await engine.run([*chores, *caps, *watch(view)])
             ending = _ending(view)
@@ -239,36 +239,6 @@ def _remembering(settings: Settings, job: Job, ways: Sequence[Door], scheduler: 
     return memory.chores(scheduler)
 
 
-def _caps(stopping: Stopping, meter: Meter, engine: Engine) -> list[Chore]:
-    """The user's own caps. Failures are judged as they happen, time when it is over."""
-
-    def judge(event: Event) -> None:
-        if event.result and not event.result.ok:
-            engine.drain_if(reason_to_stop(stopping, meter.succeeded, meter.failed, 0.0))
-
-    async def over() -> None:
-        engine.drain_if(reason_to_stop(stopping, 0, 0, stopping.max_time))
-
-    if stopping.max_failures:
-        engine.outbox.listeners.append(judge)
-    return [Chore(stopping.max_time, over)] if stopping.max_time else []
-
-
-def _outage(settings: Settings, engine: Engine) -> list[Chore]:
-    """Whether anybody answers at all, asked each second. While an attempt is under way there may yet be an answer."""
-    silence, scheduler = Silence(settings.timeouts), engine.scheduler
-
-    async def judge() -> None:
-        if not (scheduler.in_flight or scheduler.paused):
-            now = asyncio.get_running_loop().time()
-            engine.drain_if(outage(settings.stopping, silence, scheduler.awaited, scheduler.lost, now))
-
-    if not settings.stopping.max_outage:
-        return []
-    engine.outbox.listeners.append(silence)
-    return [Chore(LISTEN_EVERY, judge)]
-
-
 def _prices(settings: Settings, doors: Sequence[Door]) -> Prices:
     """What tokens cost: by the user's own table, else by the list prices of whoever answers at an endpoint."""
     urls = {door.name: door.base_url for door in doors}
@@ -286,21 +256,6 @@ def _piloting(settings: Settings, prices: Prices, doors: Sequence[Door], hooks: 
         return await pilot.admit(admitted) if isinstance(admitted, Request) else admitted
 
     return structs.replace(hooks, admit=admit), [pilot]
-
-
-def _budget(settings: Settings, view: Run) -> list[Chore]:
-    """The user's cap on money and tokens, judged with every answer."""
-    spending = settings.spending
-    if not (spending.max_cost or spending.max_tokens_total):
-        return []
-    budget = Budget(spending, view.prices, lambda: view.engine.scheduler.sent)
-
-    def judge(event: Event) -> None:
-        budget(event)
-        view.engine.drain_if(budget.over)
-
-    view.engine.outbox.listeners.append(judge)
-    return []
 
 
 def _ending(view: Run) -> Report:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from batchrunner.batch import _outage
+from batchrunner.caps import capped
+from batchrunner.core.cost import Prices
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.stopping import Silence, Spell, Stopping, outage
 from batchrunner.engine import Engine
+from batchrunner.meter import Meter
 from batchrunner.settings import Settings
 from tests.virtual import Script, chat, engine_for, good, run_virtual
 
@@ -43,7 +45,8 @@ def ran(stopping: Stopping, *scripts: Script, lines: int = LINES, timeouts: Time
 
     async def main() -> tuple[Engine, float]:
         engine = engine_for([chat(n) for n in range(1, lines + 1)], *scripts, chance=lambda: 0.5)
-        await engine.run(_outage(Settings(stopping=stopping, timeouts=timeouts), engine))
+        settings = Settings(stopping=stopping, timeouts=timeouts)
+        await engine.run(capped(settings, engine, Meter(0.0), Prices({})))
         return engine, asyncio.get_running_loop().time() - 1000.0
 
     engine, took = run_virtual(main)
