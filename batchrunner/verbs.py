@@ -204,13 +204,19 @@ def _visited(call: Call) -> int:
 
 def _completion(call: Call) -> int:
     from batchrunner import completion, usage
-    from batchrunner.report import codes
+    from batchrunner.report import explaining
 
     shell = call.words[0] if call.words else ""
     if shell not in completion.SHELLS:
         known = ", ".join(completion.SHELLS)
         raise UsageError("E002", f"{shell or 'no shell'}: completion is for {known}.", "Try: batchrunner completion bash")
-    words = {"explain": codes.KNOWN, "config": ["show", "schema"], "completion": completion.SHELLS, "simulate": [], "help": VERBS}
+    words = {
+        "explain": explaining.KNOWN,
+        "config": ["show", "schema"],
+        "completion": completion.SHELLS,
+        "simulate": [],
+        "help": VERBS,
+    }
     flags = completion.flags({name: verb.own for name, verb in VERBS.items()})
     say(completion.script(shell, usage.verbs(VERBS), flags, words).rstrip("\n"))
     return 0
@@ -257,12 +263,12 @@ def _report(call: Call) -> int:
 
 
 def _explain(call: Call) -> int:
-    from batchrunner.report import codes
+    from batchrunner.report import explaining
 
     wanted = call.words[0] if call.words else ""
-    said = codes.explained(wanted, min(width(), 96)) if wanted else codes.listing()
+    said = explaining.explained(wanted, min(width(), 96)) if wanted else explaining.listing()
     if not said:
-        near = nearest(wanted, codes.KNOWN)
+        near = nearest(wanted, explaining.KNOWN)
         raise UsageError(
             "E002", f"{wanted!r} is no code, no kind of failure and no topic.", near or "All of them: batchrunner explain"
         )

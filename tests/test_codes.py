@@ -9,7 +9,8 @@ from batchrunner.cli import main
 from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
 from batchrunner.core.treatment import REFUSED, TREATMENT
-from batchrunner.report.codes import CODES, explained, listing
+from batchrunner.report.codes import CODES
+from batchrunner.report.explaining import explained, listing
 from batchrunner.report.topics import TOPICS
 from batchrunner.settings import OPTIONS
 from batchrunner.verbs import VERBS
