@@ -128,7 +128,8 @@ def status(settings: Settings) -> Report:
     snapshot = meter.snapshot(0.0)
     summary = summarise(snapshot, settings.input, exit_code=3 if standing.pending else 0)
     page = str(paths.report) if paths.report.exists() else ""
-    return Report(summary, snapshot, str(paths.results), str(paths.errors), page=page)
+    undecided = standing.undecided(settings.changed)
+    return Report(summary, snapshot, str(paths.results), str(paths.errors), page=page, undecided=undecided)
 
 
 def _judging(settings: Settings, hooks: Hooks, stack: AsyncExitStack) -> tuple[Hooks, Slimmer | None]:

@@ -157,6 +157,7 @@ class Estimate:
             tokens_out_most=sum(use.tokens_out_most for use in uses),
             done=standing.succeeded + standing.failed + standing.invalid,
             to_go=self._to_go,
+            undecided=standing.undecided(self._settings.changed),
             uncertainty=round(spread, 3),
             tokens_out=None if answer is None else round(answer * self._to_go),
             models=tuple(self._models()),

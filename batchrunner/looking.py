@@ -224,19 +224,19 @@ def refuse_duplicates(standing: Standing, name: str) -> None:
 
 def refuse_edits(standing: Standing, name: str, decided: str) -> None:
     """E402 when answers are there to other texts than the lines have now, and nobody has `decided` what is to be done."""
-    if standing.changed and decided == "refuse":
+    edited, moved = standing.undecided(decided)
+    if edited:
         shown = ", ".join(f"{each!r} on line {line}" for each, line in standing.edits[:3])
         raise UsageError(
             "E402",
-            f"{name} changed since the last run: {lines_have(standing.changed)} a result for another text ({shown})",
+            f"{name} changed since the last run: {lines_have(edited)} a result for another text ({shown})",
             "ask them again:     --changed rerun\nkeep their results: --changed keep\nstart over:         --fresh",
         )
-    anew = standing.pending - standing.reopened
-    if standing.moved and anew and decided != "rerun":
+    if moved:
         raise UsageError(
             "E402",
-            f"{name} changed since the last run: {standing.moved:,} of its results are for lines without a `custom_id` "
-            f"that stand elsewhere now, read otherwise or have gone; {anew:,} would be sent anew",
+            f"{name} changed since the last run: {moved:,} of its results are for lines without a `custom_id` "
+            f"that stand elsewhere now, read otherwise or have gone; {standing.pending - standing.reopened:,} would be sent anew",
             "put the lines back, and new ones at the end; or give each a `custom_id`, by which it is known anywhere\n"
             "ask them again:     --changed rerun\nstart over:         --fresh",
         )

@@ -33,7 +33,7 @@ def by_hand(settings: Given, origins: Mapping[str, str]) -> dict[str, Any]:
 def words(given: Given, run: bool = True) -> tuple[str, ...]:
     """The options as they are typed again; `run`: by somebody who has run the job with them."""
     known = (name for name in given if name in OPTIONS or name == CONFIG)
-    return tuple(word for name in known if not run or _matters(name) for word in _typed(name, given[name]))
+    return tuple(word for name in known if not run or matters(name) for word in _typed(name, given[name]))
 
 
 def hides(given: Given) -> bool:
@@ -41,7 +41,8 @@ def hides(given: Given) -> bool:
     return any(MASK in word for name in SECRETIVE & given.keys() for word in _typed(name, given[name]))
 
 
-def _matters(name: str) -> bool:
+def matters(name: str) -> bool:
+    """Whether an option of a run makes what it did what it was."""
     return name == CONFIG or (name != "fresh" and OPTIONS[name].group != "Show")
 
 

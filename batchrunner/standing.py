@@ -56,6 +56,11 @@ class Standing(Struct):
         """Lines that are still to be asked."""
         return self.total - self.succeeded - self.failed - self.invalid
 
+    def undecided(self, decided: str) -> tuple[int, int]:
+        """What a run would refuse, unless it was `decided`: lines with an answer to another text, and answers to moved lines."""
+        anew = self.pending - self.reopened
+        return self.changed if decided == "refuse" else 0, self.moved if anew and decided != "rerun" else 0
+
     def is_done(self, line: int) -> bool:
         """Whether this run has nothing to do for the line."""
         at = line >> 3

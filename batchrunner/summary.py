@@ -67,6 +67,7 @@ class Report(Struct, frozen=True):
     errors: str = ""
     findings: tuple[Finding, ...] = ()  # what the diagnosis says of this run
     page: str = ""  # where the report to look at is; "" for nowhere
+    undecided: tuple[int, int] = (0, 0)  # as `Standing.undecided` has it: what the same command would refuse
 
     def __repr__(self) -> str:
         counts = f"{self.succeeded} of {self.summary.total} succeeded, {self.failed} failed, {self.pending} pending"

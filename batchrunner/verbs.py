@@ -52,7 +52,7 @@ class Call(Struct, frozen=True):
         `run`: this command has run the job, or looks at one that was.
         """
         program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
-        given = {**before, **self.typed}
+        given = {**{name: value for name, value in before.items() if retyped.matters(name)}, **self.typed}
         words, hides = retyped.words(given, run), retyped.hides(given)
         return Invocation(input=self.words[0], program=program, options=words, hides=hides, verb=self.verb)
 
@@ -109,7 +109,11 @@ def _check(call: Call) -> int:
     from batchrunner.report import preview
 
     found = checking.check(settings)
-    say(found.to_json().decode() if settings.display.json else preview.check(found, call.again(run=False), width()))
+    say(
+        found.to_json().decode()
+        if settings.display.json
+        else preview.check(found, call.again(_before(settings), run=False), width())
+    )
     return found.exit_code
 
 

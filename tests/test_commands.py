@@ -674,6 +674,23 @@ def test_check_reads_everything_and_sends_nothing(run: Command, sim: Simulator) 
     assert "already on line 2" in out
 
 
+def test_check_and_status_say_the_command_that_runs(run: Command, command: Command, sim: Simulator) -> None:
+    """With the address of the last run, and with a word on what was edited since; never with the --fresh of that run."""
+    rows = write(*range(4))
+    run("a.jsonl", "--fresh", "--limit", "3")
+    assert command("check", "a.jsonl").out.splitlines()[-1] == f"To run it: batchrunner a.jsonl --limit 3 --base-url {sim.url}"
+    rows[0]["body"]["temperature"] = 1
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "E402" in run("a.jsonl", "--limit", "3").err
+    for verb in ("check", "status"):
+        lines = [line for line in command(verb, "a.jsonl").out.splitlines() if "--changed" in line]
+        ways = [shlex.split(line[line.index("batchrunner") :].split("     ")[0]) for line in lines]
+        assert [way[-2:] for way in ways] == [["--changed", "rerun"], ["--changed", "keep"]]
+        assert ways[0][:-2] == ["batchrunner", "a.jsonl", "--limit", "3", "--base-url", sim.url]
+    assert command(*ways[0][1:]).code == 0
+    assert command("status", "a.jsonl").out.splitlines()[0] == "a.jsonl  100 % · 4 of 4 done"
+
+
 def test_config_show_tells_where_each_setting_comes_from(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("batchrunner.toml").write_text('max_attempts = 3\nbase_url = "http://127.0.0.1:1/v1"\n')
     monkeypatch.setenv("BATCHRUNNER_TIMEOUT", "90s")

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import WORDS
@@ -236,9 +237,34 @@ def test_check_with_problems() -> None:
 
 
 def test_check_without_problems_ends_with_the_command() -> None:
-    said = preview.check(CheckReport(input="a", requests=1, done=1), JOB)
-    assert said.splitlines()[0] == "1 request, no problems, 1 done before"
+    said = preview.check(CheckReport(input="a", requests=2, done=1, to_go=1), JOB)
+    assert said.splitlines()[0] == "2 requests, no problems, 1 done before"
     assert said.splitlines()[-2:] == ["Nothing was sent. exit 0", "To run it: batchrunner 'my input.jsonl' -o out.jsonl"]
+
+
+def test_check_of_a_finished_job_names_no_command() -> None:
+    said = preview.check(CheckReport(input="a", requests=1, done=1), JOB)
+    assert said.splitlines() == [
+        "1 request, no problems, 1 done before",
+        "Nothing was sent. exit 0",
+        "All is done: there is nothing left to run.",
+    ]
+
+
+def test_where_a_run_wants_a_word_on_edited_lines_the_commands_say_it() -> None:
+    edited = structs.replace(ending(Snapshot(total=3, succeeded=2)), undecided=(1, 0))
+    assert text.status(edited, JOB, 200).splitlines()[2:4] == [
+        "  next      batchrunner 'my input.jsonl' -o out.jsonl --changed rerun     asks 1 line with another text again",
+        "            batchrunner 'my input.jsonl' -o out.jsonl --changed keep     keeps their earlier results",
+    ]
+    found = CheckReport(input="a", requests=3, done=2, to_go=1, undecided=(1, 0))
+    assert preview.check(found, JOB, 200).splitlines()[-2:] == [
+        "To run it: batchrunner 'my input.jsonl' -o out.jsonl --changed rerun     asks 1 line with another text again",
+        "           batchrunner 'my input.jsonl' -o out.jsonl --changed keep     keeps their earlier results",
+    ]
+    (moved,) = text.decisions(JOB, 0, 3)
+    assert moved.typed.endswith("--changed rerun")
+    assert "put the lines back" in moved.does
 
 
 @pytest.mark.parametrize("width", range(40, 101, 4))

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from batchrunner.core.wording import amount, money, number, plural, rate, seconds, visible
 from batchrunner.report.invocation import Invocation
-from batchrunner.report.layout import WIDTH, Command, Fact, block, fold, type_in
-from batchrunner.report.text import EMPTY
+from batchrunner.report.layout import WIDTH, Fact, block, fold, type_in
+from batchrunner.report.text import EMPTY, decisions
 
 
 class Problem(Struct, frozen=True):
@@ -46,6 +46,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     tokens_out_most: int = 0  # by max_tokens; 0: no line says
     done: int = 0  # lines that an earlier run has finished
     to_go: int = 0
+    undecided: tuple[int, int] = (0, 0)  # lines with an answer to another text, answers to moved lines: a run would refuse them
     uncertainty: float = 0.0  # of tokens_in: 0.3 is give or take 30 %
     tokens_out: int | None = None  # as many as answers had in the last run; None: there was none
     models: tuple[ModelUse, ...] = ()
@@ -88,9 +89,21 @@ def check(found: CheckReport, typed: Invocation, width: int = WIDTH) -> str:
     if found.too_long:
         long, where = plural(found.too_long, "prompt"), f"line{'s' if found.too_long > 1 else ''} {found.too_long_lines}"
         lines += fold(f"{long} too long for the model, it seems; they will fail: {where}", width)
-    step = typed.step("")
-    lines.append(f"Nothing was sent. exit {found.exit_code}")
-    return "\n".join([*lines, *([] if found.problems else type_in(Command(f"To run it: {step.typed}", step.does), width))])
+    return "\n".join(
+        [*lines, f"Nothing was sent. exit {found.exit_code}", *([] if found.problems else _ways(found, typed, width))]
+    )
+
+
+def _ways(found: CheckReport, typed: Invocation, width: int) -> list[str]:
+    """What to type to run what was checked."""
+    if found.done and not found.to_go:
+        return ["All is done: there is nothing left to run."]
+    ways = decisions(typed, *found.undecided) or [typed.step("")]
+    lines = [line for way in ways for line in type_in(way, width, len(_RUN))]
+    return [f"{_RUN}{lines[0].lstrip()}", *lines[1:]]
+
+
+_RUN = "To run it: "
 
 
 def _problem(problem: Problem, width: int) -> list[str]:

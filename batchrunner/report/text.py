@@ -198,6 +198,8 @@ def _cause_facts(ending: Report) -> list[Fact]:
 def _ways_on(ending: Report, typed: Invocation) -> list[Fact]:
     """What to type next: continue an open job; re-open what can succeed in a finished one."""
     summary, snapshot = ending.summary, ending.snapshot
+    if any(ending.undecided):
+        return [("" if place else "next", way) for place, way in enumerate(decisions(typed, *ending.undecided))]
     if _is_open(summary):
         return [("next", typed.step(""))]
     hopeful, hopeless = reopened(snapshot.failures)
@@ -206,6 +208,17 @@ def _ways_on(ending: Report, typed: Invocation) -> list[Fact]:
     if hopeless and not hopeful and typed.verb == "retry":
         return [("next", typed.step("nothing that failed can succeed as it is; this sends all of it again", "retry", "--all"))]
     return [("next", typed.step(f"asks again {hopes(hopeful, hopeless)}", "retry"))] if hopeful else []
+
+
+def decisions(typed: Invocation, edited: int, moved: int) -> list[Command]:
+    """What to type where the input was edited since the last run: a run wants a word on that (E402)."""
+    if not edited:
+        does = (
+            f"asks them anew: {plural(moved, 'result')} of lines without a custom_id no longer found; better put the lines back"
+        )
+        return [typed.step(does, "", "--changed", "rerun")] if moved else []
+    ways = (f"asks {plural(edited, 'line')} with another text again", "rerun"), ("keeps their earlier results", "keep")
+    return [typed.step(does, "", "--changed", way) for does, way in ways]
 
 
 def reopened(failures: Mapping[Kind, int]) -> tuple[int, int]:
