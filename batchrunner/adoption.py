@@ -26,7 +26,8 @@ from batchrunner.disk import records
 from batchrunner.errors import UsageError
 from batchrunner.expectation import Misfits, blamed, fits
 from batchrunner.foreign import read_record
-from batchrunner.formats import identify, parse
+from batchrunner.formats import parse
+from batchrunner.identity import identify
 from batchrunner.lines import read_lines
 from batchrunner.partitions import Partitions
 from batchrunner.paths import Paths

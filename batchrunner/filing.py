@@ -27,7 +27,7 @@ from batchrunner.engine import Chore
 from batchrunner.errors import FileError, UsageError
 from batchrunner.expectation import misfits_of
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
-from batchrunner.formats import identify
+from batchrunner.identity import identify
 from batchrunner.iterables import IterableSource
 from batchrunner.job import Redact, watched, writer
 from batchrunner.journal import Journal

@@ -5,37 +5,25 @@ Rules:
 1. A line never raises. What cannot be sent becomes a finished `Result` of kind INVALID, under the same id and digest.
 2. The body is forwarded byte for byte: huge integers, long floats, key order and repeated keys stay as they were written.
    Only `model`, when it is set, changes it: that one value is put in and the rest of the values keep their bytes.
-3. `identify` and `parse` agree on the id and digest of every line, valid or not; so do `names` and `digests`, block by block.
+3. Its id and digest are those of `identity`, whether it is valid or not.
 4. A line says where it goes only inside the fence (`core.address.fenced`), and sets only headers that are harmless.
 5. A message names the place and our own field names; it never quotes what the line says.
 """
 
 import re
-import sys
-from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from hashlib import sha256
-from itertools import count
 
 import msgspec
 import orjson
-from msgspec import Struct
 
 from batchrunner.core.address import fenced
 from batchrunner.core.asking import remodelled
 from batchrunner.core.model import Error, Kind, Request, Result, Route
 from batchrunner.dialects import OPENAI, Dialect, LineError, entries, opened
-from batchrunner.lines import Line, Oversized, blank
+from batchrunner.identity import digest_of, identify, made
+from batchrunner.lines import Oversized
 from batchrunner.malformed import explained, word
-from batchrunner.numbers import WIDTH, number_of
-
-
-class _Named(Struct, gc=False):
-    custom_id: str | None = None
-
-
-_read_name = msgspec.json.Decoder(_Named).decode
 
 
 def parse(
@@ -57,73 +45,11 @@ def parse(
         return refuse(raw, line, *explained(raw, why))
 
 
-def identify(raw: bytes | Oversized, line: int) -> tuple[str, str]:
-    """The id and digest of an input line, without parsing the rest of it. Never raises.
-
-    The id is the line's `custom_id`, or one made from number and digest where it has no proper one. The digest is the
-    first 16 hex digits of the SHA-256 of the line without its line ending.
-    """
-    if isinstance(raw, Oversized):
-        return _made(line, raw.digest), raw.digest
-    digest = sha256(raw).hexdigest()[:16]
-    return _name(raw) or _made(line, digest), digest
-
-
-def names(lines: Sequence[Line], first: int) -> list[str]:
-    """The ids of a block of lines whose first has the number `first`, as `identify` gives them; "" for a blank line."""
-    try:
-        found = [named.custom_id for named in map(_read_name, lines)]  # type: ignore[arg-type]
-    except (ValueError, RecursionError, TypeError):  # TypeError: an oversized line
-        found = [None] * len(lines)
-    if all(found):
-        return found  # type: ignore[return-value]
-    return [name or _name_of(raw, line) for name, raw, line in zip(found, lines, count(first), strict=False)]
-
-
-def _name_of(raw: Line, line: int) -> str:
-    return "" if blank(raw) else identify(raw, line)[0]
-
-
-def digests(lines: Sequence[Line]) -> "array[int]":
-    """The digests of a block of lines, as `identify` gives them, each as `numbers.number_of` makes a number of it."""
-    try:
-        whole = [digest.digest() for digest in map(sha256, lines)]  # type: ignore[arg-type]
-    except TypeError:
-        return array("q", [number_of(identify(raw, 0)[1]) for raw in lines])
-    return array("q", b"".join(whole))[:: sha256().digest_size // WIDTH]
-
-
 def refuse(raw: bytes | Oversized, line: int, message: str, hint: str) -> Result:
     """The final word on a line that cannot be sent."""
     name, digest = identify(raw, line)
     stub = Request(line=line, id=name, digest=digest, route=Route.HTTP, path="")
     return Result(request=stub, kind=Kind.INVALID, error=Error(Kind.INVALID, "E203", message, hint))
-
-
-def _made(line: int, digest: str) -> str:
-    return f"line-{line}-{digest[:8]}"
-
-
-def is_made(name: str, digest: int) -> bool:
-    """Whether an id was made for some line with this digest, which is given as `numbers.number_of` makes it."""
-    return name.startswith("line-") and name.endswith(f"-{digest.to_bytes(WIDTH, sys.byteorder, signed=True)[:4].hex()}")
-
-
-def _name(raw: bytes) -> str | None:
-    try:
-        return _read_name(raw).custom_id
-    except RecursionError:  # how deep is too deep for it depends on the stack; orjson counts for itself
-        return _deep_name(raw)
-    except ValueError:
-        return None
-
-
-def _deep_name(raw: bytes) -> str | None:
-    try:
-        name = orjson.loads(raw)["custom_id"]
-    except (ValueError, TypeError, LookupError):
-        return None
-    return name if isinstance(name, str) else None
 
 
 def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str, dialect: Dialect) -> Request:
@@ -140,11 +66,11 @@ def _request(raw: bytes, line: int, origins: tuple[str, ...], model: str, dialec
     known = content if isinstance(content, dict) else {}
     if model and (route is not Route.HTTP or "model" in known):
         body, known = remodelled(body, model), {**known, "model": model}
-    digest = sha256(raw).hexdigest()[:16]
+    digest = digest_of(raw)
     named = known.get("model")
     return Request(
         line=line,
-        id=fields.custom_id or _made(line, digest),
+        id=fields.custom_id or made(line, digest),
         digest=digest,
         route=route,
         method=method,

@@ -37,7 +37,7 @@ _KIND, _PLACE = 1, 10
 
 
 def tag_of(place: int, in_results: bool, kind: int, ok: bool, made: bool) -> int:
-    """What else is known of a record, in one number: its place and its file, a made id (`formats.is_made`), kind, success."""
+    """What else is known of a record, in one number: its place and its file, a made id (`identity.is_made`), kind, success."""
     return place << _PLACE | made * _MADE | in_results * _IN_RESULTS | kind << _KIND | ok * _OK
 
 

@@ -21,7 +21,7 @@ from batchrunner.core.wording import plural
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.errors import FileError, UsageError
 from batchrunner.foreign import WRITERS, dialect_of_record, read_record
-from batchrunner.formats import identify
+from batchrunner.identity import identify
 from batchrunner.lines import read_lines
 from batchrunner.looking import refuse_unfit
 from batchrunner.partitions import Partitions

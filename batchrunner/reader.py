@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.errors import BatchError
-from batchrunner.formats import digests
+from batchrunner.identity import digests
 from batchrunner.landmarks import Landmark, note
 from batchrunner.lines import Line, read_blocks
 from batchrunner.numbers import WIDTH

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from batchrunner.disk import record_blocks, why
 from batchrunner.errors import FileError
-from batchrunner.formats import is_made
+from batchrunner.identity import is_made
 from batchrunner.joining import BLANK, FEW, KINDS, SPAN, Join, Notes, tag_of
 from batchrunner.landmarks import Landmark
 from batchrunner.numbers import number_of

@@ -15,7 +15,7 @@ import orjson
 
 from batchrunner.core.selection import LINE, Fields, belongs, condition, names_of, piece
 from batchrunner.errors import UsageError, nearest
-from batchrunner.formats import identify, names
+from batchrunner.identity import identify, names
 from batchrunner.lines import Line, Oversized, read_lines
 
 Numbered = tuple[int, Line]
@@ -28,7 +28,7 @@ def of_shard(lines: Iterable[Numbered], shard: str) -> Iterable[Numbered]:
 
 
 def names_of_shard(shard: str) -> Callable[[Sequence[Line], int], list[str]]:
-    """What gives the ids of a block of lines (`formats.names`), empty ones to the lines of other pieces."""
+    """What gives the ids of a block of lines (`identity.names`), empty ones to the lines of other pieces."""
     mine = piece(shard)
     if not mine:
         return names

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from batchrunner import ahead, disk, landmarks, lines
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError, UsageError
-from batchrunner.formats import identify
+from batchrunner.identity import identify
 from batchrunner.lines import read_lines
 from batchrunner.looking import paths_of, standing_of
 from batchrunner.reader import Asked, Reading, read, tell

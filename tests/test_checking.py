@@ -13,7 +13,7 @@ from batchrunner import checking, estimate, landmarks, lines, listed
 from batchrunner.checking import check
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.core.trail import VERSION, AttemptLine, Moment, Spend
-from batchrunner.formats import identify
+from batchrunner.identity import identify
 from batchrunner.origins import resolve
 from batchrunner.paths import Paths
 from batchrunner.records import record

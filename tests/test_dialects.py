@@ -14,7 +14,8 @@ from batchrunner.core.model import Request, Result, Route
 from batchrunner.dialects import Dialect, Format, detected, keys_of
 from batchrunner.errors import UsageError
 from batchrunner.foreign import read_record
-from batchrunner.formats import identify, parse
+from batchrunner.formats import parse
+from batchrunner.identity import identify
 from batchrunner.iterables import IterableSource
 from batchrunner.source import Intake, Source, dialect_of
 from tests.crash import served

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batchrunner import formats
 from batchrunner.core.model import Kind, Request, Result, Route
-from batchrunner.formats import digests, identify, is_made, names, parse
+from batchrunner.formats import parse
+from batchrunner.identity import digests, identify, is_made, names
 from batchrunner.lines import Oversized, blank
 from batchrunner.numbers import number_of
 

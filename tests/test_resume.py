@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrunner import disk, foreign, formats, joining, numbers, resume
+from batchrunner import disk, foreign, identity, joining, numbers, resume
 from batchrunner import lines as input_lines
 from batchrunner.checkpoint import Checkpoint
 from batchrunner.core.model import Kind, Request, Result, Route
@@ -335,13 +335,13 @@ def one_by_one(reading: Reading) -> Generator[Asked, None, None]:
     """What `read` gives, line by line, without its short cuts."""
     for first, lines in read_blocks(reading.path, reading.max_line):
         for line, raw in enumerate(lines, first):
-            name, digest = formats.identify(raw, line)
+            name, digest = identity.identify(raw, line)
             yield Asked(line, ["" if blank(raw) else name], array("q", [number_of(digest)]).tobytes())
 
 
 def said(word: str, raw: Line, line: int) -> bytes:
     """A line of the results about this line of the input."""
-    name, digest = formats.identify(raw, line)
+    name, digest = identity.identify(raw, line)
     shift = {"far": 10**9, "wrong line": 1}.get(word, 0)
     digest = digest[::-1] if word == "wrong digest" else digest
     request = Request(line=line + shift, id=name, digest=digest, route=Route.CHAT, path="/x")

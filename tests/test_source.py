@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from batchrunner import source as source_room
 from batchrunner.core.model import Kind, Request, Result, Route
 from batchrunner.errors import FileError, UsageError
-from batchrunner.formats import identify, parse
+from batchrunner.formats import parse
 from batchrunner.glance import request
+from batchrunner.identity import identify
 from batchrunner.iterables import IterableSource, fields_of
 from batchrunner.lines import Line
 from batchrunner.source import BLOCK_BYTES, BLOCK_LINES, Intake, Source

@@ -37,7 +37,8 @@ ROOMS = {  # a module that is not named here counts under its own name
     "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",
     "meter": "meter core/tally core/histogram trail core/trail attempts vitals progress bars audience",
     "engine": "engine feeder hooks outbox core/model core/route",
-    "source": "source lines landmarks formats glance dialects selecting looking resume joining replay reader numbers spooling",
+    "source": "source lines landmarks identity formats glance dialects selecting looking resume joining replay "
+    "reader numbers spooling",
 }
 _ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules.split()}
 

@@ -22,7 +22,7 @@ from msgspec import structs, to_builtins
 
 from batchrunner import __version__
 from batchrunner.core.model import Kind, Request, Result, Route
-from batchrunner.formats import identify
+from batchrunner.identity import identify
 from batchrunner.records import record
 from tests.bench.blocking import journal
 from tests.bench.contenders import ROOT, Weight, answered, command, start_pinned, weigh_words
