@@ -5,13 +5,15 @@ Rules:
 1. A line ends at LF; a CR before it belongs to the ending. Blank lines are skipped and counted; the last line needs no LF.
 2. No line is held beyond `max_line`: a longer one is read through, digested and passed on as `Oversized`.
 3. What a file is, its first bytes say, not its name. gzip and zstd are unpacked on the way; what holds no lines is refused.
-4. A file that breaks while it is read ends the run (E406); it does not end the input.
+4. A file that breaks while it is read ends the run, not the input: one that was cut or damaged before it came here is a wrong
+   input (E201), a device that gives up is none (E406).
 """
 
 import gzip
 import importlib
 import os
 import re
+import shlex
 import stat
 import sys
 import zlib
@@ -67,11 +69,16 @@ def read_blocks(
     where to begin in a plain file; of such a one `note` is told the line and the byte at which each block after the first begins.
     UsageError E201 E202 E204 E206: not a file that can be read. E203: lines end in CR alone. FileError E406: broken on the way.
     """
+    following = begin.line
     with _opened(Path(source)) if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
         try:
             plain = isinstance(file, BufferedReader)
-            yield from _numbered(_from(file, begin), max_line, begin.line, note if plain else None)
-        except _broken() as fault:
+            for first, lines in _numbered(_from(file, begin), max_line, begin.line, note if plain else None):
+                following = first + len(lines)
+                yield first, lines
+        except _damaged() as fault:
+            raise _bad_packing(source, following, fault) from None
+        except OSError as fault:
             name = f" {source}" if isinstance(source, str | os.PathLike) else ""
             raise FileError("E406", f"the input{name} cannot be read any further: {_reason(fault)}", PUT_BACK) from None
 
@@ -220,10 +227,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def is_packed(path: Path) -> bool:
-    """Whether the file is unpacked when it is read."""
+def is_packed(path: Path, *how: bytes) -> bool:
+    """Whether the file is unpacked when it is read; `how`: by these first bytes."""
     with path.open("rb") as file:
-        return file.read(4).startswith((_GZIP, _ZSTD))
+        return file.read(4).startswith(how or (_GZIP, _ZSTD))
 
 
 def _check_kind(path: Path) -> None:
@@ -255,10 +262,23 @@ def _zstd() -> ModuleType:
     raise UsageError("E206", "the input is packed with zstd, which needs an extra", "pip install 'batchrunner[zstd]'")
 
 
-def _broken() -> tuple[type[Exception], ...]:
-    """What reading raises when a file is damaged, cut or gone."""
+def _damaged() -> tuple[type[Exception], ...]:
+    """What unpacking raises when a file is damaged or cut."""
     loaded = [module.ZstdError for name in _ZSTD_MODULES if (module := sys.modules.get(name))]
-    return (OSError, EOFError, zlib.error, *loaded)
+    return (gzip.BadGzipFile, EOFError, zlib.error, *loaded)
+
+
+def _bad_packing(source: str | os.PathLike[str] | BinaryIO, line: int, fault: Exception) -> UsageError:
+    """E201: what was packed is damaged, in this line or before it, or it ends there, cut off."""
+    if not isinstance(fault, EOFError):
+        message = f"the input {source} is damaged, at line {line} or before: {fault}"
+        return UsageError("E201", message, "Fetch it again, or pack it again.")
+    unpack = "zcat" if isinstance(source, str | os.PathLike) and is_packed(Path(source), _GZIP) else "zstdcat"
+    whole = f"What is whole of it:  {unpack} {shlex.quote(str(source))} | head -n {line - 1} > requests.jsonl"
+    hint = "Fetch it again, or pack it again." + (f"\n{whole}" if line > 1 else "")
+    return UsageError(
+        "E201", f"the input {source} is cut off in line {line}: what packed it was not done, or part is missing", hint
+    )
 
 
 def _reason(fault: BaseException) -> str:

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import io
 import os
+import re
 import tracemalloc
 from hashlib import sha256
 from itertools import accumulate
@@ -143,10 +144,13 @@ def test_d22_a_bomb_is_bounded_by_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 9), (0, 40)])
 def test_a_cut_gzip_file_ends_the_run_not_the_input(tmp_path: Path, start: int, end: int) -> None:
     content = b"".join(sha256(b"%d" % number).hexdigest().encode() + b"\n" for number in range(2_000))
-    with pytest.raises(FileError) as caught:
+    with pytest.raises(UsageError) as caught:
         list(read_lines(kept(tmp_path, gzip.compress(content)[start:-end])))
-    assert caught.value.code == "E406"
-    assert f"the input {tmp_path}" in caught.value.message
+    assert caught.value.code == "E201"
+    line = re.search(f"the input {tmp_path}.* is cut off in line ([0-9]+)", caught.value.message)
+    assert line
+    assert 1_000 < int(line[1]) <= 2_001
+    assert f" | head -n {int(line[1]) - 1} > requests.jsonl" in caught.value.hint
 
 
 @pytest.mark.parametrize("at", [10, 9_000, -5])
@@ -154,9 +158,9 @@ def test_a_damaged_gzip_file_ends_the_run(tmp_path: Path, at: int) -> None:
     """In the first deflate block, which breaks the unpacking; further on and in the checksum, which may only break the sum."""
     packed = bytearray(gzip.compress(b"".join(sha256(b"%d" % n).hexdigest().encode() + b"\n" for n in range(2_000))))
     packed[at] ^= 0xFF
-    with pytest.raises(FileError) as caught:
+    with pytest.raises(UsageError) as caught:
         list(read_lines(kept(tmp_path, bytes(packed))))
-    assert caught.value.code == "E406"
+    assert caught.value.code == "E201"
 
 
 def zstd(content: bytes) -> bytes:
@@ -172,9 +176,9 @@ def test_zstd_is_unpacked_and_a_cut_one_noticed(tmp_path: Path) -> None:
     packed = zstd(b"a\nb\n" * 5_000)
     lines = list(read_lines(kept(tmp_path, packed)))
     assert (lines[0], len(lines)) == ((1, b"a"), 10_000)
-    with pytest.raises(FileError, match="E406"):
+    with pytest.raises(UsageError, match=r"cut off in line.*E201"):
         list(read_lines(kept(tmp_path, packed[:-6])))
-    with pytest.raises(FileError, match="E406"):
+    with pytest.raises(UsageError, match=r"damaged.*E201"):
         list(read_lines(kept(tmp_path, packed[:8] + b"\xff" * 20)))
 
 

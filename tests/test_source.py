@@ -198,7 +198,7 @@ async def test_a_cut_gzip_input_gives_its_blocks_and_then_the_fault(tmp_path: Pa
     path = tmp_path / "input.jsonl.gz"
     path.write_bytes(gzip.compress(b"".join(row(number, os.urandom(64).hex()) + b"\n" for number in range(3_000)))[:-100])
     taken: list[Request | Result] = []
-    with pytest.raises(FileError, match="E406"):
+    with pytest.raises(UsageError, match="E201"):
         await drain(Source(path), taken)
     assert numbers(taken) == list(range(1, len(taken) + 1))
     assert len(taken) >= BLOCK_LINES

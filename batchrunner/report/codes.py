@@ -65,9 +65,13 @@ CODES: Mapping[str, Code] = {
     ),
     "E201": Code(
         "an input that cannot be read",
-        "No input was named, the file does not exist, may not be read, or stdin is closed. Or merge was given files "
-        "without a record.",
-        ("check the path: relative ones start at the current directory", "ls -l INPUT shows who may read it"),
+        "No input was named, the file does not exist, may not be read, or stdin is closed; or it is a .gz or .zst that was cut "
+        "or damaged. Or merge was given files without a record.",
+        (
+            "check the path: relative ones start at the current directory",
+            "ls -l INPUT shows who may read it",
+            "gzip -t INPUT, zstd -t INPUT say whether it is whole",
+        ),
     ),
     "E202": Code(
         "an input that is no file",
