@@ -43,7 +43,7 @@ class InFlight(dict[int, Open]):
         self[request.line] = entry
         beside, lane.inflight = lane.inflight, lane.inflight + 1
         sending = lane.limit.sent(beside) if lane.limit.heeds else 0
-        lane.breaker.sent(now)
+        lane.breaker.sent()
         booked = lane.pace(request.model).take(request, now)
         form = self._experience.form(lane.name, request, entry.whole)
         deadlines = self._experience.patience(lane.name, request, form.stream).deadlines(request, spent.kills, form.stream)

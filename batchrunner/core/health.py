@@ -76,7 +76,7 @@ class Breaker:
             self._probing, self._probes, self._good = True, 0, 0
         return 0.0 if self._probes < max(1, 2 * self._good) else None
 
-    def sent(self, now: float) -> None:
+    def sent(self) -> None:
         """An attempt has gone out, after `wait` has allowed it."""
         if self._probing:
             self._probes += 1

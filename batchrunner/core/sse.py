@@ -4,7 +4,7 @@ Rules:
 
 1. Bytes stay bytes: lines end at LF, CR or CRLF only, so a character cut between two chunks or a U+2028 in a text harms nothing.
 2. How the bytes are cut into chunks never shows in the events.
-3. A comment is counted, not reported: it keeps a connection open and proves no progress.
+3. A comment is no event: it keeps a connection open and proves no progress.
 4. Memory is bounded by `max_event`, time is linear in the bytes, however small the chunks.
 
 Source: WHATWG HTML, 9.2 Server-sent events. `id`, `retry` and unknown fields mean nothing here, where no stream is resumed;
@@ -34,13 +34,9 @@ class ServerEvent(Struct, gc=False):
 
 
 class Decoder:
-    """Cuts a stream of chunks into events.
-
-    `max_event` bounds the bytes between two blank lines. `comments` counts the comment lines of the events closed so far.
-    """
+    """Cuts a stream of chunks into events. `max_event` bounds the bytes between two blank lines."""
 
     def __init__(self, max_event: int = 16 * 1024 * 1024) -> None:
-        self.comments = 0
         self._max_event = max_event
         self._open = bytearray()  # the event that has no blank line yet, with LF as its only line end
         self._line_ended = False  # an LF belongs behind `_open`
@@ -66,7 +62,7 @@ class Decoder:
         """The event at the end of the stream that has no blank line behind it: the caller finds out whether it is whole."""
         rest = bytes(self._open)
         self._open.clear()
-        return self._event(rest.removeprefix(_BOM) if self._first else rest)
+        return _event(rest.removeprefix(_BOM) if self._first else rest)
 
     def _with_line_feeds(self, chunk: bytes) -> bytes:
         """`chunk` with CRLF and CR turned into LF; a CRLF cut in two counts as one line end."""
@@ -112,25 +108,8 @@ class Decoder:
         named = _NAMED(whole) if whole.startswith(b"event:") else []
         if named and 3 * len(named) == whole.count(b"\n"):
             return [ServerEvent(str(name, "utf-8", "replace"), text) for name, text in named]
-        events = map(self._event, whole.split(b"\n\n"))
+        events = map(_event, whole.split(b"\n\n"))
         return [event for event in events if event is not None]
-
-    def _event(self, block: bytes) -> ServerEvent | None:
-        """The event that the lines of `block` make; None when they hold no data."""
-        name, done, lines = b"", False, []
-        for line in block.split(b"\n"):
-            field, colon, value = line.partition(b":")
-            if field == b"data":
-                lines.append(value.removeprefix(b" "))
-            elif field == b"event":
-                name = value.removeprefix(b" ")
-            elif colon:
-                self.comments += not field
-            elif field.rstrip() == DONE:
-                done = True
-        if not lines and not done:
-            return None
-        return ServerEvent(str(name, "utf-8", "replace"), b"\n".join(lines) if lines else DONE)
 
 
 def plain(whole: bytes) -> list[bytes] | None:
@@ -139,3 +118,19 @@ def plain(whole: bytes) -> list[bytes] | None:
         return None
     texts = whole[len(_PLAIN) : -2].split(b"\n\n" + _PLAIN)
     return texts if whole.count(b"\n") == 2 * len(texts) else None
+
+
+def _event(block: bytes) -> ServerEvent | None:
+    """The event that the lines of `block` make; None when they hold no data."""
+    name, done, lines = b"", False, []
+    for line in block.split(b"\n"):
+        field, colon, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+        elif not colon and field.rstrip() == DONE:
+            done = True
+    if not lines and not done:
+        return None
+    return ServerEvent(str(name, "utf-8", "replace"), b"\n".join(lines) if lines else DONE)

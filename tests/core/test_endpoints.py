@@ -39,7 +39,7 @@ def test_the_longer_of_gate_and_breaker_counts() -> None:
     lane.gate.throttled(10.0, 1.0)
     assert lane.ready(1.0) == pytest.approx(10.0)
     assert lane.ready(11.0) == 0.0
-    lane.breaker.sent(11.0)
+    lane.breaker.sent()
     assert lane.ready(11.0) is None
 
 
@@ -84,7 +84,7 @@ def test_an_endpoint_that_throttles_is_alive_and_one_that_loads_says_nothing() -
             lane.learn("down", 1.0, Outcome(Kind.CONNECT), 1.0, 0.5)
         for n in range(8):
             assert lane.ready(10.0 + n) == 0.0
-            lane.breaker.sent(10.0 + n)
+            lane.breaker.sent()
             lane.learn("pause", 10.0 + n, Outcome(kind), 10.5 + n, 0.5)
         assert lane.breaker.open is not closes
 

@@ -77,7 +77,7 @@ def test_rests_grow_with_the_outage_and_stay_short() -> None:
         rests.append(round(rest, 6))
         now += rest
         assert breaker.wait(now) == 0.0
-        breaker.sent(now)
+        breaker.sent()
         breaker.fail(now + 0.1, now + 0.1, 0.5)
         now += 0.1
     assert rests[:40] == [2.0] * 40
@@ -92,7 +92,7 @@ def test_outcomes_from_before_the_outage_change_nothing() -> None:
     breaker.fail(5.0, 11.0, 0.5)
     assert breaker.wait(11.0) == pytest.approx(1.0)
     assert breaker.wait(20.0) == 0.0
-    breaker.sent(20.0)
+    breaker.sent()
     breaker.fail(9.0, 20.5, 0.5)
     breaker.ok(9.0)
     assert breaker.wait(21.0) is None, "the probe is still out, and alone"
@@ -102,7 +102,7 @@ def test_probes_double_and_eight_good_ones_close() -> None:
     breaker, now, out, most = opened(10.0), 20.0, 0, 0
     for _ in range(8):
         while breaker.wait(now) == 0.0 and breaker.open:
-            breaker.sent(now)
+            breaker.sent()
             out += 1
         assert breaker.wait(now) is None
         most = max(most, out)
@@ -133,7 +133,7 @@ def test_an_endpoint_that_only_fails_often_rests_while_another_serves() -> None:
     breaker.ok(10.0, spared=True)
     assert breaker.open
     assert breaker.wait(13.0) == 0.0
-    breaker.sent(13.0)
+    breaker.sent()
     for _ in range(8):
         breaker.ok(13.0, spared=True)
     assert not breaker.open, "its probes are good"
@@ -184,7 +184,7 @@ def test_in_an_outage_a_probe_is_given_up_for_nothing_and_what_it_caught_for_not
 def test_a_probe_that_says_nothing_gives_its_place_back() -> None:
     breaker = opened(10.0)
     assert breaker.wait(20.0) == 0.0
-    breaker.sent(20.0)
+    breaker.sent()
     assert breaker.wait(20.0) is None
     breaker.void(9.0)
     assert breaker.wait(20.0) is None, "that one was no probe"
@@ -203,7 +203,7 @@ def test_a_breaker_never_jams(story: list[tuple[str, float, float]]) -> None:
         now += pause
         if verb == "send":
             if breaker.wait(now) == 0.0:
-                breaker.sent(now)
+                breaker.sent()
                 flying.append(now)
         elif flying:
             started = flying.pop(0)

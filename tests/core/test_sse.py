@@ -15,15 +15,15 @@ BOM = b"\xef\xbb\xbf"
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
-def decode(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
-    """All events, the unclosed one included, and the number of comments."""
+def decode(chunks: Iterable[bytes]) -> list[ServerEvent]:
+    """All events, the unclosed one included."""
     decoder = Decoder()
     events = [event for chunk in chunks for event in decoder.feed(chunk)]
     last = decoder.finish()
-    return events + ([last] if last else []), decoder.comments
+    return events + ([last] if last else [])
 
 
-def shortly(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
+def shortly(chunks: Iterable[bytes]) -> list[ServerEvent]:
     """The same, by the short way for what allows it."""
     decoder, events = Decoder(), list[ServerEvent]()
     for chunk in chunks:
@@ -31,12 +31,12 @@ def shortly(chunks: Iterable[bytes]) -> tuple[list[ServerEvent], int]:
         texts = plain(whole)
         events += decoder.events(whole) if texts is None else [ServerEvent("", text) for text in texts]
     last = decoder.finish()
-    return events + ([last] if last else []), decoder.comments
+    return events + ([last] if last else [])
 
 
-def slowly(text: bytes) -> tuple[list[ServerEvent], int]:
+def slowly(text: bytes) -> list[ServerEvent]:
     """The same by the letter of the standard, line by line, on the whole text."""
-    events, comments, name, lines, done = [], 0, b"", [], False
+    events, name, lines, done = [], b"", [], False
     for line in [*re.split(rb"\r\n|\r|\n", text.removeprefix(BOM)), b""]:
         field, colon, value = line.partition(b":")
         value = value[1:] if value[:1] == b" " else value
@@ -48,11 +48,9 @@ def slowly(text: bytes) -> tuple[list[ServerEvent], int]:
             lines.append(value)
         elif field == b"event":
             name = value
-        elif line[:1] == b":":
-            comments += 1
         elif not colon and line.rstrip() == b"[DONE]":
             done = True
-    return events, comments
+    return events
 
 
 def cut(text: bytes, places: Iterable[int]) -> list[bytes]:
@@ -61,53 +59,52 @@ def cut(text: bytes, places: Iterable[int]) -> list[bytes]:
 
 
 TEXTS = {
-    "plain": (DELTA * 3, [ServerEvent("", DELTA[6:-2])] * 3, 0),
-    "B13 CR": (b"data: a\r\rdata: b\r\r", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
-    "B13 CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
-    "B13 CRLF between lines": (b"data: a\r\ndata: b\r\n\r\n", [ServerEvent("", b"a\nb")], 0),
-    "B13 mixed": (b"data: a\n\r\ndata: b\r\n\rdata: c\r\n\n", [ServerEvent("", text) for text in (b"a", b"b", b"c")], 0),
-    "B13 BOM": (BOM + b"data: a\n\n" + BOM + b"data: b\n\n", [ServerEvent("", b"a")], 0),
-    "B13 BOM alone": (BOM, [], 0),
-    "B14 lines": (b"data: a\ndata:b\ndata:  c\ndata\n\n", [ServerEvent("", b"a\nb\n c\n")], 0),
-    "B14 no space": (b"data:a\n\ndata:b\n\n", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
-    "B14 comments": (b": ping\n\n:\n\ndata: a\n: PING\n\n", [ServerEvent("", b"a")], 3),
-    "B14 comment before data": (b": ping\ndata: a\n\n", [ServerEvent("", b"a")], 1),
-    "B14 fields": (b"id: 1\nretry: 5\nfoo: bar\nfoo\nevent: x\ndata: a\n\n", [ServerEvent("x", b"a")], 0),
-    "B14 names": (b"event: x\ndata: a\n\nevent:y\ndata:b\n\n", [ServerEvent("x", b"a"), ServerEvent("y", b"b")], 0),
-    "B14 name after data": (b"data: a\nevent: x\n\n", [ServerEvent("x", b"a")], 0),
-    "B14 name without data": (b"event: x\n\ndata: a\n\n", [ServerEvent("", b"a")], 0),
-    "B14 two lines after a name": (b"event: x\ndata: a\ndata: b\n\n", [ServerEvent("x", b"a\nb")], 0),
-    "B14 two lines, three breaks": (b"data: a\ndata: b\n\n", [ServerEvent("", b"a\nb")], 0),
-    "B14 empty data": (b"data:\n\ndata: \n\n", [ServerEvent("", b"")] * 2, 0),
-    "B14 more blank lines": (b"\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
-    "B24 odd name": (b"event: \xff\ndata: \xff\n\n", [ServerEvent("�", b"\xff")], 0),
-    "DONE": (b"data: [DONE]\n\n", [ServerEvent("", b"[DONE]")], 0),
-    "DONE without space": (b"data:[DONE]\n\n", [ServerEvent("", b"[DONE]")], 0),
-    "DONE bare": (b"data: a\n\n[DONE]  \n\n", [ServerEvent("", b"a"), ServerEvent("", b"[DONE]")], 0),
-    "DONE bare beside data": (b"data: a\n[DONE]\n\n", [ServerEvent("", b"a")], 0),
-    "no blank line at the end": (b"data: a\n\ndata: b", [ServerEvent("", b"a"), ServerEvent("", b"b")], 0),
-    "nothing": (b"", [], 0),
+    "plain": (DELTA * 3, [ServerEvent("", DELTA[6:-2])] * 3),
+    "B13 CR": (b"data: a\r\rdata: b\r\r", [ServerEvent("", b"a"), ServerEvent("", b"b")]),
+    "B13 CRLF": (b"data: a\r\n\r\ndata: b\r\n\r\n", [ServerEvent("", b"a"), ServerEvent("", b"b")]),
+    "B13 CRLF between lines": (b"data: a\r\ndata: b\r\n\r\n", [ServerEvent("", b"a\nb")]),
+    "B13 mixed": (b"data: a\n\r\ndata: b\r\n\rdata: c\r\n\n", [ServerEvent("", text) for text in (b"a", b"b", b"c")]),
+    "B13 BOM": (BOM + b"data: a\n\n" + BOM + b"data: b\n\n", [ServerEvent("", b"a")]),
+    "B13 BOM alone": (BOM, []),
+    "B14 lines": (b"data: a\ndata:b\ndata:  c\ndata\n\n", [ServerEvent("", b"a\nb\n c\n")]),
+    "B14 no space": (b"data:a\n\ndata:b\n\n", [ServerEvent("", b"a"), ServerEvent("", b"b")]),
+    "B14 comments": (b": ping\n\n:\n\ndata: a\n: PING\n\n", [ServerEvent("", b"a")]),
+    "B14 comment before data": (b": ping\ndata: a\n\n", [ServerEvent("", b"a")]),
+    "B14 fields": (b"id: 1\nretry: 5\nfoo: bar\nfoo\nevent: x\ndata: a\n\n", [ServerEvent("x", b"a")]),
+    "B14 names": (b"event: x\ndata: a\n\nevent:y\ndata:b\n\n", [ServerEvent("x", b"a"), ServerEvent("y", b"b")]),
+    "B14 name after data": (b"data: a\nevent: x\n\n", [ServerEvent("x", b"a")]),
+    "B14 name without data": (b"event: x\n\ndata: a\n\n", [ServerEvent("", b"a")]),
+    "B14 two lines after a name": (b"event: x\ndata: a\ndata: b\n\n", [ServerEvent("x", b"a\nb")]),
+    "B14 two lines, three breaks": (b"data: a\ndata: b\n\n", [ServerEvent("", b"a\nb")]),
+    "B14 empty data": (b"data:\n\ndata: \n\n", [ServerEvent("", b"")] * 2),
+    "B14 more blank lines": (b"\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [ServerEvent("", b"a"), ServerEvent("", b"b")]),
+    "B24 odd name": (b"event: \xff\ndata: \xff\n\n", [ServerEvent("�", b"\xff")]),
+    "DONE": (b"data: [DONE]\n\n", [ServerEvent("", b"[DONE]")]),
+    "DONE without space": (b"data:[DONE]\n\n", [ServerEvent("", b"[DONE]")]),
+    "DONE bare": (b"data: a\n\n[DONE]  \n\n", [ServerEvent("", b"a"), ServerEvent("", b"[DONE]")]),
+    "DONE bare beside data": (b"data: a\n[DONE]\n\n", [ServerEvent("", b"a")]),
+    "no blank line at the end": (b"data: a\n\ndata: b", [ServerEvent("", b"a"), ServerEvent("", b"b")]),
+    "nothing": (b"", []),
     "U+2028 and other false line ends": (
         "data: a\u2028b\u0085c\x0bd\x0ce\x1cf\n\n".encode(),
         [ServerEvent("", "a\u2028b\u0085c\x0bd\x0ce\x1cf".encode())],
-        0,
     ),
 }
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_events_of_a_text(name: str) -> None:
-    text, events, comments = TEXTS[name]
-    assert slowly(text) == (events, comments), "the table itself"
-    assert decode([text]) == (events, comments)
+    text, events = TEXTS[name]
+    assert slowly(text) == events, "the table itself"
+    assert decode([text]) == events
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_b12_every_cut_gives_the_same(name: str) -> None:
-    text, *whole = TEXTS[name]
-    assert decode(text[at : at + 1] for at in range(len(text))) == tuple(whole)
+    text, whole = TEXTS[name]
+    assert decode(text[at : at + 1] for at in range(len(text))) == whole
     for place in range(len(text)):
-        assert decode([text[:place], b"", text[place:]]) == tuple(whole)
+        assert decode([text[:place], b"", text[place:]]) == whole
 
 
 PIECES = st.sampled_from(
@@ -166,7 +163,7 @@ def test_an_event_is_given_as_soon_as_its_blank_line_is_there() -> None:
 def test_b15_five_megabytes_in_one_line() -> None:
     line = b"A" * 5_000_000
     text = b"data: " + line + b"\n\n"
-    assert decode(text[at : at + 65_536] for at in range(0, len(text), 65_536)) == ([ServerEvent("", line)], 0)
+    assert decode(text[at : at + 65_536] for at in range(0, len(text), 65_536)) == [ServerEvent("", line)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 1 << 20], ids=lambda size: f"chunks of {size}")
