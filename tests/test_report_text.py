@@ -71,6 +71,11 @@ def test_finished_with_failures() -> None:
     ]
 
 
+def test_dead_workers_are_not_the_network() -> None:
+    said = text.final(ending(Snapshot(total=9, succeeded=9, kinds={Kind.OK: 9, Kind.CRASHED: 23, Kind.NETWORK: 2})), JOB)
+    assert "  trouble   network × 2 · dead workers × 23\n" in said
+
+
 WORD = st.text(st.characters(categories=["L"]), max_size=30)
 
 

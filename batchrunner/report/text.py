@@ -39,7 +39,8 @@ _TROUBLE: Mapping[str, tuple[Kind, ...]] = {
     "garbled": (Kind.GARBLED, Kind.PROTOCOL),
     "server errors": (Kind.SERVER_ERROR, Kind.GATEWAY),
     "stale connections": (Kind.STALE,),
-    "network": (Kind.CONNECT, Kind.NETWORK, Kind.LOCAL, Kind.CRASHED),
+    "network": (Kind.CONNECT, Kind.NETWORK, Kind.LOCAL),
+    "dead workers": (Kind.CRASHED,),
 }
 
 
