@@ -102,7 +102,8 @@ async def run(
             await asyncio.to_thread(load, [door.base_url for door in ways.doors])
             shared = shared_cache(settings.reusing)
             await job.begin()
-            view = Run(job, meter, lanes.endpoints, settings, prices, simulated, "\n".join(filter(None, (job.note, fit))))
+            note, room = "\n".join(filter(None, (job.note, fit))), settings.concurrency.max_concurrency if fit else 0
+            view = Run(job, meter, lanes.endpoints, settings, prices, simulated, note, room)
             trail = view.leave_trail(origins)
             hooks, reusing = _reusing(settings, job, shared, ways.doors, hooks, stack)
             hooks, piloting = _piloting(settings, prices, ways.doors, hooks)

@@ -28,6 +28,7 @@ class Gauges(Struct, frozen=True, kw_only=True):
 
     in_flight: int = 0
     limit: int = 0  # how many may be in flight; 0: not said
+    room: int = 0  # that open files leave room for, at each endpoint; 0: for as many as are wanted
     retrying: int = 0  # requests that wait to be sent again
     timeout: float = 0.0  # the longest deadline for a whole attempt now in force, seconds; 0: not said
     timeouts: Mapping[str, float] = {}  # the same for each endpoint

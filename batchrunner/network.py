@@ -25,10 +25,12 @@ from msgspec import structs
 
 from batchrunner.core.address import NO_PROXY, proxy_address
 from batchrunner.core.limit import Concurrency
+from batchrunner.core.wording import plural
 from batchrunner.errors import UsageError
 from batchrunner.secret import Secret
 
-RESERVED = 64  # descriptors that files, pipes and the loop need
+RESERVED = 64  # descriptors for all but connections: files, pipes, the loop, workers
+LEAST_RESERVED = 32  # of few: a run without a connection has twenty-odd open
 MOST = 1 << 20  # more descriptors than that are of no use to anybody
 LOOKUP = 30.0  # seconds after which a lookup is given up; the next one has a thread of its own
 
@@ -194,7 +196,8 @@ def fitted(concurrency: Concurrency, endpoints: int) -> tuple[Concurrency, str]:
     UsageError E002: the user's own number needs more open files than there may be.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST if soft == resource.RLIM_INFINITY else max(1, (soft - RESERVED) // max(1, endpoints))
+    reserved = min(RESERVED, max(LEAST_RESERVED, soft // 2))
+    most = MOST if soft == resource.RLIM_INFINITY else max(1, (soft - reserved) // max(1, endpoints))
     fixed = concurrency.concurrency
     wanted = concurrency.max_concurrency if fixed == "auto" else fixed
     if wanted <= most:
@@ -202,5 +205,5 @@ def fitted(concurrency: Concurrency, endpoints: int) -> tuple[Concurrency, str]:
     if fixed != "auto":
         message = f"--concurrency {fixed} needs more open files than the {soft} that this process may have"
         raise UsageError("E002", message, f"allow more:  ulimit -n {wanted * endpoints + RESERVED}\nask for less: -c {most}")
-    note = f"at most {most} requests in flight: this process may have {soft} open files, see ulimit -n"
+    note = f"at most {plural(most, 'request')} in flight: this process may have {soft} open files, see ulimit -n"
     return structs.replace(concurrency, max_concurrency=most), note

@@ -39,6 +39,7 @@ class Run:
         prices: Prices,
         simulated: bool,
         note: str = "",
+        room: int = 0,
     ) -> None:
         self.job = job
         self.meter = meter
@@ -46,6 +47,7 @@ class Run:
         self.simulated = simulated
         self.note = note  # what the user should know before it starts; empty for nothing
         self.signal = 0  # the one that stopped it
+        self._room = room  # in flight at each endpoint that open files leave; 0: for as many as are wanted
         self._settings = settings
         self._endpoints = endpoints
 
@@ -61,6 +63,7 @@ class Run:
         gauges = Gauges(
             in_flight=scheduler.in_flight,
             limit=sum(endpoint.limit.size for endpoint in self._endpoints if not endpoint.stopped),
+            room=self._room,
             retrying=scheduler.retrying,
             timeout=max(timeouts.values(), default=0.0),
             timeouts=timeouts,

@@ -176,6 +176,14 @@ def test_f8_concurrency_fits_the_open_files() -> None:
     assert "-c 100" in refused.value.hint
 
 
+@pytest.mark.parametrize(("files", "most"), [(128, "64 requests"), (64, "32 requests"), (40, "8 requests"), (20, "1 request")])
+def test_f8_of_few_open_files_most_are_for_connections(files: int, most: str) -> None:
+    with limited(files):
+        lowered, note = fitted(Concurrency(), 1)
+    assert note.startswith(f"at most {most} in flight: ")
+    assert lowered.max_concurrency == int(most.split()[0])
+
+
 def test_f8_the_soft_limit_is_raised_to_the_hard_one() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with limited(128):

@@ -29,6 +29,7 @@ from batchrunner.core.trail import (
     quantile,
 )
 from batchrunner.disk import Buffer, Disk
+from batchrunner.meter import Gauges, Snapshot
 from batchrunner.paths import Paths
 from batchrunner.report import text
 from batchrunner.report.invocation import Invocation
@@ -404,6 +405,8 @@ def test_no_cause_is_named_where_all_went_well() -> None:
     assert "cause" not in text.final(report, Invocation(input="a"))
     busy = msgspec.structs.replace(report, summary=msgspec.structs.replace(summary, attempts=140, retries=40))
     assert "cause     said" in text.final(busy, Invocation(input="a"))
+    narrow = msgspec.structs.replace(report, snapshot=Snapshot(gauges=Gauges(room=1)))
+    assert "cause     said" in text.final(narrow, Invocation(input="a"))
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq")

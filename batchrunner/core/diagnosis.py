@@ -38,6 +38,7 @@ DISK_SHARE = 0.5
 FALSE_SHARE = 0.005
 CROWDED = 0.6  # good answers' p90 as a share of the deadline that kills: the tail is cut off
 HELD_SHARE = 0.2
+FULL = 0.7  # of the room: the limit tries less from time to time
 DEAD = 4.0  # times p99 that a killed attempt was waited for
 
 _FIXED = re.compile("set by (--[a-z-]+)")
@@ -248,7 +249,8 @@ def _us(evidence: Evidence) -> Assessment:
     disk, lag = mean([each.disk for each in us]), max(each.lag for each in us)
     in_use = f"{100 * fds:.0f} % of the descriptors in use"
     well = f"loop at most {seconds(lag)} late, {in_use}, disk {100 * disk:.0f} % of the time"
-    return _exhausted(evidence.kinds(Kind.LOCAL), fds) or _held_by_disk(disk) or _late(us) or _no(evidence, well)
+    local = evidence.kinds(Kind.LOCAL)
+    return _narrow(evidence) or _exhausted(local, fds) or _held_by_disk(disk) or _late(us) or _no(evidence, well)
 
 
 def _exhausted(local: int, fds: float) -> Assessment | None:
@@ -256,6 +258,16 @@ def _exhausted(local: int, fds: float) -> Assessment | None:
         return None
     said = f"{plural(local, 'attempt')} found no descriptor, port or buffer here; {100 * fds:.0f} % of the descriptors in use"
     return Assessment("yes", said, "allow more: ulimit -n 65536; or ask for less: --max-concurrency N")
+
+
+def _narrow(evidence: Evidence) -> Assessment | None:
+    """As much in flight, most of the time, as this process may have open."""
+    room, most = evidence.last.room, evidence.last.us.most_fds
+    full = sum(each.span for each in evidence.moments if any(lane.in_flight >= FULL * room for lane in each.lanes))
+    if not room or evidence.attempts < FEW or full < sum(each.span for each in evidence.moments) / 2:
+        return None
+    where = " at each endpoint" if len(evidence.last.lanes) > 1 else ""
+    return Assessment("yes", f"no more than {room} in flight{where}: ulimit -n {most}", "allow more: ulimit -n 65536")
 
 
 def _held_by_disk(disk: float) -> Assessment | None:

@@ -190,7 +190,7 @@ def _failure_facts(snapshot: Snapshot) -> list[Fact]:
 def _cause_facts(ending: Report) -> list[Fact]:
     """What the diagnosis blames, where something went wrong."""
     summary = ending.summary
-    wrong = summary.failed or summary.stopped or summary.retries > RETRIED * summary.attempts
+    wrong = summary.failed or summary.stopped or summary.retries > RETRIED * summary.attempts or ending.snapshot.gauges.room
     found = [finding for finding in ending.findings if finding.verdict == "yes"] if wrong else []
     said = [(visible(finding.said), f"→ {visible(finding.remedy)}" if finding.remedy else "") for finding in found[:CAUSES]]
     return [("" if place else "cause", line) for place, line in enumerate(line for pair in said for line in pair if line)]

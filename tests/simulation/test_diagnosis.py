@@ -245,6 +245,16 @@ def test_our_own_machine(us: Ourselves, word: str) -> None:
     assert word in said
 
 
+def test_few_open_files() -> None:
+    """Where they hold the run back that is the cause; where it never wanted more it is not."""
+    seen = examined(well, 1)
+    flight = [lane.in_flight for moment in seen.moments for lane in moment.lanes]
+    for room, verdict in ((max(1, min(flight[:-1])), "yes"), (2 * max(flight), "no")):
+        few = [structs.replace(moment, room=room, us=Ourselves(most_fds=room + 32)) for moment in seen.moments]
+        found = next(finding for finding in diagnose(few) if finding.code == "us")
+        assert (found.verdict, f"{room} in flight: ulimit -n {room + 32}" in found.said) == (verdict, verdict == "yes")
+
+
 def test_a_busy_loop_that_keeps_up_is_healthy() -> None:
     seen = examined(well, 1)
     busy = Ourselves(lag=0.02, cpu=1.0, fds=300, most_fds=20_000)
