@@ -138,7 +138,7 @@ class Patience:
         why, allowed = self._words(span.why(request, final), request, stream), span.allowed(request, kills, final)
         if stream:
             return allowed, self._end, why
-        if waited > allowed + max(LOOK, _pause(allowed)):
+        if waited > allowed + max(LOOK, pause(allowed)):
             allowed, why = self._end, f"overdue ({why}), and no kill is left: --max-timeout"
         return min(self._first.first_look, allowed) if self._first.fixed else allowed, allowed, why
 
@@ -157,6 +157,11 @@ class Patience:
     def outrun(self, attempt: Attempt) -> bool:
         """Whether it is this request that is not answered, not the endpoint: what was sent much later has been answered."""
         return self._latest > attempt.started + self._total.late(attempt.request, 0.99)
+
+    def usual(self, attempt: Attempt, phase: Phase, age: float) -> float:
+        """Seconds until an attempt of this age has taken as long as one that nobody had to give up before may; 0.0: it has."""
+        allowed = self._passed(attempt, phase, age).allowed(attempt.request, 0)
+        return allowed - age if age < SLACK * allowed else 0.0
 
     def review(
         self, attempt: Attempt, phase: Phase, age: float, now: float, price: float = 1.0, final: bool = False
@@ -180,7 +185,7 @@ class Patience:
         outrun = self.outrun(attempt)
         if (final and outrun and price < inf) or self._kills.spend(price):
             return 0.0, False
-        return min(self._end - age, _pause(age)), now - self._answered > allowed and not outrun
+        return min(self._end - age, pause(age)), now - self._answered > allowed and not outrun
 
     def success(self, attempt: Attempt, timing: Timing, now: float) -> None:
         """Learn from a complete answer."""
@@ -252,6 +257,6 @@ class Patience:
         return f"{why}; silence {self._idle.set_by}" if self._idle.fixed else why
 
 
-def _pause(age: float) -> float:
+def pause(age: float) -> float:
     """Seconds until the next look at an attempt that is overdue and could not be given up."""
     return max(LOWEST, age / 4.0)

@@ -59,6 +59,7 @@ class Endpoint:
         "limit",
         "models",
         "name",
+        "overdue",
         "pace",
         "reserve",
         "stopped",
@@ -89,6 +90,7 @@ class Endpoint:
         self._paces = _Paces(pacing)
         self.pace: Callable[[str], Pace] = self._paces.__getitem__  # how fast requests for a model may go here
         self.inflight = 0
+        self.overdue: set[tuple[int, int]] = set()  # of these, by line and number, who holds no slot (`core.flight`)
         self.by_chance = 0  # attempts that were refused here whatever was sent (`core.luck`, `core.objections`)
         self.stopped = ""
 
@@ -106,7 +108,8 @@ class Endpoint:
 
     def ready(self, now: float) -> float | None:
         """0.0: send; seconds: not before; None: when something in flight here has ended, or never, if it is stopped."""
-        served = self.inflight - self.breaker.caught  # what hangs since an outage keeps nobody from asking
+        hanging = max(self.breaker.caught, len(self.overdue))  # since an outage, or alone: it keeps nobody from asking
+        served = self.inflight - hanging
         if self.stopped or served >= self.limit.size or self.inflight >= self.limit.most or self.debut.full:
             return None
         if self.inflight and served + self.doubt.held >= self.limit.size:
@@ -149,11 +152,13 @@ class Endpoint:
         """Tokens that giving up what was sent then and is overdue costs: what leaves no room for a probe has its usual price."""
         return 1.0 if self.inflight >= self.limit.most else self.breaker.price(started)
 
-    def left(self, started: float) -> None:
+    def left(self, attempt: Attempt) -> None:
         """An attempt has ended, whatever became of it."""
         self.inflight -= 1
         if self.breaker.caught:
-            self.breaker.left(started)
+            self.breaker.left(attempt.started)
+        if self.overdue:
+            self.overdue.discard((attempt.request.line, attempt.number))
 
     def serves(self, now: float) -> bool:
         """Whether requests should wait for this endpoint rather than go to the next: it is up, if perhaps full."""

@@ -7,12 +7,15 @@ Rules:
 2. A deadline that has passed is a question: how much longer to wait is learned meanwhile (`core.deadlines`), and so is what
    giving the attempt up costs.
 3. Where giving it up would end its request, it is waited for much longer.
+4. What has taken longer than is usual and goes on, since it may be given up no more or not yet, holds no slot of the limit when
+   later ones have been answered. Where nothing else is under way one may go beside it, and shows whether they are.
 """
 
 from collections.abc import Mapping
 from math import inf
 
 from batchrunner.core.chances import Chances
+from batchrunner.core.deadlines import Patience, pause
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.experience import Experience
 from batchrunner.core.health import REST
@@ -80,7 +83,22 @@ class InFlight(dict[int, Open]):
             lane.limit.overload(attempt.started, lane.inflight - 1, now)
             if more:
                 lane.breaker.fail(attempt.started, now, 0.5, lane.inflight)
+        if more > 0.0:
+            more = min(more, self._slot(lane, patience, attempt, phase, age))
         return min(more, REST) if lane.breaker.excuses(attempt.started) else more
+
+    def _slot(self, lane: Endpoint, patience: Patience, attempt: Attempt, phase: Phase, age: float) -> float:
+        """Let an attempt that goes on hold no slot any more, if it need not; seconds until that is asked again."""
+        place = attempt.request.line, attempt.number
+        if place in lane.overdue:
+            return inf
+        left = patience.usual(attempt, phase, age)
+        if left > 0.0:
+            return left
+        if not (patience.outrun(attempt) or lane.inflight == len(lane.overdue) + 1):
+            return pause(age)
+        lane.overdue.add(place)
+        return inf
 
     def _price(self, lane: Endpoint, attempt: Attempt, final: bool, now: float) -> float:
         """What giving the attempt up costs: in an outage no more than usual, if another endpoint can be asked instead.

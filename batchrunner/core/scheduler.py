@@ -134,7 +134,7 @@ class Scheduler:
             again, self.notice = apart
             return again
         entry = self._in_flight.pop(attempt.request.line)
-        lane.left(attempt.started)
+        lane.left(attempt)
         entry.billed += outcome.billed
         if outcome.kind is Kind.CANCELLED:
             entry.spent.sendings -= 1

@@ -77,7 +77,7 @@ class Stragglers:
         """
         if self._twins.beaten(attempt):
             self._twins.forget(attempt)
-            lane.left(attempt.started)
+            lane.left(attempt)
             lane.breaker.void(attempt.started)
             return Again(now, BEATEN), ""
         other = self._twins.part(attempt)
@@ -97,7 +97,7 @@ class Stragglers:
         entry.billed += outcome.billed
         entry.spent.sendings -= cancelled
         entry.spent.kills += outcome.kind in KILLS
-        lane.left(attempt.started)
+        lane.left(attempt)
         notice = "" if cancelled else self._experience.inform(attempt, outcome, now, u)
         if TREATMENT[outcome.kind].health in REFUSED:
             self._refusals.hear(entry, lane, attempt, outcome, now)

@@ -55,7 +55,7 @@ def test_what_hangs_in_an_outage_makes_room_for_a_probe() -> None:
     assert lane.ready(3.0) is None, "but there are never more than the user allows"
     assert lane.price(0.0) == 1.0
     for _ in range(4):
-        lane.left(0.0)
+        lane.left(attempt(1, 0.0))
     assert (lane.inflight, lane.breaker.caught) == (16, 12)
 
 

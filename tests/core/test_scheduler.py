@@ -36,6 +36,69 @@ def send(room: Scheduler, now: float = 0.0, name: str = "a") -> Attempt:
     return step
 
 
+def seasoned(answers: int = 500) -> Scheduler:
+    """One endpoint that has answered so often, each time within 0.1 s, and has then been cut down to a single slot."""
+    lane = Endpoint("a", "http://a/v1", Limit(Concurrency()))
+    room = scheduler(lane, max_open=1000)
+    for line in range(answers):
+        room.offer(request(line))
+        room.settle(send(room, line / 10), Outcome(Kind.OK, timing=Timing(total=0.1)), (line + 1) / 10, 0.5)
+    lane.limit.overload(answers / 10, 0, answers / 10)
+    assert (lane.limit.size, lane.ready(answers / 10)) == (1, 0.0)
+    return room
+
+
+def given_up(room: Scheduler, line: int, times: int, now: float) -> float:
+    """A line is sent, and ended by our own deadline, so many times; when it may be sent again."""
+    room.offer(request(line))
+    for _ in range(times):
+        again = room.settle(send(room, now), Outcome(Kind.TIMEOUT_TOTAL, timing=Timing(total=1.0)), now + 1.0, 0.5)
+        assert isinstance(again, Again)
+        now = again.at
+    return now
+
+
+def test_what_hangs_where_it_alone_is_under_way_lets_one_go_beside_it_and_then_all() -> None:
+    room = seasoned()
+    now = given_up(room, 1000, 2, 60.0)
+    hanging = send(room, now)
+    for line in (1001, 1002, 1003):
+        room.offer(request(line))
+    assert room.next("a", now) == Wait(), "it holds the only slot"
+    assert room.review(hanging, Phase.FIRST_BYTE, 0.5, now + 0.5) == pytest.approx(0.5), "it is not late yet"
+    assert room.next("a", now + 0.5) == Wait()
+    assert room.review(hanging, Phase.FIRST_BYTE, 1.0, now + 1.0) > 100.0, "after two kills it gets all there is"
+    beside = send(room, now + 1.0)
+    assert room.next("a", now + 1.0) == Wait(), "one at a time"
+    room.settle(beside, Outcome(Kind.OK, timing=Timing(total=0.1)), now + 1.1, 0.5)
+    after = send(room, now + 1.1)
+    assert (beside.request.line, after.request.line) == (1001, 1002)
+    room.settle(after, Outcome(Kind.OK, timing=Timing(total=0.1)), now + 1.2, 0.5)
+    assert isinstance(room.settle(hanging, Outcome(Kind.OK, timing=Timing(total=9.0)), now + 9.0, 0.5), Result)
+    for line in range(2000, 2050):
+        room.offer(request(line))
+    sent = sum(isinstance(room.next("a", now + 9.0), Attempt) for _ in range(50))
+    assert sent == room.endpoints[0].limit.size < 10, "it makes room for nobody any more"
+
+
+def test_what_is_late_beside_others_keeps_its_slot_until_later_ones_are_answered() -> None:
+    room = seasoned()
+    room.endpoints[0].limit.warm(4)
+    now = given_up(room, 1000, 2, 60.0)
+    for line in (1001, 1002, 1003):
+        room.offer(request(line))
+    hanging, second = send(room, now), send(room, now)
+    assert room.review(hanging, Phase.FIRST_BYTE, 1.0, now + 1.0) == pytest.approx(1.0), "it is looked at again"
+    assert room.next("a", now + 1.0) == Wait()
+    room.settle(second, Outcome(Kind.OK, timing=Timing(total=1.0)), now + 1.0, 0.5)
+    third = send(room, now + 1.0)
+    room.settle(third, Outcome(Kind.OK, timing=Timing(total=0.1)), now + 1.1, 0.5)
+    assert room.review(hanging, Phase.FIRST_BYTE, 2.0, now + 2.0) > 100.0
+    send(room, now + 2.0)
+    room.offer(request(1004))
+    assert isinstance(room.next("a", now + 2.0), Attempt), "two slots beside it"
+
+
 def test_an_answer_that_does_not_fit_has_a_budget_of_its_own_and_takes_its_new_form_along() -> None:
     room = scheduler(max_attempts=1, reask=2)
     room.offer(request(7))
