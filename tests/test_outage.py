@@ -40,11 +40,14 @@ async def prompt(_attempt: Attempt) -> Reply:
     return good()
 
 
-def ran(stopping: Stopping, *scripts: Script, lines: int = LINES, timeouts: Timeouts = LEARNED) -> tuple[Engine, float]:
+def ran(
+    stopping: Stopping, *scripts: Script, lines: int = LINES, timeouts: Timeouts = LEARNED, max_attempts: int = 8
+) -> tuple[Engine, float]:
     """The engine after a run of `lines` requests, and how long that took."""
 
     async def main() -> tuple[Engine, float]:
-        engine = engine_for([chat(n) for n in range(1, lines + 1)], *scripts, chance=lambda: 0.5)
+        requests = [chat(n) for n in range(1, lines + 1)]
+        engine = engine_for(requests, *scripts, chance=lambda: 0.5, max_attempts=max_attempts)
         settings = Settings(stopping=stopping, timeouts=timeouts)
         await engine.run(capped(settings, engine, Meter(0.0), Prices({})))
         return engine, asyncio.get_running_loop().time() - 1000.0
@@ -375,6 +378,27 @@ def test_one_that_was_there_is_waited_for_as_if_alone(useless: str) -> None:
 
 def test_one_that_comes_back_in_time_finishes_the_job_without_the_other() -> None:
     assert ran(Stopping(), KEY, until(40.0, refused, prompt))[0].scheduler.open == 0
+
+
+@pytest.mark.parametrize("max_attempts", [1, 8])
+@pytest.mark.parametrize("lines", [1, 3, LINES])
+@pytest.mark.parametrize("gone", ["down", "unknown", "tls", "lost", "no connection"])
+def test_no_line_fails_where_nobody_has_ever_answered(gone: str, lines: int, max_attempts: int) -> None:
+    engine, took = ran(Stopping(), GONE[gone], lines=lines, max_attempts=max_attempts)
+    assert engine.stopping.startswith("no endpoint has answered yet, for ")
+    assert engine.scheduler.open == lines, "every line stays pending"
+    assert took == pytest.approx(75 if gone == "no connection" else 61, abs=10)
+    comes, _ = ran(Stopping(), until(50.0, GONE[gone], prompt), lines=lines, max_attempts=max_attempts)
+    assert (comes.stopping, comes.scheduler.open) == ("", 0)
+
+
+@pytest.mark.parametrize("gone", ["down", "unknown", "tls", "lost", "no connection"])
+def test_a_line_that_alone_is_never_answered_fails_all_the_same(gone: str) -> None:
+    async def particular(attempt: Attempt) -> Reply | Fault:
+        return await (GONE[gone] if attempt.request.line == 7 else prompt)(attempt)
+
+    engine, _ = ran(Stopping(), particular, lines=400)
+    assert (engine.stopping, engine.scheduler.open) == ("", 0)
 
 
 def test_a_server_that_only_fails_is_there_whoever_else_is_not() -> None:

@@ -121,12 +121,13 @@ def engine_for(
     concurrency: int = 8,
     max_open: int = 100,
     hedge: str = "",
+    max_attempts: int = 8,
     **options: Any,
 ) -> Engine:
     """An engine over scripted endpoints a, b, …; call inside a running loop."""
     names = "abcdefgh"[: len(scripts)]
     lanes, hedging = [endpoint(name, concurrency) for name in names], Hedging(hedge=hedge)
-    scheduler = Scheduler(lanes, Retries(), Timeouts(), max_open, hedging=hedging)
+    scheduler = Scheduler(lanes, Retries(max_attempts=max_attempts), Timeouts(), max_open, hedging=hedging)
     transports = {name: ScriptedTransport(script) for name, script in zip(names, scripts, strict=True)}
     return Engine(
         source=blocks(items),

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. What is the endpoint's affair, a request does not pay for: an outage, a pause whose length is named, as long as it is no
-   affair of this request alone (`core.turnstile`).
+1. What is the endpoint's affair, a request does not pay for: an outage, an address at which nobody has answered yet, a pause
+   whose length is named, as long as it is no affair of this request alone (`core.turnstile`).
 2. What may have been billed without an answer waits until answers have paid for asking again (`core.retry.Purse`).
 """
 
@@ -13,7 +13,7 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.queue import Open
 from batchrunner.core.retry import TURNS, Neighbours, Purse, Retries, Streak, backoff
-from batchrunner.core.treatment import KILLS, TREATMENT
+from batchrunner.core.treatment import KILLS, TREATMENT, UNANSWERED
 from batchrunner.core.turnstile import LOAD, MINUTE, Turnstile, turned_away
 
 
@@ -80,7 +80,8 @@ class Chances:
             return None  # once more, in another form
         if outcome.final or not treatment.again:
             return ""
-        outage = lane.breaker.excuses(attempt.started) and not _begun(outcome)
+        absent = outcome.kind in UNANSWERED and not lane.heard
+        outage = absent or (lane.breaker.excuses(attempt.started) and not _begun(outcome))
         free = treatment.cap and (outage or entry.repeated(outcome.kind) <= treatment.cap)
         if treatment.cap and not free:
             return f"{treatment.cap + 1} times"

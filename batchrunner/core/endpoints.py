@@ -19,7 +19,7 @@ from batchrunner.core.health import Breaker, Gate
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.pace import Pace, Pacing
-from batchrunner.core.treatment import HINTS_OF_STATUS, TREATMENT
+from batchrunner.core.treatment import HINTS_OF_STATUS, TREATMENT, heard
 
 CODES = {Kind.DENIED: "E301", Kind.QUOTA: "E302", Kind.QUOTA_WINDOW: "E302", Kind.CONFIG: "E304"}
 """What a refusal that stops an endpoint is called (`batchrunner explain`)."""
@@ -55,6 +55,7 @@ class Endpoint:
         "debut",
         "doubt",
         "gate",
+        "heard",
         "inflight",
         "limit",
         "models",
@@ -87,6 +88,7 @@ class Endpoint:
         self.breaker = Breaker(limit)
         self.debut = Debut(alike)
         self.doubt = Doubt()
+        self.heard = False  # somebody has answered here in this run, if only by an error
         self._paces = _Paces(pacing)
         self.pace: Callable[[str], Pace] = self._paces.__getitem__  # how fast requests for a model may go here
         self.inflight = 0
@@ -171,6 +173,7 @@ class Endpoint:
 
         `spared`: another endpoint serves meanwhile. `chance`: it was refused by chance, so that it alone waits as it was told.
         """
+        self.heard = self.heard or heard(outcome)
         if health == "up" or outcome.kind is Kind.RATE_LIMITED:  # one that throttles is alive
             self.breaker.ok(started, spared)
         elif health == "down":

@@ -22,7 +22,7 @@ from msgspec import Struct
 from batchrunner.core.deadlines import Imposed, Timeouts, imposed
 from batchrunner.core.model import Event, Kind, Outcome
 from batchrunner.core.policy import option
-from batchrunner.core.treatment import FLED, REFUSED, TREATMENT
+from batchrunner.core.treatment import FLED, REFUSED, TREATMENT, heard
 from batchrunner.core.wording import seconds
 
 ENOUGH = 100
@@ -140,7 +140,7 @@ class Silence:
         attempt, outcome = event.attempt, event.outcome
         if attempt is None or outcome is None:
             return
-        if (outcome.status > 0 and outcome.kind is not Kind.GARBLED) or outcome.kind is Kind.OK:
+        if heard(outcome):
             self.heard.add(attempt.endpoint)
         if _answered(outcome):
             self.spells.clear()

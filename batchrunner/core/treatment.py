@@ -125,12 +125,19 @@ _BY_STATUS = frozenset({Kind.CONFIG, Kind.REJECTED, Kind.GARBLED})
 TREATMENT: Mapping[Kind, Treatment] = {kind: Treatment(*row, _HINTS[kind]) for kind, row in _ROWS.items()}
 KILLS = frozenset({Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL})
 """Attempts that our own deadline ended."""
+UNANSWERED = frozenset({Kind.CONNECT, Kind.NETWORK, Kind.TLS, Kind.TIMEOUT_CONNECT, Kind.PROTOCOL})
+"""Attempts that something else ended before an answer began."""
 REFUSED = frozenset({"doubt", "stop"})
 """What an endpoint's health hears when it will not serve us, or not this request."""
 FLED = REFUSED | {"down"}
 """What it hears when its failed requests are better sent elsewhere."""
 HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, Kind.RESPONSE_TOO_LARGE, Kind.INVALID})
 """Kinds that the same request would meet again: a retry leaves them unless told otherwise."""
+
+
+def heard(outcome: Outcome) -> bool:
+    """Whether somebody has answered, if only by an error. A page of somebody else's is no answer."""
+    return outcome.kind is Kind.OK or (outcome.status > 0 and outcome.kind is not Kind.GARBLED)
 
 
 def hint(outcome: Outcome) -> str:
