@@ -1,4 +1,4 @@
-"""Where a run reads and writes, all derived from the input's name or from `-o` (DESIGN §4).
+"""Where a run reads and writes, all derived from the input's name or from `-o`.
 
 Rules:
 
@@ -24,7 +24,7 @@ def without_ending(name: str, endings: tuple[str, ...]) -> str:
 
 
 class Paths(Struct, frozen=True):
-    """Where a run reads and writes (DESIGN §4)."""
+    """The files and folders of one job."""
 
     input: Path
     results: Path

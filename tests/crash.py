@@ -1,4 +1,4 @@
-"""The kill test (reliability.md T3): kill the real command again and again, then look whether anything is missing.
+"""The kill test: kill the real command again and again, then look whether anything is missing.
 
     endpoint (this process) ◄── python -m batchrunner (killed) ──► results, errors ──► Job.look, Job.verdict
 

@@ -34,7 +34,7 @@ def written(result: Result, dialect: str, **options: Any) -> Any:
     return json.loads(raw)
 
 
-# vLLM (peers.md 4.2).
+# vLLM.
 
 
 def test_a_success_of_vllms() -> None:
@@ -69,7 +69,7 @@ def test_an_error_of_vllms(result: Result, status: int, error: object) -> None:
     assert (line["response"]["status_code"], line["response"]["body"], line["error"]) == (status, None, error)
 
 
-# Anthropic (peers.md 4.3).
+# Anthropic.
 
 
 def test_a_success_of_anthropics_to_the_byte() -> None:
@@ -100,7 +100,7 @@ def test_an_error_of_others_is_worded_as_anthropics(result: Result, kind: str) -
     assert error == {"type": "error", "error": {"type": kind, "message": "no such field"}, "request_id": None}
 
 
-# The cookbook's script (peers.md 4.4).
+# The cookbook's script.
 
 
 def test_a_success_of_the_cookbooks() -> None:

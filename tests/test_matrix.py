@@ -8,7 +8,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 SECTIONS = {"A": 22, "B": 33, "C": 28, "G": 28}
-"""Network, protocol, what servers mean, security; and how many rows each has (`reference/reliability.md` 6)."""
+"""Network, protocol, what servers mean, security; and how many rows each has."""
 ROWS = [f"{letter}{number}" for letter, count in SECTIONS.items() for number in range(1, count + 1)]
 
 

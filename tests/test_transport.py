@@ -617,7 +617,7 @@ def closing_after(answers: int) -> Script:
 
 
 async def test_a9_a_server_that_keeps_nothing_is_not_asked_on_old_connections_for_ever() -> None:
-    """It ends each connection with its answer and does not say so, which is known only to who uses it again: wire.md, row 10."""
+    """It ends each connection with its answer and does not say so, which is known only to who uses it again."""
 
     async with FaultServer(closing_after(1)) as server, to(server.url) as transport:
         answers = [await transport.send(attempt(), never) for _ in range(100)]

@@ -12,7 +12,7 @@ Rules:
 4. Only what fills like a bucket within minutes is heeded. Of a window that opens anew, of a day, of nonsense we know too little.
 5. A hint only ever holds back. What refusals teach (`core.rate`) holds beside it, and a number of the user's replaces it.
 
-Sources: the providers' pages named in `reference/wire.md` 1.2.
+Sources: the pages on rate limits of OpenAI, Anthropic, Groq and others, which name these headers.
 """
 
 from collections.abc import Mapping

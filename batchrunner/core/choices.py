@@ -8,7 +8,8 @@ Rules:
 4. An ordinary delta is read by a typed struct that refuses whatever it does not name; what it refuses goes the general way,
    which loses nothing. One that differs from the last only in its words is known by its bytes (`core.refrain`).
 
-Source: OpenAI API reference, "Streaming" of chat and completions; what other servers add, `reference/wire.md` 1.5 and 1.6.
+Sources: OpenAI API reference, "Streaming" of chat and completions; for what others add, the code of vLLM, SGLang, llama.cpp,
+Ollama, TGI and one-api, and the libraries of Groq and Mistral.
 """
 
 from abc import ABC, abstractmethod

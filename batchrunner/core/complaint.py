@@ -2,7 +2,8 @@
 
 Rules:
 
-1. Nobody keeps to one shape, so all known ones are tried, whoever answers: the nine of `reference/wire.md` 1.4.
+1. Nobody keeps to one shape, so all known ones are tried, whoever answers: the `error` of OpenAI and Anthropic, Google's list of
+   such, a bare text (Ollama, TGI), flat fields (Mistral), FastAPI's `detail`, and what the vendors behind one-api send.
 2. The innermost object that carries the error's own fields is the error; what wraps it is only searched for it.
 3. A relay may hide its upstream's error, as JSON, in its own message: the inner one counts, and the outer one's words stay.
 4. However deep or odd the body, reading it ends and never raises.

@@ -4,7 +4,7 @@ Rules:
 
 1. A debut lasts until the first good answer, or until two requests have failed for good in different ways. Then the endpoint
    serves, and a failure is the line's own.
-2. What fails for good meanwhile is held back (`core.scheduler`): nothing that a wrong setting may explain is recorded as
+2. What fails for good meanwhile is held back (`core.withheld`): nothing that a wrong setting may explain is recorded as
    failed, and after the setting is corrected the same command asks it again.
 3. When so many different lines have failed alike, nothing more is sent until what is under way has ended: slow good answers
    come after quick refusals. If still none has come, the endpoint is out of use.

@@ -133,7 +133,7 @@ class Breaker:
         """Tokens that giving up what was sent then and is overdue costs (`core.kills`).
 
         None for a probe, which another follows. In an outage no number of them is enough for anything else: it is given up
-        when answers come again, and those who are asked anew prove it right; or to be the next probe (`core.scheduler`).
+        when answers come again, and those who are asked anew prove it right; or to be the next probe (`core.flight`).
         """
         return 1.0 if not self.open else 0.0 if started > self._opened else inf
 

@@ -31,10 +31,6 @@ class Kills:
         self.earned = 0.0  # tokens that answers have brought and that are not filled in yet
         self._ages: dict[int, float] = {}  # line → age of its last attempt that we ended; finished lines leave
 
-    def __len__(self) -> int:
-        """Lines of which an attempt was ended and that are not finished."""
-        return len(self._ages)
-
     def weigh(self, evidence: float) -> None:
         """Evidence, as a share of all that counts, has grown: grant more."""
         self._most = max(FIRST, MOST * evidence)

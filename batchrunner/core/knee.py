@@ -7,8 +7,7 @@ Rules:
 2. Two rounds are compared only when one had clearly more in flight. There is a plateau when the gain, with twice its standard
    error added, is still far from that of a service that keeps up: noise alone must not stop the growth.
 3. A plateau is left for where the smaller limit's latency gives the same throughput, and from there by steps for less still,
-   as long as nothing is lost. Where less is
-   delivered the last step is taken back.
+   as long as nothing is lost. Where less is delivered the last step is taken back.
 4. From time to time more is tried again; the more often in vain, the more rarely.
 5. A round in which the limit did not bind, or in which more was in flight than the limit, says nothing.
 """

@@ -7,7 +7,7 @@ Rules:
 2. Each row names the variables that may hold its key, in order. No other variable's value is ever sent there unasked.
 3. `base` is where the API lives. Its path is also what a base URL without one means (`root`).
 
-Sources: the providers' API references and SDKs, `wire.md` 1.2.
+Sources: the providers' API references and SDKs.
 """
 
 from collections.abc import Mapping

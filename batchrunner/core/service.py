@@ -3,7 +3,7 @@
 Rules:
 
 1. A key is never a setting: what stands here names the variable that holds it (`keyring`).
-2. What is said of the service holds for all its endpoints.
+2. What is said of the service holds for all its endpoints, but for what the row of one says otherwise.
 """
 
 import re

@@ -5,7 +5,7 @@ Rules:
 1. A listener: each event is counted once. A plain success costs half a microsecond, for at high rates phases and sizes are
    taken of every n-th one only, which then stands for n.
 2. Memory does not grow with the run: tables are sparse and bounded, models and killed lines are counted up to a cap.
-3. Buckets are given away with each moment (`Lanes.taken`); everything else is cumulative.
+3. Buckets are given away with each moment (`LaneTally.taken`); everything else is cumulative.
 """
 
 from math import log

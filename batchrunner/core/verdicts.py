@@ -7,7 +7,7 @@ Rules:
 3. A message may echo the prompt, so only its beginning is searched, and only for phrases nobody writes by chance.
 4. Plain HTTP lines have no vocabulary: their status alone counts, and what it says concerns the line, not the endpoint.
 
-Source: the lists of `reference/wire.md` 1.7 and 1.8, each collected from providers' pages and servers' code.
+Sources: the providers' pages on errors, their libraries; the code of vLLM, SGLang, llama.cpp, TGI, Ollama, LiteLLM, one-api.
 """
 
 import re

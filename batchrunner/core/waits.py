@@ -8,7 +8,8 @@ Rules:
 4. `…ratelimit-reset…` tells when a whole budget is full again, and of which window is unknown: it counts only when nothing
    else is said, and only for a budget that is used up.
 
-Sources: RFC 9110 10.2.3 and 5.6.7, RFC 3339, the providers' pages named in `reference/wire.md` 1.3.
+Sources: RFC 9110 10.2.3 and 5.6.7, RFC 3339, the providers' pages on rate limits; the libraries of OpenAI and Anthropic for
+`retry-after-ms`, google.rpc for `RetryInfo`.
 """
 
 import re

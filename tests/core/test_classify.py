@@ -1,6 +1,6 @@
 """Every signal an endpoint, a proxy or the wire can give, and what it amounts to.
 
-The cases named `row-N` are the rows of the table in `reference/wire.md` 1.8, in its order.
+The cases named `row-N` are one table, a row for each signal: what the wire, a proxy, a server or a provider may say.
 """
 
 import json

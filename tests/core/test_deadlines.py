@@ -582,7 +582,7 @@ def live(
             patience.forget(sent.request, inf)
         else:
             todo.append((sent.request.line, sent.kills + 1))
-    return Day(done, false_kills, lost, sorted(held), len(patience._kills))
+    return Day(done, false_kills, lost, sorted(held), len(patience._kills._ages))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -61,9 +61,9 @@ def test_a_wrong_kill_ends_the_credit() -> None:
 def test_finished_lines_are_not_remembered(ending: str) -> None:
     kills = Kills()
     kills.note(7, 4.0)
-    assert len(kills) == 1
+    assert len(kills._ages) == 1
     kills.answered(7, 1.0) if ending == "answered" else kills.forget(7)
-    assert len(kills) == 0
+    assert len(kills._ages) == 0
 
 
 def test_an_answer_from_elsewhere_proves_a_kill_as_well() -> None:
@@ -74,7 +74,7 @@ def test_an_answer_from_elsewhere_proves_a_kill_as_well() -> None:
             each.note(line, 4.0)
         kills.forget(line, 1.0)
         others.forget(line, 9.0)
-    assert (spent(kills), spent(others), len(kills)) == (3, 0, 0)
+    assert (spent(kills), spent(others), len(kills._ages)) == (3, 0, 0)
 
 
 def test_nobody_buys_what_has_no_price_and_what_is_free_is_given_to_all() -> None:

@@ -1,4 +1,4 @@
-"""The proof points of issue 4 as scenarios: what is set up, what is measured, and what it must come to.
+"""The proof points of the adaptive rules as scenarios: what is set up, what is measured, and what it must come to.
 
 Rules:
 
