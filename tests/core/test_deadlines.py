@@ -309,7 +309,7 @@ def test_only_unfinished_requests_are_remembered() -> None:
             answered(patience, 1.0, line=line, kills=1)
         else:
             patience.forget(request(line), inf)
-    assert not patience._kills
+    assert not patience._kills._ages
 
 
 # The last attempt of a request

@@ -1,4 +1,4 @@
-"""The proof points of the adaptive rules, held on virtual time: each figure of each scenario, over several seeds, within its bound.
+"""The proof points of the adaptive rules on virtual time: each figure of each scenario, over several seeds, within its bound.
 
 Rules:
 
