@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Struct
 
+from batchrunner.core.buckets import Buckets, merged, quantile
 from batchrunner.core.model import Attempt, Cause, Event, Kind, Outcome, Phase
 from batchrunner.core.policy import option
-from batchrunner.core.trail import VERSION, AttemptLine, Buckets, Moment, SessionLine, merged, quantile
+from batchrunner.core.trail import VERSION, AttemptLine, Moment, SessionLine
 from batchrunner.core.treatment import KILLS
 from batchrunner.scroll import Scroll
 

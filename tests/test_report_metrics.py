@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from batchrunner.core.buckets import bucket
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import LaneMoment, Spend, bucket
+from batchrunner.core.trail import LaneMoment, Spend
 from batchrunner.meter import Gauges, Snapshot
 from batchrunner.report.metrics import BOUNDS, NAMES, exposition
 from tests.test_report_telling import moment

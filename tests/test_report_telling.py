@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from batchrunner.core.buckets import bucket
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Moment, Spend, Start, TrailLine, bucket
+from batchrunner.core.trail import AttemptLine, End, Finding, LaneMoment, Moment, Spend, Start, TrailLine
 from batchrunner.report import html
 from batchrunner.report.course import KEPT, Chapter, chapters, folded
 from batchrunner.report.invocation import Invocation

@@ -15,19 +15,9 @@ import batchrunner
 from batchrunner import replay
 from batchrunner.attempts import Attempts, Keeping
 from batchrunner.core import trail as records
+from batchrunner.core.buckets import bucket, merged, middle, quantile
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Result, Timing, Usage
-from batchrunner.core.trail import (
-    End,
-    LaneMoment,
-    Moment,
-    Ourselves,
-    Start,
-    bucket,
-    joined,
-    merged,
-    middle,
-    quantile,
-)
+from batchrunner.core.trail import End, LaneMoment, Moment, Ourselves, Start, joined
 from batchrunner.disk import Buffer, Disk
 from batchrunner.meter import Gauges, Snapshot
 from batchrunner.paths import Paths

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from batchrunner.core.buckets import quantile
 from batchrunner.core.deadlines import HASTY
 from batchrunner.core.evidence import Evidence, crowding, growth, mean
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import Finding, Moment, Ourselves, quantile
+from batchrunner.core.trail import Finding, Moment, Ourselves
 from batchrunner.core.wording import part, plural, seconds, stretch, tokens
 
 FEW = 20  # attempts, good answers or refusals below which hardly anything can be told

@@ -12,8 +12,9 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from batchrunner.core.buckets import Buckets, bucket, merged, middle, quantile
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import Buckets, LaneMoment, Moment, bucket, merged, middle, quantile
+from batchrunner.core.trail import LaneMoment, Moment
 
 ENOUGH = 30  # good answers of a period
 PERIODS = 24  # at most about so many

@@ -12,8 +12,9 @@ from math import log
 
 from msgspec import UNSET, Struct
 
+from batchrunner.core.buckets import Buckets, bucket
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Usage
-from batchrunner.core.trail import Buckets, Judged, Size, Spend, bucket
+from batchrunner.core.trail import Judged, Size, Spend
 from batchrunner.core.treatment import KILLS
 
 SAMPLES = 500.0  # good answers a second whose phases are looked at

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from batchrunner.core.buckets import merged, quantile
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import End, Moment, Start, TrailLine, joined, merged, quantile
+from batchrunner.core.trail import End, Moment, Start, TrailLine, joined
 from batchrunner.report import story as page
 from batchrunner.report.svg import POINTS
 

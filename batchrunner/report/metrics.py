@@ -14,8 +14,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from batchrunner.core.buckets import Buckets, merged, middle
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import Buckets, Moment, merged, middle
+from batchrunner.core.trail import Moment
 from batchrunner.meter import Snapshot
 
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)

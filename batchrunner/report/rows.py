@@ -9,9 +9,10 @@ Rules:
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest
 
+from batchrunner.core.buckets import Buckets, merged, middle, quantile
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, Buckets, Finding, LaneMoment, Moment, Spend, Start, merged, middle, quantile
+from batchrunner.core.trail import AttemptLine, Finding, LaneMoment, Moment, Spend, Start
 from batchrunner.core.treatment import REFUSED, TREATMENT
 from batchrunner.core.wording import WORDS, money, number, outcome_in_words, plural, rate, seconds
 from batchrunner.report import story as page

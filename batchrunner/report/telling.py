@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from batchrunner.core.buckets import quantile
 from batchrunner.core.evidence import Evidence
 from batchrunner.core.model import Kind
-from batchrunner.core.trail import AttemptLine, Finding, Moment, quantile
+from batchrunner.core.trail import AttemptLine, Finding, Moment
 from batchrunner.core.wording import WORDS, amount, money, number, percent, plural, rate, seconds, visible
 from batchrunner.report import rows
 from batchrunner.report import story as page

@@ -35,7 +35,7 @@ ROOMS = {  # a module that is not named here counts under its own name
     "classify": "core/classify core/answered core/errored core/verdicts core/complaint core/complete core/finish core/body "
     "core/choices core/naming",
     "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",
-    "meter": "meter core/tally core/histogram trail core/trail attempts vitals progress bars audience",
+    "meter": "meter core/tally core/histogram core/buckets trail core/trail attempts vitals progress bars audience",
     "engine": "engine feeder hooks outbox core/model core/route",
     "source": "source lines landmarks identity formats glance dialects selecting looking resume joining replay "
     "reader numbers spooling",

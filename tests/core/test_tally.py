@@ -3,9 +3,9 @@
 from typing import Any
 
 from batchrunner.core import tally as room
+from batchrunner.core.buckets import bucket, quantile
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Result, Timing, Usage
 from batchrunner.core.tally import Tally
-from batchrunner.core.trail import bucket, quantile
 from tests.virtual import chat
 
 
