@@ -21,9 +21,10 @@ from msgspec import structs
 from batchrunner import batch, retyped
 from batchrunner.audience import Audience
 from batchrunner.batch import Run
+from batchrunner.containment import interruptible
 from batchrunner.engine import Chore
 from batchrunner.errors import UsageError
-from batchrunner.hooks import Hooks, interruptible
+from batchrunner.hooks import Hooks
 from batchrunner.job import Job
 from batchrunner.looking import paths_of
 from batchrunner.loop import run_loop, tune

@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from batchrunner.containment import in_their_code
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
 from batchrunner.expectation import Misfit, blamed, reader_of
-from batchrunner.hooks import Hooks, in_their_code
+from batchrunner.hooks import Hooks
 
 Verdict = Kind | str | None
 Prepare = Callable[[Request], Request | Awaitable[Request]]

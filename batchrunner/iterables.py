@@ -2,7 +2,7 @@
 
 Rules:
 
-1. The caller's code runs on the event loop, a few rows at a time; what it raises ends the run (`hooks.taking_rows`).
+1. The caller's code runs on the event loop, a few rows at a time; what it raises ends the run (`containment`).
 2. A row is what a line of a file would be: the same shapes, the same condition, the same piece.
 """
 
@@ -15,10 +15,10 @@ from typing import Self
 import msgspec
 from msgspec import Raw, structs
 
+from batchrunner.containment import taking_rows
 from batchrunner.core.model import Request, Result
 from batchrunner.dialects import Dialect, detected, keys_of
 from batchrunner.formats import parse, refuse
-from batchrunner.hooks import taking_rows
 from batchrunner.lines import without_ending
 from batchrunner.selecting import fits
 from batchrunner.source import Block, Intake, Row

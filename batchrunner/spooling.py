@@ -23,10 +23,10 @@ from typing import BinaryIO, Self
 
 import msgspec
 
+from batchrunner.containment import taking_rows
 from batchrunner.core.model import Request
 from batchrunner.disk import DISK, refuse_special, why, write_all
 from batchrunner.errors import FileError, UsageError
-from batchrunner.hooks import taking_rows
 from batchrunner.iterables import fields_of
 from batchrunner.paths import Paths
 from batchrunner.rendering import Recipe, lines_made

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 import batchrunner
 from batchrunner import Attempt, Error, Event, Kind, Outcome, Request, Result
+from batchrunner.containment import in_their_code
 from batchrunner.errors import FileError, StopError
-from batchrunner.hooks import in_their_code
 from batchrunner.journal import Durability, Journal
 from batchrunner.options import Options
 from batchrunner.paths import Paths
