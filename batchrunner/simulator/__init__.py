@@ -1,8 +1,8 @@
 """The embedded endpoint: an OpenAI-compatible server on the loopback, with faults that can be sown and repeated.
 
-    bytes ─► incoming ─Call─► server ──draws──► profile        what this sending shall suffer, how long it takes
-                                │  └──asks────► answers        what a complete answer says
-                                └─────plays───► wire           the answer as timed bytes, whole or spoiled
+    bytes ─► connection ─Call─► server ──draws──► profile        what this sending shall suffer, how long it takes
+                                  │  └──asks────► answers        what a complete answer says
+                                  └─────plays───► wire           the answer as timed bytes, whole or spoiled
 
 Rules:
 
