@@ -49,7 +49,7 @@ class Charge(Protocol):
 
 
 class Breaker:
-    """Keeps an endpoint that only fails from being tried by everybody: closed → resting → probing → closed."""
+    """A circuit breaker, for an endpoint that only fails: closed → open (it rests) → half-open (it is probed) → closed."""
 
     __slots__ = ("_began", "_charges", "_good", "_limit", "_opened", "_probes", "_probing", "_row", "_until", "caught", "open")
 

@@ -1,4 +1,4 @@
-"""A second attempt beside the last stragglers of a job, for those who would rather pay twice than wait.
+"""Hedged requests: a second attempt beside the last stragglers of a job, for those who would rather pay twice than wait.
 
 Rules:
 

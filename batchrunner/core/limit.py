@@ -1,4 +1,4 @@
-"""How many requests may be in flight at one endpoint: found by growing until the endpoint objects.
+"""How many requests may be in flight at one endpoint: found by growing until the endpoint objects (slow start, AIMD).
 
 Rules:
 
