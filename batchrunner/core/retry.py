@@ -110,7 +110,7 @@ class Streak(Struct, gc=False):
 
 
 class Purse:
-    """What may be spent on asking again for what may have been billed already."""
+    """A retry budget: what may be spent on asking again for what may have been billed already."""
 
     def __init__(self, policy: Retries) -> None:
         self._bounded = policy.retry_ambiguous == "budget"

@@ -148,6 +148,7 @@ class Scheduler:
         return verdict if lane.debut.over and not self._withheld else self._kept(lane, entry, attempt, outcome, verdict)
 
     def _judged(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, u: float) -> Again | Result:
+        """It is answered, given up, or sent again."""
         good = outcome.kind is Kind.OK
         why = "" if good else self._chances.over(entry, lane, attempt, outcome, now, self._others(attempt))
         if good and (paid := self._chances.answered(entry)):
@@ -180,6 +181,7 @@ class Scheduler:
         return None
 
     def _again(self, entry: Open, lane: Endpoint, outcome: Outcome, now: float, u: float) -> Again:
+        """It waits for its next attempt, and is asked elsewhere sooner."""
         entry.renew(outcome, self._keep_partial)
         entry.avoid = self._claims.avoided(entry, lane, outcome)
         delay = self._chances.pause(entry, outcome, u)
@@ -193,6 +195,7 @@ class Scheduler:
     def _kept(
         self, lane: Endpoint, entry: Open, attempt: Attempt, outcome: Outcome, verdict: Again | Result | None
     ) -> Again | Result | None:
+        """The verdict, unless it is held back until the endpoint's debut has shown whose fault it was."""
         result = verdict if isinstance(verdict, Result) else None
         kept = self._withheld.take(lane, entry, attempt, outcome, result)
         self.open += kept and result is not None
