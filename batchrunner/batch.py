@@ -13,7 +13,7 @@ Rules:
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, structs
@@ -89,7 +89,8 @@ async def run(
     job = job or (PipeJob(settings) if settings.output == STDOUT else FileJob(settings, reopen))
     meter = Meter(asyncio.get_running_loop().time())
     ending: Report | None = None
-    view: Run | None = None
+    trail: Trail | None = None
+    failure: BatchError | None = None
     try:
         async with AsyncExitStack() as stack:
             hooks, slimmer = _judging(settings, hooks, stack)
@@ -112,11 +113,13 @@ async def run(
             learning = _remembering(settings, job, ways.doors, engine.scheduler, stack)
             chores = [*job.chores(), *reusing, *learning, *trail.chores(), *_tending(lanes.crew, trail)]
             caps = capped(settings, engine, meter, prices)
-            with suppress(BatchError):  # it is in the ending
+            try:
                 await engine.run([*chores, *caps, *watch(view)])
-            ending = _ending(view)
+            except BatchError as error:
+                failure = error
+            ending = _ending(view, failure)
     finally:  # the connections have gone: their descriptors may be needed for the files
-        await _close(job, view, ending)
+        await _close(job, trail, ending, failure)
     return ending
 
 
@@ -260,7 +263,7 @@ def _piloting(settings: Settings, prices: Prices, doors: Sequence[Door], hooks: 
     return structs.replace(hooks, admit=admit), [pilot]
 
 
-def _ending(view: Run) -> Report:
+def _ending(view: Run, failure: BatchError | None) -> Report:
     """The end in figures. A run whose last request ended while it was being stopped has simply ended."""
     job, stopped = view.job, view.engine.stopping
     if not view.engine.scheduler.open and view.engine.feeder.fed:
@@ -269,21 +272,21 @@ def _ending(view: Run) -> Report:
     view.trail.take()
     snapshot = view.snapshot()
     summary = summarise(snapshot, job.name, stopped, exit_code)
-    if failure := view.engine.failure:
+    if failure:
         summary = failure.ended(summary)
     page = str(job.folder / PAGE) if job.folder else ""
     return Report(summary, snapshot, job.results, job.errors, tuple(view.diagnose()), page)
 
 
-async def _close(job: Job, view: Run | None, ending: Report | None) -> None:
+async def _close(job: Job, trail: Trail | None, ending: Report | None, failure: BatchError | None) -> None:
     """Let the files go. What has failed, in the run or here, is raised with the report of how far the run came."""
     summary = ending.summary if ending else None
-    if view:
-        view.trail.close(summary, ending.findings if ending else ())
+    if trail:
+        trail.close(summary, ending.findings if ending else ())
     try:
         await job.close(summary)
-        if view and ending and view.engine.failure:
-            raise view.engine.failure
-    except BatchError as failure:
-        failure.report = ending and structs.replace(ending, summary=failure.ended(ending.summary))
+        if failure:
+            raise failure
+    except BatchError as error:
+        error.report = ending and structs.replace(ending, summary=error.ended(ending.summary))
         raise

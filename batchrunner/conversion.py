@@ -89,6 +89,19 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
 """What a type cannot say of a value."""
 
 
+PLACES = ("FILE", "FILE.html", "DIR", "CMD")
+"""What names files, which may be called anything; all else is sent, or compared with what is."""
+
+
+def _check_text(value: Any) -> None:
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(each, str) and not each.isascii():
+            try:
+                each.encode()
+            except UnicodeEncodeError:
+                raise ValueError("is not UTF-8") from None
+
+
 def _check_number(each: Option, number: float) -> None:
     if number < each.least or (each.auto and number == 0):
         raise ValueError(f"is too small: at least {each.least:g}" if each.least else "must be more than 0")
@@ -113,6 +126,8 @@ def _value(each: Option, raw: Any) -> Any:
         value = msgspec.convert(raw, each.annotation)
     except msgspec.ValidationError as error:
         raise ValueError(f"does not fit: {misfit(error)}") from None
+    if each.metavar not in PLACES:
+        _check_text(value)
     _CHECKS.get(each.name, bool)(value)
     if each.name in SECRETIVE:
         _refuse_mask(each.name, value)

@@ -15,9 +15,8 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 
-import msgspec
-
 from batchrunner.errors import BatchError, UsageError
+from batchrunner.records import written_out
 from batchrunner.summary import Report
 
 PATIENCE = 60.0  # seconds
@@ -49,7 +48,7 @@ def told(ending: Report | BatchError, job: str) -> bytes:
         return ending.summary.to_json() + b"\n"
     known = ending.report.to_dict() if ending.report else {"v": 1, "input": job}
     error = {"code": ending.code, "message": ending.message}
-    return msgspec.json.encode({**known, "error": error, "exit_code": ending.exit_code}) + b"\n"
+    return written_out({**known, "error": error, "exit_code": ending.exit_code}) + b"\n"
 
 
 def _facts(ending: Report | BatchError, job: str) -> Mapping[str, str]:

@@ -125,7 +125,7 @@ def written_out(line: Any) -> bytes:
     """A struct or a list as JSON, whatever its strings hold."""
     try:
         return _write(line)
-    except UnicodeEncodeError:  # a lone surrogate in a message
+    except UnicodeEncodeError:  # a lone surrogate in a message, a path of other bytes than UTF-8
         return _write(encodable(line))
 
 
@@ -183,8 +183,8 @@ def encodable(value: Any) -> Any:
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int):
         return min(max(value, -MOST), MOST)
-    if isinstance(value, tuple):
-        return tuple(map(encodable, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(encodable, value))
     if isinstance(value, dict):
         return {name: encodable(each) for name, each in value.items()}
     if isinstance(value, Struct):

@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from batchrunner.core.trail import Finding
 from batchrunner.meter import Snapshot
+from batchrunner.records import written_out
 
 
 class Tokens(Struct, frozen=True):
@@ -55,7 +56,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> bytes:
         """One line of JSON, without its line ending."""
-        return msgspec.json.encode(self)
+        return written_out(self)
 
 
 class Report(Struct, frozen=True):

@@ -30,6 +30,7 @@ from batchrunner.core.tally import Tally
 from batchrunner.core.trail import End, Finding, LaneMoment, Moment, Ourselves, Start, TrailLine, joined
 from batchrunner.engine import Chore
 from batchrunner.meter import Snapshot
+from batchrunner.records import written_out
 from batchrunner.scroll import Scroll
 from batchrunner.summary import Summary
 from batchrunner.vitals import Vitals
@@ -149,7 +150,7 @@ class Trail:
 
     def _write(self, record: TrailLine) -> None:
         if self._events:
-            self._events.add(msgspec.json.encode(record))
+            self._events.add(written_out(record))  # a path may hold anything
             self._events.flush()
 
 

@@ -24,6 +24,7 @@ from batchrunner.core.wording import visible
 from batchrunner.crew import WORKER
 from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.masking import masked, rows_shown
+from batchrunner.records import written_out
 from batchrunner.reopening import Reopen, named, promising, whatever
 from batchrunner.report import text
 from batchrunner.report.invocation import Invocation
@@ -169,9 +170,9 @@ def _show(call: Call) -> None:
     told = bool(call.own.get("origin"))
     if call.typed.get("json"):
         known = {name: {"value": value, "origin": resolved.origins[name]} if told else value for name, value in shown.items()}
-        say(msgspec.json.encode(known).decode())
+        say(written_out(known).decode())
         return
-    literal = {name: visible(msgspec.json.encode(value).decode()) for name, value in shown.items()}
+    literal = {name: visible(written_out(value).decode()) for name, value in shown.items()}
     wide = max(len(value) for value in literal.values())
     lines = (f"{name:<20} {value:<{wide}}  {visible(resolved.origins[name]) if told else ''}" for name, value in literal.items())
     say("\n".join(line.rstrip() for line in lines))
@@ -238,7 +239,7 @@ def _merge(call: Call) -> int:
 
     merged = merging.merge([Path(word) for word in call.words], Path(settings.output), call.own.get("input", ""))
     said = "\n".join(map(visible, str(merged).splitlines()))
-    say(msgspec.json.encode(merged).decode() if settings.display.json else said)
+    say(written_out(merged).decode() if settings.display.json else said)
     return merged.exit_code
 
 
@@ -252,7 +253,7 @@ def _export(call: Call) -> int:
     from batchrunner.looking import paths_of
 
     done = export.export(paths_of(settings), call.words[1], call.own.get("columns", ""), call.own.get("as", ""))
-    said = msgspec.json.encode(done).decode() if settings.display.json else "\n".join(map(visible, str(done).splitlines()))
+    said = written_out(done).decode() if settings.display.json else "\n".join(map(visible, str(done).splitlines()))
     say(said, sys.stderr if call.words[1] == "-" else sys.stdout)
     return 0
 

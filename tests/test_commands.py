@@ -1257,6 +1257,28 @@ raise SystemExit(main())
 """
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names there are Unicode")
+def test_a_file_may_be_called_anything(run: Command, command: Command) -> None:
+    """Names from old disks and archives are bytes, and seldom UTF-8."""
+    name, output, page = os.fsdecode(b"old\xff.jsonl"), os.fsdecode(b"new\xfe.jsonl"), os.fsdecode(b"page\xfd.html")
+    write(*range(3), name=name)
+    assert run(name, "--json").code == 0
+    assert ids(os.fsdecode(b"old\xff.results.jsonl")) == [0, 1, 2]
+    assert summary(os.fsdecode(b"old\xff.run"))["input"] == "old?.jsonl"
+    assert run(name, "-o", output, "--report", page).code == 0
+    assert (ids(output), Path(page).stat().st_size > 1000) == ([0, 1, 2], True)
+    for words in (["status", name, "--json"], ["check", name, "--json"], ["report", name], ["export", name, "t.csv"]):
+        assert command(*words)[::2] == (0, ""), words
+    assert command("config", "show", "-o", output)[::2] == (0, "")
+
+
+@pytest.mark.parametrize("words", [("--model", "m\udcff"), ("--where", "custom_id == '\udcff'"), ("--header", "X-A=\udcff")])
+def test_what_is_sent_is_text(words: tuple[str, str], run: Command, sim: Simulator) -> None:
+    write(1)
+    code, _, err = run("a.jsonl", *words)
+    assert (code, "is not UTF-8. [E002]" in err, sim.stats()["requests"]) == (2, True, 0)
+
+
 def test_a_full_disk_ends_the_run_and_no_answer_is_paid_twice(run: Command, sim: Simulator) -> None:
     assert resource.RLIM_INFINITY
     write(*range(200))

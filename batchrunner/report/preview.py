@@ -6,10 +6,10 @@ Rules:
 2. Problems are named with the numbers of all their lines, as far as they are kept.
 """
 
-import msgspec
 from msgspec import Struct
 
 from batchrunner.core.wording import amount, money, number, plural, rate, seconds, visible
+from batchrunner.records import written_out
 from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import WIDTH, Fact, block, fold, type_in
 from batchrunner.report.text import EMPTY, decisions
@@ -68,7 +68,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> bytes:
         """One line of JSON, without its line ending."""
-        return msgspec.json.encode(self)
+        return written_out(self)
 
 
 # ---- in words ----
