@@ -8,7 +8,7 @@ import pytest
 from batchrunner.cli import main
 from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
-from batchrunner.core.treatment import REFUSED, TREATMENT
+from batchrunner.core.treatment import HOPELESS, REFUSED, TREATMENT
 from batchrunner.report.codes import CODES
 from batchrunner.report.explaining import explained, listing
 from batchrunner.report.topics import TOPICS
@@ -69,6 +69,21 @@ def test_kinds_are_explained_by_what_is_done_about_them(kind: Kind) -> None:
     assert said.startswith(f"{kind}  ")
     assert " ".join(TREATMENT[kind].hint.split()) in " ".join(said.split())
     assert ("sent again            no" in said) == (not TREATMENT[kind].again)
+
+
+RESUMED = frozenset({Kind.QUOTA, Kind.QUOTA_WINDOW, Kind.CANCELLED})
+"""Kinds that leave a line open, so that the same command asks it again."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.OK])
+def test_a_hint_says_what_asks_a_failed_line_again(kind: Kind) -> None:
+    """The same command does not: what failed has its record. And a retry leaves what is hopeless, unless it is named."""
+    said = TREATMENT[kind].hint
+    assert ("run the same command again" in said) == (kind in RESUMED)
+    assert "run again" not in said
+    if kind in HOPELESS and "retry" in said:
+        assert f"retry --kind {kind}" in said
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", said)) <= FLAGS
 
 
 def test_what_a_treatment_says_in_words() -> None:

@@ -36,6 +36,7 @@ _FAULTS: Mapping[Cause, Kind] = {
     Cause.TOO_LARGE: Kind.RESPONSE_TOO_LARGE,
 }
 _ADVICE: Mapping[Cause, str] = {
+    Cause.ENCODING: "The compression of the answer is broken, by the server or a proxy before it: tell whoever runs it.",
     Cause.MALFORMED: "The server, or a proxy before it, breaks the rules of HTTP: tell whoever runs it what the message says.",
 }
 _TIMEOUTS: Mapping[Phase, Kind] = {
@@ -56,9 +57,12 @@ def classify(attempt: Attempt, answer: Reply | Fault) -> Outcome:
     return errored(attempt, answer)
 
 
+_OURS = "A fault of batchrunner itself: retry, and please report it."
+
+
 def broken_off(bug: Exception) -> Outcome:
     """The outcome of an attempt that a mistake of ours has ended."""
-    return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}")
+    return Outcome(Kind.LOCAL, message=f"internal error: {type(bug).__name__}", advice=_OURS)
 
 
 def _faulted(attempt: Attempt, fault: Fault) -> Outcome:

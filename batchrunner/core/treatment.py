@@ -74,41 +74,49 @@ _ROWS: Mapping[Kind, tuple[bool, bool, Signal, Health, bool, bool, bool, int]] =
 # fmt: on
 _HINTS: Mapping[Kind, str] = {
     Kind.OK: "",
-    Kind.RATE_LIMITED: "The endpoint throttles this account: lower --concurrency, or run again later.",
-    Kind.OVERLOADED: "The endpoint was overloaded: run again later, or add another endpoint with --base-url.",
-    Kind.LOADING: "The server is still loading the model: wait until it is ready and run again.",
-    Kind.SERVER_ERROR: "The server failed on this request: run again; if only this line fails, look at its content.",
-    Kind.GATEWAY: "A proxy before the server gave up: run again; if it always takes the same number of seconds, use --stream on.",
-    Kind.CONNECT: "No connection could be made: check the address, the port, DNS, and that the server runs.",
-    Kind.NETWORK: "The connection broke before an answer came: check the network and the server's log, then run again.",
+    Kind.RATE_LIMITED: "The endpoint throttles this account: ask for less with --rpm or --max-concurrency, or wait; then retry.",
+    Kind.OVERLOADED: "The endpoint was overloaded: retry later, or add another endpoint with --base-url.",
+    Kind.LOADING: "The server is still loading the model: wait until it is ready, then retry.",
+    Kind.SERVER_ERROR: "The server failed on this request: retry; if only this line fails, look at its content.",
+    Kind.GATEWAY: "A proxy before the server gave up: retry; if it always takes the same number of seconds, use --stream on.",
+    Kind.CONNECT: "No connection could be made: check the address, the port, DNS, and that the server runs; then retry.",
+    Kind.NETWORK: "The connection broke before an answer came: check the network and the server's log, then retry.",
     Kind.TLS: "The TLS handshake failed: check https or http, the port, and any proxy that inspects TLS.",
-    Kind.STALE: "The server closed connections as they were used; run again, with --keepalive 0 if it does so often.",
-    Kind.TIMEOUT_CONNECT: "No connection in time: check the address and the network, or raise --connect-timeout.",
-    Kind.TIMEOUT_FIRST_BYTE: "No answer began in time: raise --first-byte-timeout or --max-timeout, or use --stream on.",
-    Kind.TIMEOUT_IDLE: "The answer stopped in the middle: raise --idle-timeout, or look for a stalled server.",
-    Kind.TIMEOUT_TOTAL: "The answer was not finished in time: raise --max-timeout, or ask for fewer tokens.",
-    Kind.PROTOCOL: "What came back is not HTTP: check http or https, the port, and any proxy on the way.",
-    Kind.TRUNCATED: "The answer was cut off: run again; if long answers are always cut, use --stream on or ask for fewer tokens; "
-    "if the endpoint never says why it stops, use --missing-finish accept.",
+    Kind.STALE: "The server closed connections as they were used: retry, with --keepalive 0 if it does so often.",
+    Kind.TIMEOUT_CONNECT: "No connection in time: check the address and the network, or raise --connect-timeout; then retry.",
+    Kind.TIMEOUT_FIRST_BYTE: "No answer began in time: retry with a higher --max-timeout (or --timeout, --first-byte-timeout, "
+    "if you set one), or with --stream on.",
+    Kind.TIMEOUT_IDLE: "The answer stopped in the middle: look for a stalled server, or allow more with --idle-timeout; then "
+    "retry.",
+    Kind.TIMEOUT_TOTAL: "The answer was not finished in time: retry with a higher --max-timeout (or --timeout, if you set it), "
+    "or ask for fewer tokens.",
+    Kind.PROTOCOL: "What came back is not HTTP as it should be: check http or https, the port, and any proxy on the way; then "
+    "retry.",
+    Kind.TRUNCATED: "The answer was cut off: retry; if long answers are always cut, use --stream on or ask for fewer tokens; if "
+    "the endpoint never says why it stops, use --missing-finish accept.",
     Kind.GARBLED: "Something other than the API answered, perhaps a proxy, a firewall or a login page: check --base-url.",
     Kind.UNSUPPORTED: "The endpoint refuses how the answer was asked for: use --stream off, or on where it demands a stream.",
     Kind.REJECTED: "The endpoint refuses this request as it is: correct the line; sending it again changes nothing.",
-    Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, or use a model with a larger one.",
+    Kind.CONTEXT: "The prompt does not fit the model's context: shorten it, let --max-prompt-tokens cut it, or take a model "
+    "with a larger one; then retry --kind context.",
     Kind.POLICY: "The provider's policy forbids the prompt or the answer: change the line; sending it again changes nothing.",
-    Kind.TOO_LARGE: "The request is larger than the server, or a proxy before it, takes: raise that limit, or shorten the line.",
-    Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: raise --max-response, or ask for less.",
+    Kind.TOO_LARGE: "The request is larger than the server, or a proxy before it, takes: shorten the line, or raise that limit, "
+    "then retry --kind too_large.",
+    Kind.RESPONSE_TOO_LARGE: "The answer is larger than the cap on answers: ask for less, or raise --max-response, then retry "
+    "--kind response_too_large.",
     Kind.INVALID: "The line cannot be sent as it is: correct it.",
     Kind.INVALID_OUTPUT: "No answer ever fitted: look at the last one and at the rule; --reask N asks more, --feedback says why.",
-    Kind.DENIED: "The endpoint refuses the key, or this access: check the key, its permissions and the region; "
-    "if only this line, look at its content and model.",
-    Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run again.",
-    Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run again when it has been renewed.",
-    Kind.CONFIG: "The endpoint does not know this address, route or model, or will not be asked in this way: check what it says, "
-    "--base-url, the line's url and its model.",
-    Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n.",
-    Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then run again.",
+    Kind.DENIED: "The endpoint refuses the key, or this access: check the key, its permissions and the region; if only this "
+    "line, look at its content and model.",
+    Kind.QUOTA: "The account has no money or quota left: top it up or raise its limit, then run the same command again.",
+    Kind.QUOTA_WINDOW: "The budget of a longer period is used up: run the same command again when it has been renewed.",
+    Kind.CONFIG: "The endpoint does not know this address, route or model, or will not be asked in this way: check what it "
+    "says, --base-url, the line's url and its model.",
+    Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n; then "
+    "retry.",
+    Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then retry.",
     Kind.HOOK: "A function of yours failed: correct it, then retry.",
-    Kind.CANCELLED: "The run ended before an answer came: run again.",
+    Kind.CANCELLED: "The run ended before an answer came: run the same command again.",
 }
 _EMPTY = "Whoever answered had nothing to say to this (HTTP 204 or 205), as no API does: check the line's url, and --base-url."
 HINTS_OF_STATUS: Mapping[int, str] = {

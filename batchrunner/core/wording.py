@@ -27,7 +27,7 @@ WORDS: Mapping[Kind, str] = {
     Kind.TIMEOUT_FIRST_BYTE: "timeout before the first byte",
     Kind.TIMEOUT_IDLE: "timeout inside the answer",
     Kind.TIMEOUT_TOTAL: "timeout",
-    Kind.PROTOCOL: "not HTTP",
+    Kind.PROTOCOL: "not proper HTTP",
     Kind.TRUNCATED: "answer cut short",
     Kind.GARBLED: "answer garbled",
     Kind.REJECTED: "request refused",

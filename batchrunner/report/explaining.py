@@ -67,8 +67,12 @@ def _facts(treatment: Treatment) -> list[tuple[str, str]]:
 
 
 def _block(said: str, width: int) -> list[str]:
-    return textwrap.wrap(said, width, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.wrap(said, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _steps(steps: tuple[str, ...], width: int) -> list[str]:
-    return [line for step in steps for line in textwrap.wrap(step, width, initial_indent="  → ", subsequent_indent="    ")]
+    return [
+        line
+        for step in steps
+        for line in textwrap.wrap(step, width, initial_indent="  → ", subsequent_indent="    ", break_on_hyphens=False)
+    ]
