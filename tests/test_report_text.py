@@ -162,8 +162,27 @@ def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
     assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"
     assert lines[3] == "            batchrunner explain E301     what E301 means"
+    assert lines[2].endswith("     continues, once that is mended"), "and stops in the same way before"
     both = text.final(ending(Snapshot(total=2), "A: bad key [E301]; B: bad key [E301]; no other [E305]", 3), JOB).splitlines()
     assert [line.split()[2] for line in both if "explain" in line] == ["E301", "E305"], "each once"
+
+
+@pytest.mark.parametrize(
+    ("code", "waits"),
+    [
+        ("E301", True),
+        ("E302", True),
+        ("E303", False),
+        ("E304", True),
+        ("E305", False),
+        ("E306", False),
+        ("E307", True),
+        ("E309", False),
+    ],
+)
+def test_after_a_refusal_of_everything_the_same_command_helps_only_later(code: str, waits: bool) -> None:
+    said = text.final(ending(Snapshot(total=2), f"why [{code}]", 3), JOB)
+    assert ("continues, once that is mended" in said) == waits
 
 
 def test_what_went_to_a_pipe_is_not_said_to_be_safe() -> None:

@@ -12,6 +12,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+from batchrunner.core.debut import CODE as ALIKE
+from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding
 from batchrunner.core.treatment import HOPELESS
@@ -132,8 +134,7 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     safe = " · nothing lost" if ending.results and summary.exit_code != BatchError.exit_code else ""  # else the reason says more
     counts = f"{number(done)} done, {number(summary.pending)} to go{safe}{dropped}"
-    codes = dict.fromkeys(re.findall(r"\[(E[0-9]{3})\]", summary.stopped or ""))
-    more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in codes]
+    more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in _codes(summary)]
     ways = block([("next", typed.step(does)), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
 
@@ -141,12 +142,24 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
 def _halted(ending: Report, typed: Invocation) -> tuple[str, str]:
     """The verdict on a job that is open, and what the same command does."""
     summary, snapshot = ending.summary, ending.snapshot
-    share, goes_on = percent(snapshot.done, summary.total), "continues" if ending.results else ANEW
+    share, goes_on = percent(snapshot.done, summary.total), f"continues{mended(summary)}" if ending.results else ANEW
     if summary.stopped:
         return f"■ stopped at {share} · {visible(summary.stopped)}", goes_on
     if snapshot.done == snapshot.resumed and typed.chooses:
         return "■ nothing was sent: no line that is left fits --where", "with a condition that fits"
     return f"✓ {share} done, as far as was asked for", goes_on
+
+
+def mended(summary: Summary) -> str:
+    """What the same command waits for, as the end of a sentence: a refusal of everything would only be met again."""
+    return ", once that is mended" if _REFUSED.intersection(_codes(summary)) else ""
+
+
+_REFUSED = frozenset(REFUSALS.values()) | {ALIKE}
+
+
+def _codes(summary: Summary) -> Sequence[str]:
+    return list(dict.fromkeys(re.findall(r"\[(E[0-9]{3})\]", summary.stopped or "")))
 
 
 def _facts(ending: Report, typed: Invocation) -> list[Fact]:
