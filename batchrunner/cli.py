@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from batchrunner import __version__, usage
+from batchrunner.call import Call
 from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.settings import OPTIONS
 from batchrunner.terminal import complain, fill_streams, say, unexpected, width
-from batchrunner.verbs import VERBS, Call, Verb
+from batchrunner.verbs import VERBS, Verb
 
 
 class _Parser(argparse.ArgumentParser):
