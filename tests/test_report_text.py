@@ -76,6 +76,12 @@ def test_dead_workers_are_not_the_network() -> None:
     assert "  trouble   network × 2 · dead workers × 23\n" in said
 
 
+def test_a_cost_of_which_some_is_not_known_is_the_least() -> None:
+    known = ending(Snapshot(total=9, succeeded=9, tokens_in=40, tokens_out=60, untold=2, gauges=Gauges(cost=0.25)))
+    assert "  tokens    40 in · 60 out · cost at least $ 0.25 · 2 answers without a count\n" in text.final(known, JOB)
+    assert "without a count" not in text.final(ending(Snapshot(total=9, succeeded=9, untold=9)), JOB)
+
+
 WORD = st.text(st.characters(categories=["L"]), max_size=30)
 
 

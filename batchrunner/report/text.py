@@ -166,13 +166,14 @@ def _facts(ending: Report, typed: Invocation) -> list[Fact]:
     summary, snapshot = ending.summary, ending.snapshot
     used = summary.tokens
     tokens = f"{amount(used.input)} in · {amount(used.output)} out" if used.input or used.output else ""
-    cost = f"cost {money(summary.cost)}" if summary.cost is not None else ""
+    cost = f"cost {'at least ' if snapshot.untold else ''}{money(summary.cost)}" if summary.cost is not None else ""
+    untold = f"{plural(snapshot.untold, 'answer')} without a count" if snapshot.untold and tokens else ""
     waiting = f"  (waiting for the first byte: {100 * snapshot.first_byte_share:.0f} %)"
     spread = " · ".join(f"{name} {seconds(value)}" for name, value in _quantiles(snapshot))
     billed = f"{plural(summary.maybe_billed, 'failed attempt')} may be billed" if summary.maybe_billed else ""
     limited = f"{plural(snapshot.limited, 'answer')} cut off at the token limit; ask for more tokens where that is too few"
     return [
-        ("tokens", " · ".join(part for part in (tokens, cost, billed) if part)),
+        ("tokens", " · ".join(part for part in (tokens, cost, untold, billed) if part)),
         ("short", limited if snapshot.limited else ""),
         ("latency", spread + waiting if snapshot.p50 else ""),
         ("hedged", f"{plural(snapshot.hedged, 'second attempt')} beside stragglers" if snapshot.hedged else ""),
