@@ -148,6 +148,11 @@ def test_what_a_limit_leaves_is_not_called_stopped() -> None:
     assert "continues" in said[2]
 
 
+def test_a_small_try_that_failed_is_no_success() -> None:
+    tried = ending(Snapshot(total=100, failed=1, failures={Kind.REJECTED: 1}))
+    assert text.final(tried, JOB).startswith("✗ 1 % done, as far as was asked for\n")
+
+
 def test_a_condition_that_fits_nothing_is_no_success() -> None:
     job = Invocation(input="a", options=("--where", "foo"))
     said = text.final(ending(Snapshot(total=100, succeeded=20, resumed=20)), job).splitlines()

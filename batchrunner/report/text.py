@@ -147,7 +147,7 @@ def _halted(ending: Report, typed: Invocation) -> tuple[str, str]:
         return f"■ stopped at {share} · {visible(summary.stopped)}", goes_on
     if snapshot.done == snapshot.resumed and typed.chooses:
         return "■ nothing was sent: no line that is left fits --where", "with a condition that fits"
-    return f"✓ {share} done, as far as was asked for", goes_on
+    return f"{'✗' if summary.failed or summary.invalid else '✓'} {share} done, as far as was asked for", goes_on
 
 
 def mended(summary: Summary) -> str:
