@@ -64,8 +64,9 @@ class Price(Struct, frozen=True):
 def untold(event: Event) -> bool:
     """Whether an answer was paid for that does not say what it used. A moderation is free."""
     attempt, outcome = event.attempt, event.outcome
-    answered = attempt is not None and outcome is not None and outcome.kind in (Kind.OK, Kind.INVALID_OUTPUT)
-    return answered and outcome.usage is None and attempt.request.route is not Route.MODERATIONS
+    if attempt is None or outcome is None or outcome.usage is not None:
+        return False
+    return outcome.kind in (Kind.OK, Kind.INVALID_OUTPUT) and attempt.request.route is not Route.MODERATIONS
 
 
 PriceOf = Callable[[str, str], Price | None]
