@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.queue import Open
-from batchrunner.core.retry import TURNS, Neighbours, Purse, Retries, Streak, backoff
+from batchrunner.core.retry import MOST_KILLS, TURNS, Neighbours, Purse, Retries, Streak, backoff
 from batchrunner.core.treatment import KILLS, TREATMENT, UNANSWERED
 from batchrunner.core.turnstile import LOAD, MINUTE, Turnstile, turned_away
 
@@ -40,7 +40,8 @@ class Chances:
 
     def last(self, entry: Open) -> bool:
         """Whether the request ends if its next attempt is given up for want of an answer, outages aside."""
-        return entry.spent.failures + 1 >= self._policy.max_attempts or self._policy.retry_ambiguous == "never"
+        spent, policy = entry.spent, self._policy
+        return spent.failures + 1 >= policy.max_attempts or spent.kills + 1 >= MOST_KILLS or policy.retry_ambiguous == "never"
 
     def final(self, attempt: Attempt, lane: Endpoint) -> bool:
         """Whether giving up an attempt under way would end its request: an outage pardons all but what may not be paid twice."""

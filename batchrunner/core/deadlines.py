@@ -4,7 +4,7 @@ Rules:
 
 1. A learned deadline is a multiple of p99 of what the last answers took in proportion to their size (`span`, `shape`).
 2. An attempt that was killed teaches nothing, since nobody knows how long it would have taken (Karn's rule). Its next deadline
-   is twice as long. If that was not enough, only the longest of all can be: `max_timeout`.
+   is twice as long. After two it is waited for like a last attempt, much longer (`span`), and twice as long each time.
 3. Kills cost tokens from a small budget (`kills`). When it is empty the attempt goes on; if nothing answers any more, it is the
    endpoint that is slow, not the request, and the concurrency limit is told.
 4. Whose end would be the end of its request is waited for much longer (`span`). No token is needed for it once it is outrun: what

@@ -5,7 +5,8 @@ Rules:
 1. A learned value is a multiple of p99 of what the last answers took, each in proportion to what its size is worth (`shape`).
 2. It never undercuts a floor that sinks as answers come in: thin evidence makes patient, plenty of it lets a fast service be
    held to its pace. Before the first answers the weight of a request alone decides.
-3. Where a kill would lose an answer for good, the floor does not sink below what the weight says, and the multiple is wider.
+3. Where a kill would lose an answer for good, and after two, the floor does not sink below what the weight says, and the multiple
+   is wider. Each further kill doubles.
 4. Nothing that is learned is shorter than the first look at an attempt: only then it is reckoned what this one may take, so
    that a quick answer costs no reckoning.
 5. Evidence is thin where few answers have come, or few of this size: then attempts are looked at often, so that what is learned
@@ -28,7 +29,7 @@ WINDOW = 500  # answers that count; one window is also how long a change of weat
 FULL_TAIL = 100  # below so many answers p99 is merely the slowest seen, and the multiple is wider
 LOWEST = 1.0  # the first look; no floor sinks below: a lost packet or a pause of the collector is not a hang
 FEW = 5  # below so many answers the weight of a request alone says how long it may take
-LAST_KILLS = 2  # after so many in a row it is this request that needs long, or nothing helps
+ENOUGH_KILLS = 2  # after so many it may be this request that needs long: it is waited for as if none followed
 FINAL = 4.0  # times as long as others an attempt may take that none follows: to give it up in vain loses an answer
 LOOK = 15.0  # the longest time between two looks at an attempt while evidence is thin
 RECALLED = WINDOW // 2  # answers of an earlier run that count in this one
@@ -104,10 +105,7 @@ class Span:
         self._settle()
 
     def allowed(self, request: Request, kills: int, final: bool = False) -> float:
-        """Seconds that an attempt may take after so many kills; who failed twice in this way gets all there is.
-
-        `final`: none follows.
-        """
+        """Seconds that an attempt may take after so many kills. `final`: none follows."""
         if self.fixed:
             return self.first_look
         return self._granted(request, self._shape.of(request)[1], kills, final)
@@ -152,10 +150,11 @@ class Span:
         self._settle()
 
     def _granted(self, request: Request, scale: float, kills: int, final: bool) -> float:
-        if kills >= LAST_KILLS:
-            return self._end
-        level = FINAL * self._level if final else self._level
-        return min(self._end, max(self._least(request, final), level * scale) * 2.0**kills)
+        usual = max(self._least(request, False), self._level * scale) * 2.0**kills
+        if not final and kills < ENOUGH_KILLS:
+            return min(self._end, usual)
+        last = max(self._least(request, True), FINAL * self._level * scale) * 2.0 ** (kills if final else kills - ENOUGH_KILLS)
+        return min(self._end, max(usual, last))
 
     def _least(self, request: Request, final: bool) -> float:
         """The floor. It does not sink below the prior for what is final."""

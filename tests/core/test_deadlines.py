@@ -144,9 +144,11 @@ def test_connecting_is_no_part_of_a_sample() -> None:
     assert first_byte(patience) == 9.0
 
 
-def test_a_kill_doubles_the_deadline_and_another_one_gives_the_longest() -> None:
+def test_a_kill_doubles_the_deadline_and_after_another_it_is_as_long_as_for_a_last_attempt() -> None:
     patience = learned(6.0)
-    assert [total(patience, kills) for kills in (0, 1, 2, 3, 9)] == [12.0, 24.0, 600.0, 600.0, 600.0]
+    assert [total(patience, kills) for kills in (0, 1, 2, 3, 4, 9)] == [12.0, 24.0, 60.0, 120.0, 240.0, 600.0]
+    assert total(patience, 2) == final(patience)[0]
+    assert total(learned(20.0), 2) == 4 * total(learned(20.0)) == final(learned(20.0))[0]
     assert total(learned(6.0, max_timeout=20.0), 1) == 20.0
 
 

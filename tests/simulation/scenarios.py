@@ -186,6 +186,33 @@ def tenth(rows: int, seed: int) -> Stage:
     return _hanging(rows, seed, requests(rows), weather, weather.calm)
 
 
+def stubborn(rows: int, seed: int) -> Stage:
+    """Every twentieth sending hangs, the second and third of a line too."""
+    weather, chance = Weather(rows, seed, median=0.3, sigma=0.8), Random(seed + 200)
+    hung = [{sending for sending in range(1, 9) if chance.random() < 0.05} for _ in range(rows)]
+
+    def work(line: int, sending: int, answered: int) -> float:
+        return inf if sending in hung[line] else weather.calm(line, answered)
+
+    return Stage(requests(rows), {"a": Nature(work)}, listed(rows, MOST, weather.calm), DEFAULTS)
+
+
+RARE = 0.002
+
+
+def rarities(rows: int, seed: int) -> Stage:
+    """A few lines take from half a minute to five, and nothing tells which."""
+    weather, chance = Weather(rows, seed, median=0.3, sigma=0.8), Random(seed + 300)
+    rare = {line: chance.uniform(30.0, 300.0) for line in range(rows) if chance.random() < RARE}
+
+    def calm(line: int, answered: int) -> float:
+        return rare.get(line) or weather.calm(line, answered)
+
+    return Stage(
+        requests(rows), {"a": Nature(lambda line, _, answered: calm(line, answered))}, listed(rows, MOST, calm), DEFAULTS
+    )
+
+
 def generated(rows: int, seed: int) -> Stage:
     """Half a second and 10 ms a token, of which answers use some share of what is allowed: 64 to 8,192."""
     weather, chance = Weather(rows, seed, median=1.0, sigma=0.2), Random(seed)
@@ -383,6 +410,18 @@ SCENARIOS: Mapping[str, Scenario] = {
         "a tenth of the answers takes 400 times as long, and nothing tells which", 3_000, bimodal, [FALSE_KILLS, LOST]
     ),
     "tenth": Scenario("10 % hangs", 5_000, tenth, [SOON, at_most(SLOWER, slower, 2.5), FALSE_KILLS, LOST]),
+    "stubborn": Scenario(
+        "every twentieth sending hangs, the second and third of a line too",
+        10_000,
+        stubborn,
+        [at_most("longest wait for a hung row, seconds", lambda run: longest_held(run), 65.0), FALSE_KILLS, LOST],
+    ),
+    "rarities": Scenario(
+        "one line in 500 takes a hundred times as long and more",
+        10_000,
+        rarities,
+        [at_most("false kills", lambda run: run.wronged, 3 * RARE), at_most(SLOWER, slower, 2.5), LOST],
+    ),
     "generated": Scenario("answers of 64 to 8,192 tokens, 64 at once", 2_000, generated, [at_most(SLOWER, slower, 1.1), LOST]),
     "once": Scenario("1 % hangs, and each line may fail once", 10_000, once.hangs, ONCE),
     "once-together": Scenario("20 % of what goes out in one go, likewise", 100, partial(once.hangs, hung=0.2), ONCE),
