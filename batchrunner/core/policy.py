@@ -1,8 +1,10 @@
 """How a setting describes itself.
 
-Each policy struct lives beside the code that obeys it; `settings` puts them together and derives the command line,
-the environment variables, the TOML keys and the documentation from these annotations. A field's name is the option's
-name everywhere: `max_attempts`, `--max-attempts`, `BATCHRUNNER_MAX_ATTEMPTS`.
+Rules:
+
+1. Each policy struct lives beside the code that obeys it; `settings` puts them together and derives the command line,
+   the environment variables, the TOML keys and the documentation from these annotations.
+2. A field's name is the option's name everywhere: `max_attempts`, `--max-attempts`, `BATCHRUNNER_MAX_ATTEMPTS`.
 """
 
 from typing import Any, Literal

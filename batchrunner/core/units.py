@@ -1,6 +1,9 @@
 """Figures as people write them: 30s, 2m, 1h30m, 500ms, 64MiB, 40k.
 
-Each reader takes stripped text and raises ValueError with the end of a sentence: "is not a duration".
+Rules:
+
+1. Each reader takes stripped text and raises ValueError with the end of a sentence: "is not a duration".
+2. A figure without a unit is seconds, bytes or pieces.
 """
 
 import re
