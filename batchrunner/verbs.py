@@ -238,8 +238,11 @@ def _merge(call: Call) -> int:
     from batchrunner import merging
 
     merged = merging.merge([Path(word) for word in call.words], Path(settings.output), call.own.get("input", ""))
-    said = "\n".join(map(visible, str(merged).splitlines()))
-    say(written_out(merged).decode() if settings.display.json else said)
+    said = [visible(line) for line in str(merged).splitlines()]
+    if merged.missing:
+        run = msgspec.structs.replace(call.again(), input=call.own["input"], verb="")
+        said.append(f"To ask what is missing: {run.command()}")
+    say(written_out(merged).decode() if settings.display.json else "\n".join(said))
     return merged.exit_code
 
 

@@ -1,6 +1,7 @@
 """Result files are joined into one record for each request: success first, counted, nothing overwritten."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def test_with_the_input_named_what_is_missing_is_counted_and_strangers_are_left_
     merged = merge([one], Path("all.jsonl"), str(asked))
     assert read("all.jsonl") == {"a": 0}
     assert (merged.missing, merged.strangers, merged.exit_code) == (1, 1, 3)
+
+
+def test_what_is_missing_can_be_asked_into_what_was_merged(capsys: pytest.CaptureFixture[str]) -> None:
+    chat = {"url": "/v1/chat/completions", "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}
+    write("1.jsonl", record("a"))
+    write("in 1.jsonl", {"custom_id": "a", **chat}, {"custom_id": "b", **chat})
+    assert main(["merge", "1.jsonl", "-o", "all.jsonl", "--input", "in 1.jsonl"]) == 3
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("To ask what is missing: ")
+    assert command == "batchrunner 'in 1.jsonl' -o all.jsonl"
+    assert main([*shlex.split(command)[1:], "--base-url", "simulated", "--display", "none"]) == 0
+    assert [json.loads(line)["custom_id"] for line in Path("all.jsonl").read_text().splitlines()] == ["a", "b"]
 
 
 def test_records_are_copied_to_the_byte() -> None:
