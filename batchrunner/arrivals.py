@@ -4,7 +4,8 @@ Rules:
 
 1. A slow reader slows the run: no more than so many results wait for him.
 2. Whoever closes a stream, is cancelled while he waits for it, or lets go of it, ends its run as a cancelling does: nothing more
-   is sent, what is under way stays pending, the files are left in order.
+   is sent, what is under way stays pending, the files are left in order. Who reads on after a wait of his was cancelled gets what
+   had come, and then a StopError: nobody takes a stream that was cut off for one at its end.
 3. `break` lets go only because the loop alone holds the stream: nothing here may refer to it, the run least of all.
 4. A run that was let go ends on its own. The next one that writes where it does waits for that (`vacated`).
 """
@@ -67,7 +68,7 @@ class Arrivals:
         try:
             item = await self._queue.get()
         except asyncio.CancelledError:
-            await self.aclose()
+            await self._end()
             raise
         if isinstance(item, Result):
             self._room.release()
@@ -78,6 +79,9 @@ class Arrivals:
     async def aclose(self) -> None:
         """End the run, and return when it has ended. Nothing can be read any more. Closing again does nothing."""
         self._closed = True
+        await self._end()
+
+    async def _end(self) -> None:
         if self._run:
             await end([self._run])
 
@@ -98,7 +102,9 @@ async def _contained(run: Coroutine[Any, Any, object]) -> BaseException | None:
 
 
 def _cut_off() -> StopError:
-    return StopError("E303", "the runner was left while this run still went on", "read to the end inside `async with`")
+    message = "the runner was left, or a wait for a result was cancelled, while this run still went on"
+    hint = "read to the end inside `async with`; asyncio.wait(tasks, timeout=...) waits for a time and cancels nothing"
+    return StopError("E303", message, hint)
 
 
 def _leave(run: Task, folder: Path | None) -> None:

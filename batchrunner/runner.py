@@ -118,7 +118,8 @@ class Runner:
 
         `break` ends the run: nothing more is sent, what is under way stays pending, and up to a few hundred answers that had come
         and were not read are in `output`, if there is one. Whoever holds the stream in a name ends it by `await stream.aclose()`,
-        which returns when the run has ended; leaving the runner does so for all, and who still reads gets a StopError.
+        which returns when the run has ended; leaving the runner does so for all, and who still reads gets a StopError. So does
+        who reads on after a wait of his was cancelled (`asyncio.wait_for(anext(stream), 5)`): that ends the run as well.
         """
         return self._arrivals(*self._asked(requests, output))
 

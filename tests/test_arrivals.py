@@ -11,7 +11,7 @@ import pytest
 from batchrunner.arrivals import READ_AHEAD, Arrivals, Task, vacated
 from batchrunner.core.model import Attempt, Reply, Result
 from batchrunner.engine import Engine
-from batchrunner.errors import BatchError
+from batchrunner.errors import BatchError, StopError
 from batchrunner.outbox import Deliver
 from tests.virtual import ScriptedTransport, chat, engine_for, good, run_virtual
 
@@ -202,5 +202,21 @@ def test_several_may_read_and_what_ends_the_run_is_raised_once() -> None:
         read_by = await asyncio.gather(*(read(stream, 1000) for _ in range(3)), return_exceptions=True)
         assert [type(each) for each in read_by].count(BatchError) == 1
         assert await read(stream, 1) == []
+
+    run_virtual(main)
+
+
+def test_who_reads_on_after_a_cancelled_wait_gets_what_had_come_and_is_told_that_it_is_not_all() -> None:
+    async def main() -> None:
+        sending = Sending(100)
+        stream = sending.stream()
+        assert len(await read(stream, AT_ONCE - 1)) == AT_ONCE - 1
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(read(stream, 2), 0.5)
+        assert sending.ended
+        with pytest.raises(StopError, match=r"a wait for a result was cancelled, .* \[E303\]"):
+            await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
 
     run_virtual(main)
