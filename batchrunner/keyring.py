@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from msgspec import Struct, structs
 
+from batchrunner.core.address import spelled
 from batchrunner.core.providers import AUTH, BY_NAME, Provider, recognised
 from batchrunner.core.service import EndpointRow, Service
 from batchrunner.errors import UsageError
@@ -67,6 +68,7 @@ def doors(service: Service, environ: Mapping[str, str]) -> list[Door]:
     if service.provider not in {"auto", *BY_NAME}:
         raise UsageError("E002", f"--provider {service.provider!r} is not known", f"one of: auto, {', '.join(BY_NAME)}")
     rows = service.endpoints or tuple(EndpointRow(base_url=url) for url in service.base_url or (_home(service, environ),))
+    rows = tuple(structs.replace(row, base_url=row.base_url.strip()) for row in rows)
     if len(service.api_key_env) not in {0, 1, len(rows)}:
         message = f"{len(service.api_key_env)} key variables for {len(rows)} endpoints"
         raise UsageError("E003", message, "--api-key-env once for all of them, or once for each --base-url, in the same order")
@@ -144,7 +146,8 @@ def _held(provider: Provider, environ: Mapping[str, str]) -> str:
 
 
 def _door(url: str, headers: Mapping[str, str], name: str | None, service: Service, environ: Mapping[str, str]) -> Door:
-    host = _host(url)
+    url = _spelled(url)
+    host = urlsplit(url).hostname or ""
     provider = recognised(url) if service.provider == "auto" else BY_NAME[service.provider]
     chosen = _held(provider, environ) if name is None else name
     key = environ.get(chosen, "").strip() if chosen else ""
@@ -165,24 +168,20 @@ def _door(url: str, headers: Mapping[str, str], name: str | None, service: Servi
     return door
 
 
-def _host(url: str) -> str:
-    """The host of a base URL. E102: it is none."""
+def _spelled(url: str) -> str:
+    """A base URL as it is sent. E102: it is none."""
     try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        parts.port  # noqa: B018 - it raises for what is no port
+        base, named = spelled(url), "@" in urlsplit(url).netloc
     except ValueError:
-        host = ""
-    if not host or parts.scheme not in {"http", "https"}:
         shown = "the base URL" if "@" in url or "?" in url else repr(url)
         raise UsageError(
             "E102", f"{shown} is no base URL", "it looks like https://api.example.com/v1 or http://localhost:8000/v1"
-        )
-    if parts.username is not None or parts.password is not None:
+        ) from None
+    if named:
         raise UsageError(
             "E102", "a base URL must not hold a user name or password", "put the key into a variable: --api-key-env NAME"
         )
-    return host
+    return base
 
 
 def _told(provider: Provider, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -4,9 +4,10 @@ import pytest
 
 from batchrunner.core.address import address
 from batchrunner.core.providers import AUTH, BY_NAME, PROVIDERS, recognised
-from batchrunner.core.service import Service
+from batchrunner.core.service import Connection, Service
 from batchrunner.errors import UsageError
 from batchrunner.keyring import Door, doors
+from batchrunner.transport import Transport
 
 KEY = "sk-canary-0123456789abcdef"
 EVERY_KEY = {name: f"{name.lower()}-0123456789" for each in PROVIDERS for name in each.keys}
@@ -230,10 +231,37 @@ def test_nothing_given_names_the_ways_out() -> None:
         ("https://user@a.example/v1", "E102"),
         ("https://@a.example/v1", "E102"),
         (f"nonsense?key={KEY}", "E102"),
+        ("http://a b/v1", "E102"),
+        ("http://a..example/v1", "E102"),
+        ("http://-a.example/v1", "E102"),
+        ("http://xn--a/v1", "E102"),
+        (f"http://{'a' * 64}.example/v1", "E102"),
+        ("http://a.example/v1#part", "E102"),
+        ("http://a.example/v1 x", "E102"),
     ],
 )
 def test_what_is_no_base_url(url: str, code: str) -> None:
     assert refused(url).code == code
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "name"),
+    [
+        ("HTTP://LocalHost:9701/V1", "http://localhost:9701/V1", "localhost:9701"),
+        (" http://a.example/v1\n", "http://a.example/v1", "a.example"),
+        ("http://127.0.0.1:09701/v1", "http://127.0.0.1:9701/v1", "127.0.0.1:9701"),
+        ("http://bücher.example/é?a=ü%20", "http://xn--bcher-kva.example/%C3%A9?a=%C3%BC%20", "xn--bcher-kva.example"),
+        ("http://my_service:80", "http://my_service:80", "my_service:80"),
+        ("http://A.example.:8000/", "http://a.example.:8000/", "a.example.:8000"),
+        ("http://[2001:DB8::1]:8000/v1", "http://[2001:db8::1]:8000/v1", "[2001:db8::1]:8000"),
+    ],
+)
+async def test_a_base_url_is_spelled_as_it_is_sent(url: str, base: str, name: str) -> None:
+    """Or every line would seem to lead elsewhere, and to be at fault."""
+    door = one(url, environ={})
+    assert (door.base_url, door.name) == (base, name)
+    async with Transport(door.name, door.base_url, Connection()) as transport:
+        assert transport._find_address("/v1/chat/completions")[1] == ""
 
 
 @pytest.mark.parametrize("url", ["http://a.example/v1", "HTTP://10.0.0.7:8000", "http://[2001:db8::1]/v1", "http://0.0.0.0:8000"])

@@ -10,7 +10,7 @@ Rules:
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from batchrunner.core.providers import root_of
 
@@ -26,6 +26,37 @@ _ROUTES = (
     "/messages",
 )
 _VERSION = re.compile(r"/v\d+\w*")
+
+
+_NO_BASE = re.compile(r"[\x00-\x20\x7f\\#]")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_GRAPHIC = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def spelled(text: str) -> str:
+    """A base URL as it is sent: its host in small letters and ASCII, its port without zeros. ValueError: it is none.
+
+    Lines and redirects are held to its origin, so that nothing else may stand for it.
+    """
+    url = text.strip()
+    parts = urlsplit(url)
+    if _NO_BASE.search(url) or parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(text)
+    port = "" if parts.port is None else f":{parts.port}"
+    rest = url.partition("://")[2][len(parts.netloc) :]
+    return f"{parts.scheme}://{_host(parts.hostname)}{port}{quote(rest, safe=_GRAPHIC)}"
+
+
+def _host(name: str) -> str:
+    if ":" in name:
+        return f"[{name}]"
+    host = name if name.isascii() else name.encode("idna").decode()
+    labels = host.removesuffix(".").split(".")
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            raise ValueError(name)
+        label.encode().decode("idna")  # what says it is encoded must be
+    return host
 
 
 @lru_cache(maxsize=1024)
