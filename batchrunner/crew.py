@@ -43,7 +43,7 @@ BALANCE_EVERY = 0.25  # as often as the workers say how busy they are
 DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
 SHARE = 8.0  # in flight in each worker for one of the run's own, to begin with: deciding and keeping is half of its work
 SHARES = (1.0, 64.0)
-SILENT = 240  # looks without a word from a worker, which speaks at each of them: it is stopped or stuck, and so is what it holds
+SILENT = 40  # looks without a word from a worker, which speaks at each of them: it is stopped or stuck, and so is what it holds
 
 Review = Callable[[Attempt, Phase, float], float]
 
