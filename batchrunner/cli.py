@@ -8,6 +8,7 @@ Rules:
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from batchrunner import __version__, usage
+from batchrunner.call import Call
 from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.settings import OPTIONS
 from batchrunner.terminal import complain, fill_streams, say, unexpected, width
-from batchrunner.verbs import VERBS, Call, Verb
+from batchrunner.verbs import VERBS, Verb
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,11 +112,17 @@ def _answered(argv: Sequence[str]) -> int:
         say(asked["help"](width()) if "help" in asked else f"batchrunner {__version__}")
         return 0
     if len(call.words) > VERBS[call.verb].most:
-        hint = (argv[0] != call.verb and nearest(call.words[0], VERBS)) or "The verb comes first, then the input."
-        raise UsageError("E003", f"one input at a time: what is {call.words[1]!r}?", hint)
+        raise UsageError("E003", f"one input at a time: what is {call.words[1]!r}?", _one_input(argv[0], call))
     if call.words and argv[0] != call.verb:
         _refuse_lone_word(call.words[0])
     return VERBS[call.verb].act(call)
+
+
+def _one_input(first: str, call: Call) -> str:
+    """What to do about more words than a verb takes."""
+    if all(Path(word).is_file() for word in call.words):
+        return f"Run each by itself, or put them together first:  cat {shlex.join(call.words)} > all.jsonl"
+    return (first != call.verb and nearest(call.words[0], VERBS)) or "The verb comes first, then the input."
 
 
 def _refuse_lone_word(word: str) -> None:

@@ -137,8 +137,8 @@ def _phase(error: Exception, cause: Cause, exchange: Exchange) -> Phase:
     return Phase.WRITE if writing and exchange.phase is Phase.FIRST_BYTE else exchange.phase
 
 
-def explain(error: Exception, exchange: Exchange, host: str, secure: bool, proxied: bool) -> Fault:
-    """The fault that an exception of aiohttp stands for."""
+def explain(error: Exception, exchange: Exchange, host: str, secure: bool, proxied: bool, spoken: bool = False) -> Fault:
+    """The fault that an exception of aiohttp stands for. Who has `spoken` HTTP before is no server of another scheme."""
     cause, words = next((cause, words) for kind, cause, words in _MEANING if isinstance(error, kind))
     if proxied and cause is Cause.DNS:  # no other name is looked up here
         cause, words = Cause.PROXY, "the name of the proxy cannot be resolved"
@@ -146,7 +146,7 @@ def explain(error: Exception, exchange: Exchange, host: str, secure: bool, proxi
     detail = (_BROKEN_RULES if cause is Cause.MALFORMED else words).format(host=host)
     if why := _why(error):
         detail = f"{detail} ({why})"
-    if hint := _mixed_up(cause, exchange, secure):
+    if hint := "" if spoken else _mixed_up(cause, exchange, secure):
         detail = f"{detail}; {hint}"
     status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else 0
     return fault(exchange, cause, _phase(error, cause, exchange), detail, status)

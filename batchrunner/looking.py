@@ -104,7 +104,10 @@ def at_hand(settings: Settings, wanted: bool = False) -> Iterator[Paths]:
     kept = paths.folder / KEPT
     if not settings.rendering.prompt and kept.exists():
         yield structs.replace(paths, input=kept)
-    elif settings.input == STDIN or (made := made_of(settings, paths)) is None:
+    elif settings.input == STDIN:
+        hint = "A run reads it, and keeps it. To look first, write it to a file:  … > requests.jsonl"
+        raise UsageError("E201", f"no run has kept what came by stdin: {kept} is not there", hint)
+    elif (made := made_of(settings, paths)) is None:
         yield paths
     else:
         with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:

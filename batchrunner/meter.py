@@ -13,6 +13,7 @@ from math import inf
 
 from msgspec import Struct
 
+from batchrunner.core.cost import untold
 from batchrunner.core.finish import AT_ITS_LIMIT
 from batchrunner.core.histogram import MINUTE, MINUTES, Histogram, Lately
 from batchrunner.core.model import Event, Kind
@@ -62,6 +63,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     maybe_billed: int = 0
     hedged: int = 0  # second attempts beside stragglers
     limited: int = 0  # good answers that end at the limit of their tokens
+    untold: int = 0  # answers that do not say how many tokens they used
     unsent: int = 0  # requests of this run that came to their end without a sending
     duplicates: int = 0
     tokens_in: int = 0
@@ -150,6 +152,7 @@ class Meter:
         self._maybe_billed = 0
         self._hedged = 0
         self._limited = 0
+        self._untold = 0
         self._tokens_in = 0
         self._tokens_out = 0
         self._kinds = dict.fromkeys(Kind, 0)
@@ -220,6 +223,7 @@ class Meter:
             self._maybe_billed += 1
         usage = outcome.usage
         if usage is None:
+            self._untold += untold(event)
             return 0
         self._tokens_in += usage.input
         self._tokens_out += usage.output
@@ -251,6 +255,7 @@ class Meter:
             maybe_billed=self._maybe_billed,
             hedged=self._hedged,
             limited=self._limited,
+            untold=self._untold,
             unsent=self._unsent,
             duplicates=self.duplicates,
             tokens_in=self._tokens_in,

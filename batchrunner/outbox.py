@@ -79,18 +79,18 @@ class Outbox:
         while True:
             await self._stir.wait()
             self._stir.clear()
-            await self.flush(self._deliver)
+            await self.flush(read=True)
             emptied()
 
-    async def flush(self, deliver: Deliver | None = None) -> None:
-        """Pass on what is there. At the end of a run nobody reads any more: then nothing is delivered, only kept."""
+    async def flush(self, read: bool = False) -> None:
+        """Pass on what is there. When a run is cut off nobody reads any more: then it is kept and counted, and no hook called."""
         while self._waiting:
             group, self._waiting = self._waiting, []
             if self._echo:
                 group = self._echoed(group, self._echo)
             self._busy = True
             try:
-                await self._pass_on(group, deliver)
+                await self._pass_on(group, read)
             except BatchError as error:
                 self._fail(error)
             finally:
@@ -102,7 +102,7 @@ class Outbox:
         brought = (Event(event.at, None, None, twin) for event in group if event.result for twin in echo(event.result))
         return [*group, *brought]
 
-    async def _pass_on(self, group: list[Event], deliver: Deliver | None) -> None:
+    async def _pass_on(self, group: list[Event], read: bool) -> None:
         results = [event.result for event in group if event.result]
         try:
             if results:
@@ -111,10 +111,10 @@ class Outbox:
             self._tell(group)  # the sink has them: it was only waiting for the disk
             raise
         self._tell(group)
-        for event in group if self._notice else ():
+        for event in group if read and self._notice else ():
             await self._notice(event)  # type: ignore[misc]
-        for result in results if deliver else ():
-            await deliver(result)  # type: ignore[misc]
+        for result in results if read and self._deliver else ():
+            await self._deliver(result)  # type: ignore[misc]
 
     def _tell(self, group: list[Event]) -> None:
         """The whole group without a pause: a run that is cut off must not have told half of what it kept."""

@@ -5,23 +5,17 @@
 Rules:
 
 1. Off, it is not there. On, it looks only at requests that hold an inline image or may be too long; the others pass untouched.
-2. An image only ever gets smaller: same format, no larger side, fewer bytes. It stands upright afterwards, as its EXIF data
-   said, and these are gone. What Pillow cannot read, and what moves, is sent as it is; a decompression bomb is refused.
+2. How an image gets smaller is told in `images`, what is cut from a prompt in `core.cutting`.
 3. The work is done in threads, a few blocks ahead, in order; memory is bounded by them. Nothing is ever fetched.
 4. Ids and digests stay those of the line. What was changed stands in the record, as `batchrunner.slimmed`.
 5. Too large for the endpoint all the same (413): the request goes out once more with images of half the size.
 """
 
 import asyncio
-import base64
 import os
-import re
-import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from io import BytesIO
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -31,8 +25,8 @@ from batchrunner.core.cutting import APART, FIELDS, Overflow, cut, places
 from batchrunner.core.model import Error, Kind, Outcome, Request, Result, Slimmed
 from batchrunner.core.policy import option
 from batchrunner.dialects import read_entries, write
-from batchrunner.errors import UsageError
 from batchrunner.expectation import Judge
+from batchrunner.images import UnsafeImage, images, pillow, shrink
 from batchrunner.source import Block, Source
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -208,48 +202,18 @@ def _cut(request: Request, holder: dict[str, Any], tokens: float, policy: Slimmi
 
 def _tokens(request: Request, prompt: Any) -> float:
     """As `Request.prompt_tokens` guesses them, but for the bytes of images, of which nobody counts tokens like that."""
-    return request.prompt_tokens - sum(len(image.encoded) for image in _images(prompt)) / 4
+    return request.prompt_tokens - sum(len(image.encoded) for image in images(prompt)) / 4
 
 
 # ---- images ----
 
 
-class _Image(Struct, frozen=True):
-    """An inline image: `holder[key]` is `lead` and then its base64."""
-
-    holder: dict[str, Any]
-    key: str
-    lead: str
-    encoded: str
-
-
-_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
-
-
-def _images(turns: Any) -> Iterator[_Image]:
-    for turn in turns if isinstance(turns, list) else ():
-        content = turn.get("content", turn) if isinstance(turn, dict) else None
-        for part in content if isinstance(content, list) else (content,):
-            if isinstance(part, dict) and (image := _inline(part)):
-                yield image
-
-
-def _inline(part: dict[str, Any]) -> _Image | None:
-    """The image of a part of OpenAI's chats, of its responses, or of Anthropic's messages."""
-    source = part.get("source")
-    if part.get("type") == "image" and isinstance(source, dict) and source.get("type") == "base64":
-        encoded = source.get("data")
-        return _Image(source, "data", "", encoded) if isinstance(encoded, str) else None
-    inner = part.get("image_url") if part.get("type") in {"image_url", "input_image"} else None
-    holder, key = (inner, "url") if isinstance(inner, dict) else (part, "image_url")
-    url = holder.get(key) if inner else None
-    lead = _URL.match(url) if isinstance(url, str) else None
-    return _Image(holder, key, lead[0], url[lead.end() :]) if lead and isinstance(url, str) else None
-
-
 def _shrunk(turns: Any, policy: Slimming, facts: Slimmed) -> Slimmed:
-    for image in _images(turns):
-        smaller = shrink(image.encoded, policy.max_image_px, policy.image_quality)
+    for image in images(turns):
+        try:
+            smaller = shrink(image.encoded, policy.max_image_px, policy.image_quality)
+        except UnsafeImage as why:
+            raise _Refused(Kind.INVALID, str(why), "Shrink it by hand, if it is what it says.") from None
         if smaller:
             image.holder[image.key] = image.lead + smaller
             facts = structs.replace(
@@ -259,46 +223,3 @@ def _shrunk(turns: Any, policy: Slimming, facts: Slimmed) -> Slimmed:
                 bytes_after=facts.bytes_after + len(smaller),
             )
     return facts
-
-
-def shrink(encoded: str, most: int, quality: int) -> str:
-    """The same image with no side longer than `most`, in base64; "" when it is to stay as it is."""
-    library, ops = pillow()
-    try:
-        with library.open(BytesIO(base64.b64decode(encoded)), formats=_SAVED) as image:
-            if max(image.size) <= most or getattr(image, "n_frames", 1) > 1:
-                return ""
-            saved = _saved(image, ops, most, quality)
-    except library.DecompressionBombError:
-        hint = "Shrink it by hand, if it is what it says."
-        raise _Refused(Kind.INVALID, "an inline image would unpack to more pixels than are safe", hint) from None
-    except Exception:  # noqa: BLE001 - Pillow raises anything for a broken image; whether it is one, the endpoint may judge
-        return ""
-    smaller = base64.b64encode(saved).decode()
-    return smaller if len(smaller) < len(encoded) else ""
-
-
-_SAVED = ("JPEG", "PNG", "WEBP")
-
-
-def _saved(image: Any, ops: Any, most: int, quality: int) -> bytes:
-    form, profile = image.format, image.info.get("icc_profile")
-    image.draft(None, (most, most))  # a JPEG is unpacked no larger than it has to be
-    upright = ops.exif_transpose(image)
-    if upright.mode == "P":  # shades between its colours are not on the palette
-        upright = upright.convert("RGBA" if "transparency" in upright.info else "RGB")
-    upright.thumbnail((most, most))
-    target = BytesIO()
-    upright.save(target, form, quality=quality, optimize=True, icc_profile=profile)
-    return target.getvalue()
-
-
-@cache
-def pillow() -> tuple[Any, Any]:
-    """Pillow's images and their operations. UsageError E206: it is not installed."""
-    try:
-        from PIL import Image, ImageOps  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise UsageError("E206", "shrinking images needs an extra", "pip install 'batchrunner[images]'") from None
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # twice that size is refused
-    return Image, ImageOps

@@ -98,6 +98,7 @@ class Transport:
         self._connection = connection
         self._origin = _origin(base_url)
         self._secure = self._origin.scheme == "https"
+        self._spoken = False  # it has answered in HTTP
         self._host = self._origin.authority
         self._trust = trust(connection.ca_bundle, os.environ if self._secure else {})
         self._proxy = proxy_for(base_url, connection.proxy, {})
@@ -146,13 +147,15 @@ class Transport:
         try:
             body = wire_body(exchange.attempt)
             way = self._by_session if self._proxy or len(body) > LARGEST else self._by_post
-            return await way(place, name, body, exchange)
+            reply = await way(place, name, body, exchange)
+            self._spoken = True
+            return reply
         except asyncio.CancelledError:
             if not exchange.stop():
                 raise
             return broken(overdue(exchange, self._secure), exchange)
         except FAILURES as error:
-            fault = explain(error, exchange, self._host, self._secure, bool(self._proxy))
+            fault = explain(error, exchange, self._host, self._secure, bool(self._proxy), self._spoken)
             if fault.cause is Cause.STALE:
                 self._pool.outlived(exchange)
             return broken(fault, exchange)

@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from batchrunner import origins, retyped
+from batchrunner import origins
 from batchrunner.beside import early
+from batchrunner.call import Call, given_before
 from batchrunner.core.wording import visible
 from batchrunner.crew import WORKER
 from batchrunner.errors import BatchError, UsageError, nearest
@@ -31,34 +32,6 @@ from batchrunner.report.invocation import Invocation
 from batchrunner.settings import Settings, schema, values
 from batchrunner.summary import Report
 from batchrunner.terminal import say, width
-
-
-class Call(Struct, frozen=True):
-    """One command as typed: its verb, its words, the settings among its options, and the verb's own options."""
-
-    verb: str
-    words: tuple[str, ...]
-    typed: Mapping[str, Any]
-    own: Mapping[str, Any]
-
-    def resolved(self) -> origins.Resolved:
-        """Settings in force for this command; its input is the one word that may be there."""
-        environ = os.environ
-        flags = {**self.typed, "input": self.words[0] if self.words else ""}
-        return origins.resolve(flags, environ, Path(), origins.user_file(environ))
-
-    def again(self, before: Mapping[str, Any] = {}, run: bool = True) -> Invocation:
-        """What the next command to type must say again: what was typed, and `before` it by an earlier run.
-
-        `run`: this command has run the job, or looks at one that was.
-        """
-        program = ("python", "-m", "batchrunner") if Path(sys.argv[0]).name == "__main__.py" else ("batchrunner",)
-        given = {**{name: value for name, value in before.items() if retyped.matters(name)}, **self.typed}
-        words, hides = retyped.words(given, run), retyped.hides(given)
-        return Invocation(input=self.words[0], program=program, options=words, hides=hides, verb=self.verb)
-
-
-# ---- verbs ----
 
 
 def _run(call: Call) -> int:
@@ -81,7 +54,7 @@ def _retry(call: Call) -> int:
 
 
 def _executed(call: Call, reopen: Reopen | None = None) -> int:
-    resolved, again = _resolved(call), call.again()
+    resolved, again = call.of_job(), call.again()
     said = msgspec.structs.replace(again, own=reopen.words) if reopen else again
     settings = resolved.settings
     with early(WORKER, settings.processes.workers - 1):
@@ -105,7 +78,7 @@ def _conclude(ending: Report, settings: Settings, said: Invocation) -> None:
 
 
 def _check(call: Call) -> int:
-    settings = _with_input(call)
+    settings = call.of_job().settings
     from batchrunner import checking
     from batchrunner.report import preview
 
@@ -113,16 +86,16 @@ def _check(call: Call) -> int:
     say(
         found.to_json().decode()
         if settings.display.json
-        else preview.check(found, call.again(_before(settings), run=False), width())
+        else preview.check(found, call.again(given_before(settings), run=False), width())
     )
     return found.exit_code
 
 
 def _status(call: Call) -> int:
-    settings = _with_input(call)
+    settings = call.of_job().settings
     from batchrunner import batch
 
-    ending, typed = batch.status(settings), call.again(_before(settings))
+    ending, typed = batch.status(settings), call.again(given_before(settings))
     say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, typed, width()))
     return ending.exit_code
 
@@ -181,7 +154,7 @@ def _show(call: Call) -> None:
 def _diagnose(call: Call) -> int:
     if not call.words and "base_url" in call.typed:
         return _visited(call)
-    settings = _with_input(call)
+    settings = call.of_job().settings
     from batchrunner.core.diagnosis import diagnose
     from batchrunner.looking import paths_of
     from batchrunner.replay import last_moments
@@ -262,11 +235,11 @@ def _export(call: Call) -> int:
 
 
 def _report(call: Call) -> int:
-    settings = _with_input(call)
+    settings = call.of_job().settings
     from batchrunner import batch, pages
 
     ending = batch.status(settings)
-    say(str(pages.rebuilt(settings, ending, call.again(_before(settings)))))
+    say(str(pages.rebuilt(settings, ending, call.again(given_before(settings)))))
     return 0
 
 
@@ -292,25 +265,6 @@ def _help(call: Call) -> int:
         raise UsageError("E001", f"{verb}: no such command.", nearest(verb, VERBS) or f"They are: {', '.join(VERBS)}")
     say(usage.of(verb, width()) if verb else usage.short(width()))
     return 0
-
-
-def _before(settings: Settings) -> Mapping[str, Any]:
-    """What the last run of this job was given by hand."""
-    from batchrunner.looking import paths_of
-    from batchrunner.replay import last_start
-
-    start = last_start(paths_of(settings))
-    return retyped.by_hand(start.settings, start.origins) if start else {}
-
-
-def _with_input(call: Call) -> Settings:
-    return _resolved(call).settings
-
-
-def _resolved(call: Call) -> origins.Resolved:
-    if not call.words:
-        raise UsageError("E201", "no input file was named.", f"Try: batchrunner {call.verb} jobs/input.jsonl")
-    return call.resolved()
 
 
 class Verb(Struct, frozen=True):

@@ -270,6 +270,15 @@ def test_wrong_usage(batch: Batch, capsys: pytest.CaptureFixture[str], argv: lis
         assert part in err
 
 
+def test_files_that_a_shell_has_found_are_named(batch: Batch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = [tmp_path / "a b.jsonl", tmp_path / "c.jsonl"]
+    for file in files:
+        file.touch()
+    code, _, err = said(capsys, *map(str, files))
+    assert code == 2
+    assert f"cat '{files[0]}' {files[1]} > all.jsonl" in err
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

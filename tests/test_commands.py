@@ -714,6 +714,14 @@ def test_stdin_is_kept_and_the_same_pipe_continues_the_job(sim: Simulator) -> No
     assert (ids("x.jsonl"), sim.stats()["requests"]) == (list(range(12)), 12)
 
 
+@pytest.mark.parametrize("verb", ["check", "status"])
+def test_stdin_that_no_run_has_kept_cannot_be_looked_at(command: Command, verb: str) -> None:
+    code, _, err = command(verb, "-", "-o", "x.jsonl")
+    assert code == 2
+    assert "no run has kept what came by stdin" in err
+    assert "> requests.jsonl" in err
+
+
 def test_ctrl_c_while_stdin_still_comes_ends_at_once(sim: Simulator) -> None:
     write(*range(2000))
     content = Path("a.jsonl").read_text()

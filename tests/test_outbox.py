@@ -50,3 +50,21 @@ def test_what_the_sink_has_taken_is_told_even_if_the_run_is_dropped_meanwhile(ho
     heard = dropped_after(1.5, lambda heard: engine_for(requests, prompt, sink=sink, listeners=[heard.append], hooks=hooks))
     assert len(sink.results) == 8
     assert sorted(event.result.request.line for event in heard if event.result) == list(range(1, 9))
+
+
+def test_no_hook_is_waited_for_when_the_run_is_cut_off() -> None:
+    """Neither the one that is under way nor that of what has come meanwhile: whoever cancels a run wants it to end."""
+
+    async def later(attempt: Attempt) -> Reply:
+        await asyncio.sleep(float(attempt.request.line))
+        return good()
+
+    async def main() -> tuple[int, float]:
+        heard: list[Event] = []
+        engine = engine_for([chat(n) for n in range(1, 9)], later, listeners=[heard.append], hooks=Hooks(notice=never))
+        asyncio.get_running_loop().call_later(5.5, engine.drop)
+        began = asyncio.get_running_loop().time()
+        await engine.run()
+        return len(heard), asyncio.get_running_loop().time() - began
+
+    assert run_virtual(main) == (5, 5.5)

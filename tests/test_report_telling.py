@@ -214,6 +214,11 @@ def test_every_ending_has_its_words_and_its_next_command(count: Count, state: st
     assert (story.share is not None) == count.running
 
 
+def test_a_refusal_has_to_be_mended_first() -> None:
+    refused = msgspec.structs.replace(summary(30), stopped="A: bad key [E301]")
+    assert told(TWO, Count(summary=refused)).why == "continues where it was, once that is mended"
+
+
 def test_nothing_continues_where_nothing_is_kept() -> None:
     assert told(TWO, Count(summary=summary(30))).why == "continues where it was"
     assert told(TWO, Count(summary=summary(30), kept=False)).why.startswith("starts anew")

@@ -76,6 +76,12 @@ def test_dead_workers_are_not_the_network() -> None:
     assert "  trouble   network × 2 · dead workers × 23\n" in said
 
 
+def test_a_cost_of_which_some_is_not_known_is_the_least() -> None:
+    known = ending(Snapshot(total=9, succeeded=9, tokens_in=40, tokens_out=60, untold=2, gauges=Gauges(cost=0.25)))
+    assert "  tokens    40 in · 60 out · cost at least $ 0.25 · 2 answers without a count\n" in text.final(known, JOB)
+    assert "without a count" not in text.final(ending(Snapshot(total=9, succeeded=9, untold=9)), JOB)
+
+
 WORD = st.text(st.characters(categories=["L"]), max_size=30)
 
 
@@ -142,6 +148,11 @@ def test_what_a_limit_leaves_is_not_called_stopped() -> None:
     assert "continues" in said[2]
 
 
+def test_a_small_try_that_failed_is_no_success() -> None:
+    tried = ending(Snapshot(total=100, failed=1, failures={Kind.REJECTED: 1}))
+    assert text.final(tried, JOB).startswith("✗ 1 % done, as far as was asked for\n")
+
+
 def test_a_condition_that_fits_nothing_is_no_success() -> None:
     job = Invocation(input="a", options=("--where", "foo"))
     said = text.final(ending(Snapshot(total=100, succeeded=20, resumed=20)), job).splitlines()
@@ -162,8 +173,27 @@ def test_a_code_of_a_stop_says_where_it_is_explained() -> None:
     lines = text.final(ending(Snapshot(total=2), "A: bad key [E301]", 3), JOB).splitlines()
     assert lines[0] == "■ stopped at 0 % · A: bad key [E301]"
     assert lines[3] == "            batchrunner explain E301     what E301 means"
+    assert lines[2].endswith("     continues, once that is mended"), "and stops in the same way before"
     both = text.final(ending(Snapshot(total=2), "A: bad key [E301]; B: bad key [E301]; no other [E305]", 3), JOB).splitlines()
     assert [line.split()[2] for line in both if "explain" in line] == ["E301", "E305"], "each once"
+
+
+@pytest.mark.parametrize(
+    ("code", "waits"),
+    [
+        ("E301", True),
+        ("E302", True),
+        ("E303", False),
+        ("E304", True),
+        ("E305", False),
+        ("E306", False),
+        ("E307", True),
+        ("E309", False),
+    ],
+)
+def test_after_a_refusal_of_everything_the_same_command_helps_only_later(code: str, waits: bool) -> None:
+    said = text.final(ending(Snapshot(total=2), f"why [{code}]", 3), JOB)
+    assert ("continues, once that is mended" in said) == waits
 
 
 def test_what_went_to_a_pipe_is_not_said_to_be_safe() -> None:

@@ -17,8 +17,9 @@ from batchrunner.core.cutting import MARK
 from batchrunner.core.model import Request, Result, Slimmed
 from batchrunner.errors import UsageError
 from batchrunner.formats import parse
+from batchrunner.images import pillow, shrink
 from batchrunner.settings import Settings
-from batchrunner.slimming import Slimming, pillow, shrink, slim, slimmer_of
+from batchrunner.slimming import Slimming, slim, slimmer_of
 from tests.crash import served
 from tests.server import FaultServer, Peer, json_reply
 from tests.server import chat as answer

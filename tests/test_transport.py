@@ -691,6 +691,20 @@ async def test_b10_rubbish_behind_an_answer_does_not_become_the_next_one() -> No
     assert server.connections == 2
 
 
+async def test_who_has_answered_in_http_is_not_taken_for_a_server_with_tls() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 2:
+            await peer.send(json_reply(200, {"ok": True}, {"Connection": "close"}))
+        peer.close()
+
+    async with FaultServer(script) as server, to(server.url) as transport:
+        first, _, third = [await transport.send(attempt(), never) for _ in range(3)]
+    assert isinstance(first, Fault)
+    assert isinstance(third, Fault)
+    assert ("https://" in first.detail, "https://" in third.detail) == (True, False)
+
+
 async def test_no_request_waits_for_a_place_in_the_pool() -> None:
     """No pool limit holds a request back: all of them are at the server before one is answered."""
     count, there, everybody = 150, 0, asyncio.Event()

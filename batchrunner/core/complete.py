@@ -10,9 +10,9 @@ Rules:
 
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, DecodeError, Raw, Struct, UnsetType
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 
 from batchrunner.core.body import ANY
@@ -28,15 +28,18 @@ _FOREIGN = Verdict(Kind.GARBLED, "not_an_answer", "the body is JSON, but no answ
 _GRAVITY = {Kind.OK: 0, Kind.POLICY: 1}  # of several choices the gravest decides; what may still succeed is graver than both
 
 
+_Count = Annotated[int, Meta(ge=0, le=10**12)] | None
+
+
 class _Tokens(Struct, gc=False):
     """Usage, by the names of every route."""
 
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    cache_creation_input_tokens: int | None = 0
-    cache_read_input_tokens: int | None = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    input_tokens: _Count = 0
+    output_tokens: _Count = 0
+    cache_creation_input_tokens: _Count = 0
+    cache_read_input_tokens: _Count = 0
     cost: Any = None
 
 
@@ -74,11 +77,9 @@ class Answer(Struct, gc=False):
         if count is None:
             return None
         cached = (count.cache_creation_input_tokens or 0) + (count.cache_read_input_tokens or 0)
-        return Usage(
-            (count.prompt_tokens or 0) + (count.input_tokens or 0) + cached,
-            (count.completion_tokens or 0) + (count.output_tokens or 0),
-            _price(count.cost),
-        )
+        asked = (count.prompt_tokens or 0) + (count.input_tokens or 0) + cached
+        said, price = (count.completion_tokens or 0) + (count.output_tokens or 0), _price(count.cost)
+        return Usage(asked, said, price) if asked or said or price is not UNSET else None
 
     def verdict(self, request: Request) -> Verdict:
         """Whether the answer to this request is complete."""

@@ -5,7 +5,8 @@ Rules:
 1. A price comes from the user's own table; else the provider's own figure in its answers counts; else from whoever knows
    the list prices. Where none of them says anything the cost is unknown, and unknown is None, never 0.
 2. Prices are per million tokens. Sums are multiplied, never rows.
-3. A cap counts what is in flight as well, at the mean of what has been answered. It stops softly: what is in flight ends.
+3. A cap counts what is in flight as well, at the mean of what has been answered; so too an answer that does not say what it
+   used, and where that is the first one the cap cannot be kept. It stops softly: what is in flight ends.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +14,9 @@ from typing import Annotated
 
 from msgspec import UNSET, Struct
 
-from batchrunner.core.model import Attempt, Event, Usage
+from batchrunner.core.model import Attempt, Event, Kind, Usage
 from batchrunner.core.policy import option
+from batchrunner.core.route import Route
 from batchrunner.core.trail import Spend
 
 ANY = "*"
@@ -57,6 +59,14 @@ class Price(Struct, frozen=True):
     def of(self, tokens_in: float, tokens_out: float) -> float:
         """What these tokens cost."""
         return (tokens_in * self.input + tokens_out * self.output) / MILLION
+
+
+def untold(event: Event) -> bool:
+    """Whether an answer was paid for that does not say what it used. A moderation is free."""
+    attempt, outcome = event.attempt, event.outcome
+    if attempt is None or outcome is None or outcome.usage is not None:
+        return False
+    return outcome.kind in (Kind.OK, Kind.INVALID_OUTPUT) and attempt.request.route is not Route.MODERATIONS
 
 
 PriceOf = Callable[[str, str], Price | None]
@@ -136,6 +146,9 @@ class Budget:
         attempt, outcome = event.attempt, event.outcome
         if attempt is None or outcome is None or self.over:
             return
+        if untold(event):
+            self.over = "" if self._answers else self._unkept("an answer does not say how many tokens it used")
+            return
         self._ended += 1
         if outcome.usage is None:
             return
@@ -151,10 +164,13 @@ class Budget:
         spend = Spend(endpoint=attempt.endpoint, model=model, requests=1, input=usage.input, output=usage.output, told=told)
         cost = self._prices.cost([spend])
         if cost is None:
-            unknown = f"the price of {model or 'the model'} is not known"
-            self.over = f"{unknown}, so --max-cost cannot be kept: --price MODEL=IN/OUT [E303]"
+            self.over = self._unkept(f"the price of {model or 'the model'} is not known", ": --price MODEL=IN/OUT")
         else:
             self._spent += cost
+
+    def _unkept(self, why: str, remedy: str = "") -> str:
+        cap = "--max-cost" if self._spending.max_cost else "--max-tokens-total"
+        return f"{why}, so {cap} cannot be kept{remedy} [E303]"
 
     def _judge(self) -> None:
         share = 1.0 + (self._sent() - self._ended) / self._answers

@@ -89,10 +89,6 @@ class Open(Struct, eq=False, gc=False):
         )
 
 
-Decided = tuple[Attempt, Outcome, Result | None]
-"""What became of an attempt that was held back; None: its request is open again."""
-
-
 class Row:
     """Requests for one model that wait and may go to the same endpoints."""
 

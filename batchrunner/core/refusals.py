@@ -11,13 +11,12 @@ Rules:
    of use.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-
-from msgspec import Struct
+from collections.abc import Mapping, Sequence
 
 from batchrunner.core.endpoints import Endpoint
-from batchrunner.core.model import Attempt, Outcome, Request, Result
-from batchrunner.core.queue import Decided, Open, Queue
+from batchrunner.core.held import Decided, Held, HeldBack
+from batchrunner.core.model import Attempt, Outcome
+from batchrunner.core.queue import Open, Queue
 from batchrunner.core.spread import Spread
 from batchrunner.core.treatment import TREATMENT
 
@@ -26,35 +25,17 @@ BLAMED = "2 refusals, while others were answered"
 _OF_LINES = frozenset({*range(300, 400), 403, 404, 405, 406, 410, 415, 431, 501})
 
 
-class Held(Struct, frozen=True, gc=False):
-    """A line that waits for what becomes of others. `result`: how it fails, if it was its second refusal."""
+class Refusals(HeldBack):
+    """Lines that were refused; a second refusal may be their end."""
 
-    entry: Open
-    attempt: Attempt
-    outcome: Outcome
-    result: Result | None
-
-
-class Refusals:
-    """Of some endpoints, by name. `decided` hears what became of a second refusal."""
-
-    __slots__ = ("_decided", "_endpoints", "_held", "_keep_partial", "_queue", "_spread")
+    __slots__ = ("_keep_partial", "_spread")
 
     def __init__(
         self, endpoints: Mapping[str, Endpoint], spread: Spread, queue: Queue, decided: list[Decided], keep_partial: bool
     ) -> None:
-        self._endpoints = endpoints
+        super().__init__(endpoints, queue, decided)
         self._spread = spread
-        self._queue = queue
-        self._decided = decided
         self._keep_partial = keep_partial
-        self._held: list[Held] = []
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def __iter__(self) -> Iterator[Request]:
-        return (held.entry.request for held in self._held)
 
     def hear(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """A line is refused: what that says of the endpoint. Whether it was refused there before."""
@@ -87,24 +68,8 @@ class Refusals:
                 failed += self._end(lane, self._of(lane))
         return failed
 
-    def reopen(self) -> None:
-        """All of them are open again: the run ends, and nothing will tell any more."""
-        self._release(self._held)
-        self._held = []
-
     def _first(self, lane: Endpoint) -> tuple[Attempt, Outcome] | None:
         return next(((held.attempt, held.outcome) for held in self._held if held.attempt.endpoint == lane.name), None)
-
-    def _of(self, lane: Endpoint) -> list[Held]:
-        """Take out what waits for this endpoint."""
-        mine = [held for held in self._held if held.attempt.endpoint == lane.name]
-        self._held = [held for held in self._held if held.attempt.endpoint != lane.name]
-        return mine
-
-    def _release(self, mine: Sequence[Held]) -> None:
-        for held in reversed(mine):
-            self._queue.give_back(held.entry)
-        self._decided += [(held.attempt, held.outcome, None) for held in mine if held.result]
 
     def _vouch(self, lane: Endpoint, mine: Sequence[Held]) -> int:
         """The endpoint has answered somebody since. How many have failed."""

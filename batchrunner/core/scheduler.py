@@ -29,8 +29,9 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.experience import Experience
 from batchrunner.core.flight import InFlight
 from batchrunner.core.hedging import LOOK, Hedging, Twins
+from batchrunner.core.held import Decided
 from batchrunner.core.model import Again, Attempt, Kind, Outcome, Phase, Request, Result, Wait
-from batchrunner.core.queue import Decided, Open, Queue
+from batchrunner.core.queue import Open, Queue
 from batchrunner.core.refusals import Refusals
 from batchrunner.core.retry import Retries
 from batchrunner.core.spread import Spread

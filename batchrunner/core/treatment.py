@@ -115,7 +115,7 @@ _HINTS: Mapping[Kind, str] = {
     Kind.LOCAL: "This machine ran out of connections or file descriptors: lower --max-concurrency, or raise ulimit -n; then "
     "retry.",
     Kind.CRASHED: "The worker process that sent this request died, each time: look for a lack of memory, then retry.",
-    Kind.HOOK: "A function of yours failed: correct it, then retry.",
+    Kind.HOOK: "A function of yours failed: correct it, then ask the line again with Runner.retry.",
     Kind.CANCELLED: "The run ended before an answer came: run the same command again.",
 }
 _EMPTY = "Whoever answered had nothing to say to this (HTTP 204 or 205), as no API does: check the line's url, and --base-url."

@@ -287,7 +287,10 @@ CODES: Mapping[str, Code] = {
         "a function of yours failed",
         "A hook raised an exception on one line, or prepare returned something other than a Request (is a return missing?), or "
         "classify no kind; the record says which. Only that line fails. An iterable of requests that raises ends the run.",
-        ("correct the function", "batchrunner retry INPUT --kind hook, or call the runner again"),
+        (
+            "correct the function",
+            "then  await runner.retry(INPUT)  asks those lines again; the command would do it without your functions",
+        ),
     ),
     "E901": Code(
         "a fault of batchrunner itself",

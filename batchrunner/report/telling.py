@@ -21,7 +21,7 @@ from batchrunner.report import story as page
 from batchrunner.report.course import Chapter, course, sessions
 from batchrunner.report.invocation import Invocation
 from batchrunner.report.layout import Command
-from batchrunner.report.text import ANEW, hopes, reopened
+from batchrunner.report.text import ANEW, hopes, mended, reopened
 from batchrunner.summary import Summary
 
 
@@ -113,7 +113,7 @@ def _next(count: Count, typed: Invocation) -> Command:
     if count.running:
         return Command("")
     if count.summary.pending or count.summary.stopped:
-        return typed.step("continues where it was" if count.kept else ANEW)
+        return typed.step(f"continues where it was{mended(count.summary)}" if count.kept else ANEW)
     hopeful, hopeless = reopened(count.failures)
     return typed.step(f"asks again {hopes(hopeful, hopeless)}", "retry") if hopeful and count.kept else Command("")
 

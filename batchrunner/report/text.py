@@ -12,6 +12,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+from batchrunner.core.debut import CODE as ALIKE
+from batchrunner.core.endpoints import CODES as REFUSALS
 from batchrunner.core.model import Kind
 from batchrunner.core.trail import Finding
 from batchrunner.core.treatment import HOPELESS
@@ -132,8 +134,7 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
     dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
     safe = " · nothing lost" if ending.results and summary.exit_code != BatchError.exit_code else ""  # else the reason says more
     counts = f"{number(done)} done, {number(summary.pending)} to go{safe}{dropped}"
-    codes = dict.fromkeys(re.findall(r"\[(E[0-9]{3})\]", summary.stopped or ""))
-    more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in codes]
+    more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in _codes(summary)]
     ways = block([("next", typed.step(does)), *more], width)
     return [*fold(head, width), *fold(counts, width, 2), *ways]
 
@@ -141,25 +142,38 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
 def _halted(ending: Report, typed: Invocation) -> tuple[str, str]:
     """The verdict on a job that is open, and what the same command does."""
     summary, snapshot = ending.summary, ending.snapshot
-    share, goes_on = percent(snapshot.done, summary.total), "continues" if ending.results else ANEW
+    share, goes_on = percent(snapshot.done, summary.total), f"continues{mended(summary)}" if ending.results else ANEW
     if summary.stopped:
         return f"■ stopped at {share} · {visible(summary.stopped)}", goes_on
     if snapshot.done == snapshot.resumed and typed.chooses:
         return "■ nothing was sent: no line that is left fits --where", "with a condition that fits"
-    return f"✓ {share} done, as far as was asked for", goes_on
+    return f"{'✗' if summary.failed or summary.invalid else '✓'} {share} done, as far as was asked for", goes_on
+
+
+def mended(summary: Summary) -> str:
+    """What the same command waits for, as the end of a sentence: a refusal of everything would only be met again."""
+    return ", once that is mended" if _REFUSED.intersection(_codes(summary)) else ""
+
+
+_REFUSED = frozenset(REFUSALS.values()) | {ALIKE}
+
+
+def _codes(summary: Summary) -> Sequence[str]:
+    return list(dict.fromkeys(re.findall(r"\[(E[0-9]{3})\]", summary.stopped or "")))
 
 
 def _facts(ending: Report, typed: Invocation) -> list[Fact]:
     summary, snapshot = ending.summary, ending.snapshot
     used = summary.tokens
     tokens = f"{amount(used.input)} in · {amount(used.output)} out" if used.input or used.output else ""
-    cost = f"cost {money(summary.cost)}" if summary.cost is not None else ""
+    cost = f"cost {'at least ' if snapshot.untold else ''}{money(summary.cost)}" if summary.cost is not None else ""
+    untold = f"{plural(snapshot.untold, 'answer')} without a count" if snapshot.untold and tokens else ""
     waiting = f"  (waiting for the first byte: {100 * snapshot.first_byte_share:.0f} %)"
     spread = " · ".join(f"{name} {seconds(value)}" for name, value in _quantiles(snapshot))
     billed = f"{plural(summary.maybe_billed, 'failed attempt')} may be billed" if summary.maybe_billed else ""
     limited = f"{plural(snapshot.limited, 'answer')} cut off at the token limit; ask for more tokens where that is too few"
     return [
-        ("tokens", " · ".join(part for part in (tokens, cost, billed) if part)),
+        ("tokens", " · ".join(part for part in (tokens, cost, untold, billed) if part)),
         ("short", limited if snapshot.limited else ""),
         ("latency", spread + waiting if snapshot.p50 else ""),
         ("hedged", f"{plural(snapshot.hedged, 'second attempt')} beside stragglers" if snapshot.hedged else ""),

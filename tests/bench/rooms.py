@@ -30,8 +30,8 @@ ROOMS = {  # a module that is not named here counts under its own name
     "scheduler": "core/scheduler core/queue core/limit core/waits core/deadlines core/kills core/quantile core/retry core/span "
     "core/shape core/health core/endpoints core/service core/spread core/stopping core/streaming core/hedging core/experience "
     "core/chances core/pace core/rate core/second core/window core/crowding core/bucket core/knee core/debut core/treatment "
-    "core/claims core/flight core/stragglers core/withheld core/doubt core/refusals core/luck core/allowance core/filling "
-    "core/lessons",
+    "core/claims core/flight core/stragglers core/held core/withheld core/doubt core/refusals core/luck core/allowance "
+    "core/filling core/lessons",
     "classify": "core/classify core/answered core/errored core/verdicts core/complaint core/complete core/finish core/body "
     "core/choices core/naming",
     "journal": "job filing passing journal records disk repair standing checkpoint foreign secret spill",

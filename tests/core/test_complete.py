@@ -241,6 +241,11 @@ def test_an_odd_usage_spoils_no_answer(usage: object) -> None:
     assert outcome(200, chat("stop", usage=usage)).kind is Kind.OK
 
 
+@pytest.mark.parametrize("count", [{}, {"prompt_tokens": 0}, {"completion_tokens": -5}, {"prompt_tokens": 10**30}])
+def test_what_no_request_can_use_is_no_count(count: object) -> None:
+    assert outcome(200, chat("stop", usage=count)).usage is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "flags"),
     [

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from batchrunner.core.cost import Budget, Price, Prices, Spending, price_table
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Usage
+from batchrunner.core.route import Route
 from batchrunner.core.trail import Spend
 from tests.virtual import chat
 
@@ -55,9 +57,12 @@ def test_unknown_is_never_nothing() -> None:
     assert Prices({}).cost([spend("m", told=0.0)]) == 0.0  # a free one said so itself
 
 
-def answered(tokens_in: int, tokens_out: int, cost: Any = UNSET, usage: bool = True) -> Event:
+def answered(
+    tokens_in: int, tokens_out: int, cost: Any = UNSET, usage: bool = True, kind: Kind = Kind.OK, route: Route = Route.CHAT
+) -> Event:
     counted = Usage(tokens_in, tokens_out, cost) if usage else None
-    return Event(1.0, Attempt(chat(1), "a", 1, 0.0, Deadlines(1, 1, 1, 1)), Outcome(Kind.OK, 200, usage=counted))
+    request = replace(chat(1), route=route)
+    return Event(1.0, Attempt(request, "a", 1, 0.0, Deadlines(1, 1, 1, 1)), Outcome(kind, 200, usage=counted))
 
 
 def test_a_cap_on_money_counts_what_is_in_flight() -> None:
@@ -72,7 +77,7 @@ def test_a_cap_on_money_counts_what_is_in_flight() -> None:
 def test_a_failed_attempt_is_in_flight_no_longer() -> None:
     budget = Budget(Spending(max_cost=0.5), Prices({"m": Price(100_000, 0)}), lambda: 5)
     for _ in range(3):
-        budget(answered(0, 0, usage=False))
+        budget(answered(0, 0, usage=False, kind=Kind.GATEWAY))
     budget(answered(1, 0))
     assert budget.over == ""  # 0.1, and one more under way
 
@@ -93,3 +98,25 @@ def test_a_cap_that_cannot_be_kept_stops_at_once_and_says_why() -> None:
     assert budget.over == ""  # the provider said what it costs
     budget(answered(1, 1))
     assert "the price of m is not known" in budget.over
+
+
+@pytest.mark.parametrize("cap", ["max-cost", "max-tokens-total"])
+def test_a_cap_on_what_no_answer_says_stops_at_once(cap: str) -> None:
+    spending = Spending(**{cap.replace("-", "_"): 5})
+    budget = Budget(spending, Prices({"m": Price(1, 1)}), lambda: 1)
+    budget(answered(0, 0, usage=False, route=Route.MODERATIONS))  # free
+    assert budget.over == ""
+    budget(answered(0, 0, usage=False))
+    assert budget.over == f"an answer does not say how many tokens it used, so --{cap} cannot be kept [E303]"
+
+
+def test_among_others_an_answer_that_does_not_say_counts_as_the_mean() -> None:
+    sent = [4]
+    budget = Budget(Spending(max_cost=0.5), Prices({"m": Price(100_000, 0)}), lambda: sent[0])
+    budget(answered(1, 0))
+    for _ in range(3):
+        budget(answered(0, 0, usage=False))
+    assert budget.over == ""  # 0.1 each
+    sent[0] = 5
+    budget(answered(1, 0))
+    assert "0.2 spent, with what is in flight about 0.5 " in budget.over

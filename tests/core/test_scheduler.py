@@ -488,6 +488,17 @@ def test_a_line_that_is_refused_where_others_were_answered_is_asked_again_a_litt
     assert send(room, verdict.at).request.line == 1
 
 
+def test_what_is_held_back_when_the_run_ends_is_pending_once() -> None:
+    room = scheduler()
+    for line in range(3):
+        room.offer(request(line))
+    sent = [send(room) for _ in range(3)]
+    for attempt in sent[:2]:
+        room.settle(attempt, Outcome(Kind.DENIED, 403), 1.0, 0.5)
+    room.reopen()
+    assert sorted(each.line for each in room.pending()) == [0, 1, 2]
+
+
 def test_what_could_not_be_that_probe_costs_what_its_end_always_costs() -> None:
     room, sent = shut(retry_ambiguous="never")
     ended = []
