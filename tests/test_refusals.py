@@ -15,7 +15,7 @@ from batchrunner.core.deadlines import Latencies
 from batchrunner.core.debut import Debut
 from batchrunner.core.endpoints import RECHECK
 from batchrunner.core.lessons import Answers, Lessons
-from batchrunner.core.model import Attempt, Fault, Kind, Reply, Request
+from batchrunner.core.model import Attempt, Cause, Fault, Kind, Phase, Reply, Request
 from tests.virtual import MemorySink, Script, chat, engine_for, good, run_virtual
 
 UNKNOWN_KEY = Reply(401, {}, b'{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}')
@@ -137,6 +137,7 @@ def bare(status: int) -> Reply:
     [
         (413, r"raise the limit of the server.*\[E307\]"),
         (414, r"\[E307\]"),
+        (407, r"HTTPS_PROXY.*\[E304\]"),
         (421, r"belongs to another host.*\[E304\]"),
         (431, r"headers .* too large.*--header.*\[E304\]"),
     ],
@@ -153,6 +154,20 @@ def test_what_every_line_meets_from_the_start_stops_the_run_and_fails_none(statu
 def test_among_good_ones_it_is_the_lines_own(status: int, kind: Kind, lines: set[int]) -> None:
     run = ran(100, poison(lines, bare(status)), alike=20)
     assert (run.failed, run.stopped, run.pending) == (dict.fromkeys(lines, kind), "", 0)
+
+
+def test_a_certificate_that_is_not_trusted_says_what_to_name() -> None:
+    async def script(attempt: Attempt) -> Fault:
+        await asyncio.sleep(QUICK)
+        return Fault(Cause.CERTIFICATE, Phase.CONNECT, "the certificate of h is not trusted (self-signed certificate)")
+
+    run = ran(3, script)
+    assert re.search(r"self-signed.* --ca-bundle FILE\. \[E304\]", run.stopped)
+
+
+def test_where_the_answer_says_it_the_advice_is_not_said_twice() -> None:
+    run = ran(3, poison(range(1, 4), ELSEWHERE))
+    assert run.stopped.count("redirects are not followed") == 1
 
 
 def test_a_connection_that_leads_to_another_host_is_not_asked_twice() -> None:

@@ -36,6 +36,7 @@ _FAULTS: Mapping[Cause, Kind] = {
     Cause.TOO_LARGE: Kind.RESPONSE_TOO_LARGE,
 }
 _ADVICE: Mapping[Cause, str] = {
+    Cause.CERTIFICATE: "Who signed it is not trusted here: check the address, or name the authority with --ca-bundle FILE.",
     Cause.ENCODING: "The compression of the answer is broken, by the server or a proxy before it: tell whoever runs it.",
     Cause.MALFORMED: "The server, or a proxy before it, breaks the rules of HTTP: tell whoever runs it what the message says.",
 }

@@ -205,5 +205,6 @@ class Endpoint:
         """It is out of use, for it refuses everybody as it did this request and so many others."""
         request, said = attempt.request, outcome.message or outcome.kind
         met = f"line {request.line}, {request.id[:SHOWN]}" + (f", and {others} more" if others else "")
-        hint = HINTS_OF_STATUS.get(outcome.status, "")
-        self.stopped = self.stopped or f"{self.name}: {said} ({met}){hint and f'. {hint}'} [{CODES[outcome.kind]}]"
+        more = outcome.advice or HINTS_OF_STATUS.get(outcome.status, "")
+        hint = f". {more}" if more and more[1:] not in said else ""
+        self.stopped = self.stopped or f"{self.name}: {said} ({met}){hint} [{CODES[outcome.kind]}]"

@@ -119,14 +119,20 @@ _HINTS: Mapping[Kind, str] = {
     Kind.CANCELLED: "The run ended before an answer came: run the same command again.",
 }
 _EMPTY = "Whoever answered had nothing to say to this (HTTP 204 or 205), as no API does: check the line's url, and --base-url."
+_BEHIND = "The server behind the gateway has no valid certificate: tell whoever runs it."
 HINTS_OF_STATUS: Mapping[int, str] = {
     202: "The server takes this as a job and answers later (HTTP 202), which is not followed: ask for an answer at once, "
     "by the line's url or body; asking again would start, and perhaps pay, the job once more.",
     204: _EMPTY,
     205: _EMPTY,
     206: "The server sent a part of something (HTTP 206): look at the line's url and headers, and at caches on the way.",
+    407: "The proxy wants to know who you are: put http://USER:PASSWORD@HOST:PORT into HTTPS_PROXY (HTTP_PROXY for plain http), "
+    "or go without it: --proxy none.",
     421: "The address belongs to another host than the one that answered: check --base-url, --proxy and the host's name.",
     431: "The headers of the request are too large: look at --header, the line's own headers and the length of the key.",
+    511: "A login page of the network answered: sign in to the network, or to its VPN, first.",
+    525: _BEHIND,
+    526: _BEHIND,
 }
 """Where a status says more than its kind, if that is one of `_BY_STATUS`: an error inside a 202 is that error."""
 _BY_STATUS = frozenset({Kind.CONFIG, Kind.REJECTED, Kind.GARBLED})

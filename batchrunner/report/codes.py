@@ -159,11 +159,13 @@ CODES: Mapping[str, Code] = {
     ),
     "E304": Code(
         "the endpoint does not know the model, route or address",
-        "It answered that what the line in the message asks for does not exist there, and said so to others asked after it. "
+        "It answered that what the line in the message asks for does not exist there, and said so to others asked after it; "
+        "or its certificate is not trusted, or a proxy on the way refuses us. "
         "None of them counts as failed. A line that is refused while others are answered fails alone.",
         (
             "compare --base-url with the provider's page: it ends before /chat/completions",
             "compare the model's name; --model NAME sets it for every line",
+            "a certificate:  --ca-bundle FILE names the authority; a proxy (HTTP 407) wants user and password in its address",
             "HTTP 421: the address leads to another host; HTTP 431: a header is too large, perhaps one given with --header",
             "then the same command continues",
         ),
