@@ -12,7 +12,7 @@ import asyncio
 
 from batchrunner.core.cost import Budget, Prices
 from batchrunner.core.model import Event
-from batchrunner.core.stopping import Silence, outage, reason_to_stop
+from batchrunner.core.stopping import FEW, Silence, outage, reason_to_stop
 from batchrunner.engine import Chore, Engine
 from batchrunner.meter import Meter
 from batchrunner.settings import Settings
@@ -65,7 +65,8 @@ def _watch_silence(settings: Settings, engine: Engine) -> list[Chore]:
     async def judge() -> None:
         if not (scheduler.in_flight or scheduler.paused):
             now = asyncio.get_running_loop().time()
-            engine.drain_if(outage(settings.stopping, silence, scheduler.awaited, scheduler.lost, now))
+            few = scheduler.last and scheduler.open <= FEW
+            engine.drain_if(outage(settings.stopping, silence, scheduler.awaited, scheduler.lost, now, few))
 
     if not settings.stopping.max_outage:
         return []

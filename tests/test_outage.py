@@ -112,6 +112,18 @@ def test_an_endpoint_that_is_only_busy_is_waited_for() -> None:
     assert ran(Stopping(max_outage=600), until(3000.0, busy, prompt))[0].stopping == ""
 
 
+@pytest.mark.parametrize(("first", "lines"), [(1, 20), (LINES - 1, LINES)])
+def test_the_last_few_lines_wait_for_a_busy_endpoint_no_longer_than_for_another(first: int, lines: int) -> None:
+    async def busy(attempt: Attempt) -> Reply:
+        await asyncio.sleep(0.01)
+        return Reply(503, {}, b'{"error":{"message":"busy"}}') if attempt.request.line >= first else good()
+
+    engine, took = ran(Stopping(max_outage=600), busy, lines=lines)
+    assert re.match(r"no endpoint has answered for 60\d s \[E305\] \(a: busy\)", engine.stopping)
+    assert (engine.scheduler.open, took) == (lines + 1 - first, pytest.approx(603, abs=6))
+    assert ran(Stopping(max_outage=600), until(500.0, busy, prompt), lines=lines)[0].scheduler.open == 0
+
+
 def test_max_outage_also_shortens_the_first_minute() -> None:
     assert ran(Stopping(max_outage=10), refused)[1] == pytest.approx(11, abs=1.5)
 

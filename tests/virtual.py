@@ -2,14 +2,16 @@
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from random import Random
+from typing import Any, NamedTuple
 
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Attempt, Fault, Reply, Request, Result, Route
+from batchrunner.core.model import Attempt, Fault, Kind, Reply, Request, Result, Route
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.engine import Engine, Review
@@ -136,3 +138,48 @@ def engine_for(
         sink=options.pop("sink", None) or MemorySink(),
         **options,
     )
+
+
+class Ran(NamedTuple):
+    """What became of a run: its failures, how often each line was sent, and seconds; the words of one failure."""
+
+    failed: dict[int, Kind]
+    sent: Counter[int]
+    took: float
+    words: str
+
+
+def ran(lines: int, script: Script, concurrency: int = 8, seed: int = 1) -> Ran:
+    """What became of so many lines when nothing stopped them, as a script answers."""
+
+    async def main() -> Ran:
+        sink, sent, chance = MemorySink(), Counter[int](), Random(seed)
+
+        async def counted(attempt: Attempt) -> Reply:
+            sent[attempt.request.line] += 1
+            answer = await script(attempt)
+            assert isinstance(answer, Reply)
+            return answer
+
+        rows = [chat(n) for n in range(1, lines + 1)]
+        engine = engine_for(rows, counted, concurrency=concurrency, max_open=1000, chance=chance.random, sink=sink)
+        async with asyncio.timeout(100_000):
+            await engine.run()
+        assert (engine.stopping, len(sink.results)) == ("", lines)
+        failed = {result.request.line: result for result in sink.results if not result.ok}
+        words = next((result.error.message for result in failed.values() if result.error), "")
+        kinds = {line: result.kind for line, result in failed.items()}
+        return Ran(kinds, sent, asyncio.get_running_loop().time() - 1000.0, words)
+
+    outcome: Ran = run_virtual(main)
+    return outcome
+
+
+def poison(lines: Collection[int], refusal: Reply, seconds: float = 0.05) -> Script:
+    """These lines are always turned away."""
+
+    async def script(attempt: Attempt) -> Reply:
+        await asyncio.sleep(seconds)
+        return refusal if attempt.request.line in lines else good()
+
+    return script

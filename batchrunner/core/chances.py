@@ -3,7 +3,7 @@
 Rules:
 
 1. What is the endpoint's affair, a request does not pay for: an outage, an address at which nobody has answered yet, a pause
-   whose length is named, as long as it is no affair of this request alone (`core.turnstile`).
+   whose length is named, as long as it is no affair of this request alone (`core.turnstile`, `core.suspicion`).
 2. What may have been billed without an answer waits until answers have paid for asking again (`core.retry.Purse`).
 """
 
@@ -13,6 +13,7 @@ from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.queue import Open
 from batchrunner.core.retry import MOST_KILLS, TURNS, Neighbours, Purse, Retries, Streak, backoff
+from batchrunner.core.suspicion import MINUTES, Suspicion
 from batchrunner.core.treatment import KILLS, TREATMENT, UNANSWERED
 from batchrunner.core.turnstile import LOAD, MINUTE, Turnstile, turned_away
 
@@ -26,6 +27,7 @@ class Chances:
         self._most = TURNS * policy.max_attempts
         self._neighbours = Neighbours()
         self._purse = Purse(policy)
+        self._suspicion = Suspicion()
         self._stiles: defaultdict[str, Turnstile] = defaultdict(Turnstile)  # by model
 
     def answered(self, entry: Open) -> Open | None:
@@ -35,6 +37,8 @@ class Chances:
         stile.freed += entry.spent.turned is not None
         self.let_in(entry)
         self._neighbours.good += 1
+        if entry.sent:
+            self._suspicion.answered(entry.sent)
         self._purse.earn()
         return self.unpaid.popleft() if self.unpaid and self._purse.spend() else None
 
@@ -69,6 +73,8 @@ class Chances:
         if turned and turned.times >= self._policy.max_attempts:
             lasts = LOAD if outcome.kind is Kind.LOADING else MINUTE
             wait = max(wait or 0.0, lasts / (self._most - self._policy.max_attempts))
+        elif entry.spent.suspect and entry.spent.turns >= self._policy.max_attempts:
+            wait = max(wait or 0.0, MINUTES / (self._most - self._policy.max_attempts))
         return backoff(max(1, entry.spent.failures), u, wait)
 
     def over(self, entry: Open, lane: Endpoint, attempt: Attempt, outcome: Outcome, now: float, others: float) -> str | None:
@@ -88,7 +94,8 @@ class Chances:
             return f"{treatment.cap + 1} times"
         # A pause of a length that the endpoint names, and an outage, are not the request's affair, however long they take.
         named = treatment.health == "pause" and bool(outcome.wait)
-        entry.spent.turns += not (named or outage)
+        suspect = self._suspicion.failed(entry.spent, attempt, outcome.kind)
+        entry.spent.turns += not (named or (outage and not suspect))
         if named and not outage and (why := self._turned(entry, outcome.kind, others)):
             return why
         if outcome.billed and self._policy.retry_ambiguous == "never":

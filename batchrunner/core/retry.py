@@ -6,7 +6,7 @@ Rules:
    do not return together. What a server asks for is the least, never the most.
 2. What a request has spent is counted in three ways, each with its own end: failures that speak against it, attempts that
    our own deadline ended, and sendings that came to nothing. A named wait or an outage, however long,
-   spends nothing; but see `core.turnstile`.
+   spends nothing; but see `core.turnstile` and `core.suspicion`.
 3. No budget bounds retries for the sake of load: a retry takes the slot of a fresh request. One bounds them for the sake of
    money: what may have been billed without an answer is asked again only as far as answers have earned it (`Purse`).
 4. A request that fails alike again and again, while failures are rare around it, is to blame itself, and ends early. How often
@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from msgspec import Struct
 
-from batchrunner.core.model import Kind, Outcome
+from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.policy import option
 from batchrunner.core.turnstile import Turned
 
@@ -138,6 +138,8 @@ class Spent(Struct, gc=False):
     seconds: float = 0.0  # of attempts whose failure counted
     streak: Streak | None = None
     turned: Turned | None = None
+    failed: Attempt | None = None  # the last attempt that may have failed by what the request holds (`core.suspicion`)
+    suspect: bool = False
 
     def pay(self, killed: bool, seconds: float) -> "Charge":
         """For a failure that counts."""

@@ -9,6 +9,7 @@ Rules:
 4. An outage begins with the first attempt that finds nobody after the last one that did. Waiting is none, however long.
    A refusal is neither: somebody is there, and helps nobody. How long it may last those decide who may still be sent something:
    that one has answered that is out of use by now is no reason to wait for another.
+   Who says to be busy is waited for, but no longer than an outage where few lines are left: it may be they (`core.suspicion`).
 5. Where a short deadline of the user's own has ended every attempt of the run, it is blamed, and all the sooner.
 """
 
@@ -20,13 +21,14 @@ from typing import Annotated
 from msgspec import Struct
 
 from batchrunner.core.deadlines import Imposed, Timeouts, imposed
-from batchrunner.core.model import Event, Kind, Outcome
+from batchrunner.core.model import Attempt, Event, Kind, Outcome
 from batchrunner.core.policy import option
 from batchrunner.core.treatment import FLED, REFUSED, TREATMENT, heard
 from batchrunner.core.wording import seconds
 
 ENOUGH = 100
 OURSELVES = frozenset({Kind.LOCAL, Kind.CRASHED})  # they say nothing of who should answer
+FEW = 20  # lines that may be to blame themselves for what they hear
 FIRST_OUTAGE = 60.0  # seconds: an address where nobody has answered yet is more likely wrong than out of order
 FEW_TIMES = 10.0  # as long as the user's own deadline: a server that takes longer than it will not be quicker after more
 _CAP = re.compile(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?)%")
@@ -122,18 +124,23 @@ class Spell(Struct):
     said: str = ""
 
 
+Spells = dict[str, Spell]
+
+
 class Silence:
     """Which endpoints are silent: a listener to the events of a run.
 
-    `spells` has those since the last answer of any, by name; `heard` are all that have answered in this run, if only by an error.
+    `spells` has those since the last answer of any, by name, `busy` those that since then have said they are busy, and nothing
+    else; `heard` are all that have answered in this run, if only by an error.
     """
 
-    __slots__ = ("_timeouts", "heard", "spells")
+    __slots__ = ("_timeouts", "busy", "heard", "spells")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self.heard: set[str] = set()
-        self.spells: dict[str, Spell] = {}
+        self.spells: Spells = {}
+        self.busy: Spells = {}
 
     def __call__(self, event: Event) -> None:
         """Take in an attempt that has ended. A fault of this machine is neither an answer nor silence, and nor is a refusal."""
@@ -144,12 +151,19 @@ class Silence:
             self.heard.add(attempt.endpoint)
         if _answered(outcome):
             self.spells.clear()
+            if outcome.kind is Kind.OVERLOADED:
+                self._lengthen(self.busy, attempt, outcome, event.at)
+            else:
+                self.busy.clear()
         elif outcome.kind not in OURSELVES and TREATMENT[outcome.kind].health not in REFUSED:
-            ended = imposed(self._timeouts, outcome)
-            spell = self.spells.setdefault(attempt.endpoint, Spell(event.at, ended))
-            spell.imposed = spell.imposed if spell.imposed == ended else None
-            spell.attempts += 1
-            spell.said = outcome.message
+            self._lengthen(self.spells, attempt, outcome, event.at)
+
+    def _lengthen(self, spells: Spells, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        ended = imposed(self._timeouts, outcome)
+        spell = spells.setdefault(attempt.endpoint, Spell(now, ended))
+        spell.imposed = spell.imposed if spell.imposed == ended else None
+        spell.attempts += 1
+        spell.said = outcome.message
 
 
 def _answered(outcome: Outcome) -> bool:
@@ -163,13 +177,17 @@ def _answered(outcome: Outcome) -> bool:
     return begun or treatment.health not in FLED or treatment.limit == "pushback"
 
 
-def outage(stopping: Stopping, silence: Silence, awaited: Collection[str], lost: Sequence[str], now: float) -> str:
+def outage(
+    stopping: Stopping, silence: Silence, awaited: Collection[str], lost: Sequence[str], now: float, few: bool = False
+) -> str:
     """Why a run must stop that hears nothing, in words; "" to go on.
 
-    `awaited` are the endpoints that may still be sent something, `lost` says of each that is out of use why it is.
+    `awaited` are the endpoints that may still be sent something, `lost` says of each that is out of use why it is. `few`: so few
+    lines are left that to be busy is no answer any more.
     """
+    spells = {**silence.spells, **silence.busy} if few else silence.spells
     ever = not silence.heard.isdisjoint(awaited)
-    silent = {name: spell for name, spell in silence.spells.items() if name in awaited}
+    silent = {name: spell for name, spell in spells.items() if name in awaited}
     lasted = max((now - spell.since for spell in silent.values()), default=0.0)
     blamed = {spell.imposed for spell in silent.values()}
     own = blamed.pop() if len(blamed) == 1 and not ever else None

@@ -172,9 +172,10 @@ CODES: Mapping[str, Code] = {
     ),
     "E305": Code(
         "no endpoint is in reach",
-        "Nobody has answered for --max-outage but by the errors of gateways and servers, or that the model is being loaded "
-        "(one minute if nobody who is still in use ever did at all, or ten times your own --timeout if that is less and ended "
-        "every attempt), or an endpoint asked for a longer pause than a run waits. What was not answered stays pending.",
+        "Nobody has answered for --max-outage but by the errors of gateways and servers, that the model is being loaded, or, to "
+        "the last 20 lines, that they are busy (one minute if nobody who is still in use ever did at all, or ten times your own "
+        "--timeout if that is less and ended every attempt), or an endpoint asked for a longer pause than a run waits. "
+        "What was not answered stays pending.",
         (
             "the message says what each endpoint had to say: connection refused, unknown name, …",
             "it names a timeout of yours that ended every attempt: allow more, or let it be learned: --timeout auto",

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
 
 import pytest
 
 from batchrunner.core.model import Attempt, Kind, Reply
 from batchrunner.core.turnstile import SOME
-from tests.virtual import MemorySink, Script, chat, engine_for, good, run_virtual
+from tests.virtual import good, poison, ran
 
 LATER = {"retry-after": "1"}
 THROTTLE = Reply(429, LATER, b'{"error":{"message":"slow down","type":"rate_limit_error"}}')
@@ -18,49 +17,6 @@ PAYMENT = Reply(402, LATER, b'{"error":{"message":"pay"}}')
 LOADING = Reply(503, {}, b'{"error":{"message":"Loading model","type":"unavailable_error"}}')
 BUSY = Reply(503, LATER, b'{"error":{"message":"busy"}}')
 MOST = 24  # sendings, as without the header
-
-
-class Ran(NamedTuple):
-    """What became of a run: its failures, how often each line was sent, and seconds; the words of one failure."""
-
-    failed: dict[int, Kind]
-    sent: Counter[int]
-    took: float
-    words: str
-
-
-def ran(lines: int, script: Script, concurrency: int = 8, seed: int = 1) -> Ran:
-    async def main() -> Ran:
-        sink, sent, chance = MemorySink(), Counter[int](), Random(seed)
-
-        async def counted(attempt: Attempt) -> Reply:
-            sent[attempt.request.line] += 1
-            answer = await script(attempt)
-            assert isinstance(answer, Reply)
-            return answer
-
-        rows = [chat(n) for n in range(1, lines + 1)]
-        engine = engine_for(rows, counted, concurrency=concurrency, max_open=1000, chance=chance.random, sink=sink)
-        async with asyncio.timeout(100_000):
-            await engine.run()
-        assert (engine.stopping, len(sink.results)) == ("", lines)
-        failed = {result.request.line: result for result in sink.results if not result.ok}
-        words = next((result.error.message for result in failed.values() if result.error), "")
-        kinds = {line: result.kind for line, result in failed.items()}
-        return Ran(kinds, sent, asyncio.get_running_loop().time() - 1000.0, words)
-
-    outcome: Ran = run_virtual(main)
-    return outcome
-
-
-def poison(lines: Collection[int], refusal: Reply, seconds: float = 0.05) -> Script:
-    """These lines are always turned away."""
-
-    async def script(attempt: Attempt) -> Reply:
-        await asyncio.sleep(seconds)
-        return refusal if attempt.request.line in lines else good()
-
-    return script
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 200])
