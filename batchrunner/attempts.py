@@ -153,7 +153,8 @@ def _phase(outcome: Outcome) -> str:
     """Where a failed attempt ended; "" for an answer of whatever status that came whole."""
     if outcome.kind is Kind.OK or (outcome.status and outcome.kind is not Kind.TRUNCATED and outcome.kind not in KILLS):
         return ""
-    known = _ENDED.get(outcome.kind) or _ENDED.get(outcome.code)
+    unsent = Phase.CONNECT if outcome.kind is Kind.CANCELLED and not outcome.billed else ""
+    known = unsent or _ENDED.get(outcome.kind) or _ENDED.get(outcome.code)
     return known or (Phase.BODY if outcome.timing.first_byte else Phase.FIRST_BYTE)
 
 

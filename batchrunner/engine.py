@@ -10,7 +10,7 @@ Rules:
 2. An attempt's task settles exactly once, whatever happens to it, and then carries the lane's next attempt itself.
 3. A result counts as done, and listeners hear of it, only after the sink has taken it (`outbox`).
 4. Stopping has two steps: `drain` sends nothing new and lets attempts end within the grace, `drop` cancels them.
-   What has no result stays pending, for the next run.
+   What has no result stays pending, for the next run; what was cut off is told like any other end, for it may be on the bill.
 5. Source, sink, transports, listeners, clock and chance are given; no setting is read here.
 """
 
@@ -27,7 +27,7 @@ from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.hedging import BEATEN
 from batchrunner.core.model import Attempt, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.core.treatment import KILLS
+from batchrunner.core.treatment import DROPPED, KILLS
 from batchrunner.errors import BatchError
 from batchrunner.feeder import Feeder
 from batchrunner.hooks import Hooks
@@ -40,7 +40,10 @@ class Transport(Protocol):
     """Sends one attempt. Faults come back as values."""
 
     async def send(self, attempt: Attempt, review: Review) -> Reply | Fault | Outcome:
-        """The answer to this attempt, or what became of it; an outcome where the answer was judged elsewhere."""
+        """The answer to this attempt, or what became of it; an outcome where the answer was judged elsewhere.
+
+        Cancelled while nothing of it has been sent it raises `CancelledError(Phase.CONNECT)`.
+        """
 
 
 class Chore(Struct, frozen=True):
@@ -227,11 +230,15 @@ class Engine:
             answer = await transport.send(attempt, self._review)
             outcome = answer if isinstance(answer, Outcome) else classify(attempt, answer)
             return await self._hooks.judge(attempt, outcome) if self._hooks.judge else outcome
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            now, sent = self._clock(), Phase.CONNECT not in error.args
+            waited = now - attempt.started
+            timing = Timing(connect=0.0 if sent else waited, total=waited)
             if self._called_off(attempt):
-                waited = Timing(total=self._clock() - attempt.started)
-                return Outcome(Kind.CANCELLED, message=BEATEN, billed=True, timing=waited)
-            self.scheduler.settle(attempt, Outcome(Kind.CANCELLED), self._clock(), 0.0)
+                return Outcome(Kind.CANCELLED, message=BEATEN, billed=True, timing=timing)
+            outcome = Outcome(Kind.CANCELLED, message=DROPPED, billed=sent, timing=timing)
+            self.scheduler.settle(attempt, outcome, now, 0.0)
+            self.outbox.post(Event(now, attempt, outcome))
             raise
         except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
             return broken_off(bug)

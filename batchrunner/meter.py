@@ -17,6 +17,7 @@ from batchrunner.core.cost import untold
 from batchrunner.core.finish import AT_ITS_LIMIT
 from batchrunner.core.histogram import MINUTE, MINUTES, Histogram, Lately
 from batchrunner.core.model import Event, Kind
+from batchrunner.core.treatment import DROPPED
 
 TIMEOUTS = (Kind.TIMEOUT_CONNECT, Kind.TIMEOUT_FIRST_BYTE, Kind.TIMEOUT_IDLE, Kind.TIMEOUT_TOTAL)
 
@@ -61,6 +62,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     retries: int = 0
     recovered: int = 0
     maybe_billed: int = 0
+    dropped: int = 0  # of those: under way when the run ended
     hedged: int = 0  # second attempts beside stragglers
     limited: int = 0  # good answers that end at the limit of their tokens
     untold: int = 0  # answers that do not say how many tokens they used
@@ -150,6 +152,7 @@ class Meter:
         self._recovered = 0
         self._unsent = 0
         self._maybe_billed = 0
+        self._dropped = 0
         self._hedged = 0
         self._limited = 0
         self._untold = 0
@@ -221,6 +224,7 @@ class Meter:
             track.waited += timing.first_byte - timing.connect
         elif outcome.billed:
             self._maybe_billed += 1
+            self._dropped += outcome.message == DROPPED
         usage = outcome.usage
         if usage is None:
             self._untold += untold(event)
@@ -253,6 +257,7 @@ class Meter:
             retries=self._retries,
             recovered=self._recovered,
             maybe_billed=self._maybe_billed,
+            dropped=self._dropped,
             hedged=self._hedged,
             limited=self._limited,
             untold=self._untold,

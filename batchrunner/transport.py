@@ -4,7 +4,8 @@ Rules:
 
 1. One session per endpoint, and its headers are built once. A request leaves for the endpoint's own origin or not at all;
    redirects are answers, not orders.
-2. Whatever goes wrong with an attempt is a `Fault`. Only cancellation from outside and mistakes of ours are raised.
+2. Whatever goes wrong with an attempt is a `Fault`. Only cancellation from outside, which says in which phase it came, and
+   mistakes of ours are raised.
 3. Nothing is read without a cap; a body that broke off is kept as evidence, never as an answer.
 4. A key is in no repr, no detail, no message; and what the endpoint quotes of it is taken out of the answer.
 5. Each sending carries an id of ours, made here and never from the line: a call that died without an answer can be found
@@ -152,7 +153,7 @@ class Transport:
             return reply
         except asyncio.CancelledError:
             if not exchange.stop():
-                raise
+                raise asyncio.CancelledError(exchange.phase) from None
             return broken(overdue(exchange, self._secure), exchange)
         except FAILURES as error:
             fault = explain(error, exchange, self._host, self._secure, bool(self._proxy), self._spoken)

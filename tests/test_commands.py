@@ -1177,6 +1177,9 @@ def test_a_second_signal_drops_what_is_under_way(held: tuple[Held, FaultServer],
     told = json.loads(said.out)
     assert (said.code, told["exit_code"], told["stopped"]) == (code, code, signal.Signals(first).name)
     assert (told["succeeded"], told["pending"], len(records())) == (5, 35, 5)
+    assert (told["attempts"], told["maybe_billed"]) == (9, 4), "what was dropped has cost as well, perhaps"
+    logged = [json.loads(line) for line in Path("a.run/attempts.jsonl").read_text().splitlines()]
+    assert [line["billed"] for line in logged if line.get("kind") == "cancelled" and "again" not in line] == [True] * 4
     script.release()
     assert command("a.jsonl", "--base-url", server.url).code == 0
     assert (ids(), len(server.requests)) == (list(range(40)), 44)
@@ -1189,7 +1192,7 @@ def test_the_grace_has_an_end(held: tuple[Held, FaultServer]) -> None:
         process.signal(signal.SIGTERM)
         code, out, _ = process.end()
     assert code == 143
-    assert "5 done, 35 to go" in out
+    assert "5 done, 35 to go · nothing lost · 4 in flight dropped that may be billed" in out
 
 
 def test_ignored_signals_and_a_status_on_demand(held: tuple[Held, FaultServer]) -> None:

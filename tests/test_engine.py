@@ -3,11 +3,13 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pytest
 
 from batchrunner.core.model import Attempt, Cause, Event, Fault, Kind, Phase, Reply, Request, Result
+from batchrunner.core.treatment import DROPPED
 from batchrunner.engine import Chore, Engine
 from batchrunner.errors import BatchError, FileError
 from batchrunner.hooks import Hooks
@@ -245,6 +247,33 @@ def test_cancelling_the_run_settles_everything_and_propagates() -> None:
         assert engine.scheduler.open == 10
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("dropping", [Engine.drop, partial(Engine.drain, reason="test")], ids=["dropped", "drained"])
+def test_what_the_end_cuts_off_is_told_and_may_be_billed_if_it_was_sent(dropping: Callable[[Engine], None]) -> None:
+    """Once, by a second Ctrl-C as by the end of the grace; what was still connecting has cost nothing."""
+    seen: list[Event] = []
+
+    async def hang(attempt: Attempt) -> Reply:
+        try:
+            await asyncio.sleep(1e6)
+        except asyncio.CancelledError:
+            if attempt.request.line == 2:
+                raise asyncio.CancelledError(Phase.CONNECT) from None
+            raise
+        return good()
+
+    async def main() -> None:
+        engine = engine_for([chat(n) for n in range(10)], hang, concurrency=3, grace=1.0, listeners=[seen.append])
+        asyncio.get_running_loop().call_later(1.0, dropping, engine)
+        await engine.run()
+        assert (engine.scheduler.in_flight, engine.scheduler.open) == (0, 10)
+
+    run_virtual(main)
+    told = {event.attempt.request.line: event.outcome for event in seen if event.attempt and event.outcome}
+    assert len(seen) == len(told) == 3
+    assert {(outcome.kind, outcome.message) for outcome in told.values()} == {(Kind.CANCELLED, DROPPED)}
+    assert {line: outcome.billed for line, outcome in told.items()} == {0: True, 1: True, 2: False}
 
 
 def test_a_full_disk_ends_the_run_and_lets_paid_answers_reach_the_sink() -> None:

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from batchrunner.core.hedging import BEATEN
 from batchrunner.core.histogram import Histogram, Lately
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route, Timing, Usage
+from batchrunner.core.treatment import DROPPED
 from batchrunner.meter import Gauges, Meter, Snapshot
 from batchrunner.report.preview import CheckReport
 from batchrunner.summary import Report, Summary, Tokens, summarise
@@ -243,6 +245,14 @@ def test_answers_that_end_at_the_token_limit_are_told_only_where_there_were_any(
     assert short.result
     meter(structs.replace(short, result=structs.replace(short.result, flags=("streamed", "hit_token_limit"))))
     assert summarise(meter.snapshot(2.0), "a").hit_token_limit == 1
+
+
+def test_what_the_end_of_a_run_cut_off_is_counted_apart_where_it_may_be_billed() -> None:
+    meter = Meter(0.0, 4)
+    for message, billed in ((DROPPED, True), (DROPPED, True), (DROPPED, False), (BEATEN, True)):
+        meter(event(1.0, Kind.CANCELLED, final=False, billed=billed, message=message))
+    found = meter.snapshot(1.0)
+    assert (found.attempts, found.maybe_billed, found.dropped) == (4, 3, 2)
 
 
 def test_twins_are_counted_apart_from_retries_and_told_only_where_there_were_any() -> None:

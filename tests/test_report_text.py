@@ -7,7 +7,7 @@ from msgspec import structs
 
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import WORDS
-from batchrunner.meter import Gauges, Snapshot
+from batchrunner.meter import Snapshot
 from batchrunner.report import layout, preview, text
 from batchrunner.report.invocation import Invocation
 from batchrunner.report.preview import CheckReport, Problem
@@ -57,7 +57,7 @@ def test_finished_with_failures() -> None:
     assert lines[0].startswith("✗ 49,871 of 50,000 succeeded, 129 failed  ")
     assert lines[0].endswith("17 m 58 s · 46.4 req/s")
     assert lines[1:] == [
-        "  tokens    31.0 M in · 7.2 M out · 4 failed attempts may be billed",
+        "  tokens    31.0 M in · 7.2 M out · 4 attempts may be billed without an answer",
         "  latency   p50 3.2 s · p95 8.9 s · p99 21 s  (waiting for the first byte: 64 %)",
         "  trouble   429 × 3,214 · timeouts × 402 · cut answers × 118 · server errors × 221;",
         "            3,700 requests recovered",
@@ -131,11 +131,11 @@ def test_nothing_to_retry_when_all_failures_are_hopeless() -> None:
 
 @pytest.mark.parametrize(("reason", "code"), [("interrupted", 130), ("the time allowed is over", 3)])
 def test_stopped_early(reason: str, code: int) -> None:
-    snapshot = Snapshot(total=50000, succeeded=15500, failed=2, failures={Kind.TIMEOUT_TOTAL: 2}, gauges=Gauges(in_flight=7))
+    snapshot = Snapshot(total=50000, succeeded=15500, failed=2, failures={Kind.TIMEOUT_TOTAL: 2}, dropped=7)
     lines = text.final(ending(snapshot, reason, code), JOB).splitlines()
     assert lines[:3] == [
         f"■ stopped at 31 % · {reason}",
-        "  15,502 done, 34,498 to go · nothing lost, 7 in flight dropped",
+        "  15,502 done, 34,498 to go · nothing lost · 7 in flight dropped that may be billed",
         "  next      batchrunner 'my input.jsonl' -o out.jsonl     continues",
     ]
     assert lines[-1].split() == ["exit", str(code)]

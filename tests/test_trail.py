@@ -204,6 +204,8 @@ def test_every_fact_of_a_failed_attempt(tmp_path: Path) -> None:
     [
         (Kind.CONNECT, {"code": "dns", "timing": Timing(2.0, 0.0, 2.0)}, "connect", {"connect": 2.0}),
         (Kind.TIMEOUT_CONNECT, {"code": "timeout", "timing": Timing(2.0, 0.0, 2.0)}, "connect", {"connect": 2.0}),
+        (Kind.CANCELLED, {"timing": Timing(2.0, 0.0, 2.0)}, "connect", {"connect": 2.0}),
+        (Kind.CANCELLED, {"billed": True, "timing": Timing(0.0, 0.0, 2.0)}, "first_byte", {"first_byte": 2.0}),
         (Kind.NETWORK, {"code": "reset", "timing": Timing(0.0, 0.0, 2.0, 0.0, True)}, "first_byte", {"first_byte": 2.0}),
         (Kind.TRUNCATED, {"status": 200, "timing": Timing(0.0, 0.5, 2.0, 0.0, True)}, "body", {"first_byte": 0.5, "body": 1.5}),
         (

@@ -1185,6 +1185,32 @@ async def test_a_reviewer_that_fails_does_not_leave_the_attempt_waiting() -> Non
 
 
 @BOTH_LOOPS
+@pytest.mark.parametrize("proxied", [False, True])
+def test_who_is_cancelled_while_connecting_says_that_nothing_was_sent(proxied: bool, run: Callable[..., None]) -> None:
+    """TCP is there, TLS is not."""
+    arrived: asyncio.Event
+
+    async def silent(peer: Peer) -> None:
+        arrived.set()
+        await peer.freeze()
+
+    async def case() -> None:
+        nonlocal arrived
+        arrived = asyncio.Event()
+        async with FaultServer(silent) as server:
+            way = {"proxy": server.url} if proxied else {}
+            async with to(server.url.replace("http:", "https:"), connection=way) as transport:
+                task = asyncio.create_task(transport.send(attempt(), never))
+                await arrived.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError) as cancelled:
+                    await task
+        assert cancelled.value.args == (Phase.CONNECT,)
+
+    run(case())
+
+
+@BOTH_LOOPS
 @pytest.mark.parametrize("station", ["first-byte", "body", "upload"])
 def test_cancellation_passes_at_once_and_frees_the_connection(station: str, run: Callable[..., None]) -> None:
     arrived: asyncio.Event
@@ -1205,9 +1231,10 @@ def test_cancellation_passes_at_once_and_frees_the_connection(station: str, run:
             await arrived.wait()
             await asyncio.sleep(0.01)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(asyncio.CancelledError) as cancelled:
                 await task
             assert task.cancelled()
+            assert Phase.CONNECT not in cancelled.value.args
             connector = transport._session.connector  # type: ignore[union-attr]
             assert not connector._acquired
             assert not connector._conns

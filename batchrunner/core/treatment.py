@@ -148,6 +148,9 @@ FLED = REFUSED | {"down"}
 HOPELESS = frozenset({Kind.REJECTED, Kind.CONTEXT, Kind.POLICY, Kind.TOO_LARGE, Kind.RESPONSE_TOO_LARGE, Kind.INVALID})
 """Kinds that the same request would meet again: a retry leaves them unless told otherwise."""
 
+DROPPED = "dropped as the run ended"
+"""What is said of an attempt that was under way when its run ended."""
+
 
 def heard(outcome: Outcome) -> bool:
     """Whether somebody has answered, if only by an error. A page of somebody else's is no answer."""

@@ -73,7 +73,8 @@ def troubles(lasts: Sequence[Moment], failures: Mapping[Kind, int], stopped: boo
     lost = stopped or any(lane.state == "stopped" for last in lasts[-1:] for lane in last.lanes)
     for kind, tries, failed in worst:
         treatment = TREATMENT[kind]
-        left = failed or not treatment.again or (lost and treatment.health in REFUSED) or (stopped and treatment.health == "down")
+        halted = treatment.health == "down" or kind is Kind.CANCELLED
+        left = failed or not treatment.again or (lost and treatment.health in REFUSED) or (stopped and halted)
         yield page.Trouble(WORDS[kind], tries, failed, treatment.hint if left else "Sent again; nothing to do.")
 
 
@@ -165,7 +166,7 @@ def spent(lasts: Sequence[Moment], priced: Priced) -> float | None:
 def billed(lasts: Sequence[Moment]) -> str:
     """What may be on the bill without an answer."""
     doubtful = sum(last.maybe_billed for last in lasts)
-    return f"{plural(doubtful, 'failed attempt')} may be on the bill without an answer." if doubtful else ""
+    return f"{plural(doubtful, 'attempt')} may be on the bill without an answer." if doubtful else ""
 
 
 def settings(start: Start) -> Iterable[page.Value]:

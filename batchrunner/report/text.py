@@ -131,7 +131,7 @@ def _stopped(ending: Report, typed: Invocation, width: int) -> list[str]:
     summary, snapshot = ending.summary, ending.snapshot
     done = summary.total - summary.pending
     head, does = _halted(ending, typed)
-    dropped = f", {number(snapshot.gauges.in_flight)} in flight dropped" if snapshot.gauges.in_flight else ""
+    dropped = f" · {number(snapshot.dropped)} in flight dropped that may be billed" if snapshot.dropped else ""
     safe = " · nothing lost" if ending.results and summary.exit_code != BatchError.exit_code else ""  # else the reason says more
     counts = f"{number(done)} done, {number(summary.pending)} to go{safe}{dropped}"
     more = [("", Command(shlex.join([*typed.program, "explain", code]), f"what {code} means")) for code in _codes(summary)]
@@ -170,7 +170,7 @@ def _facts(ending: Report, typed: Invocation) -> list[Fact]:
     untold = f"{plural(snapshot.untold, 'answer')} without a count" if snapshot.untold and tokens else ""
     waiting = f"  (waiting for the first byte: {100 * snapshot.first_byte_share:.0f} %)"
     spread = " · ".join(f"{name} {seconds(value)}" for name, value in _quantiles(snapshot))
-    billed = f"{plural(summary.maybe_billed, 'failed attempt')} may be billed" if summary.maybe_billed else ""
+    billed = f"{plural(summary.maybe_billed, 'attempt')} may be billed without an answer" if summary.maybe_billed else ""
     limited = f"{plural(snapshot.limited, 'answer')} cut off at the token limit; ask for more tokens where that is too few"
     return [
         ("tokens", " · ".join(part for part in (tokens, cost, untold, billed) if part)),
