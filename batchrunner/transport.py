@@ -51,6 +51,7 @@ _NAMELESS = "\0"  # where the id of a sending is to stand
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[ -~\t]*")
 _PLACE = re.compile(r"[!-~]+")
+_LIKE = "Write it like https://api.example.com/v1."
 # Framing and connection belong to the wire, identity to the endpoint: no line of the input sets these.
 _FENCED = frozenset(
     [
@@ -101,6 +102,8 @@ class Transport:
         self._secure = self._origin.scheme == "https"
         self._spoken = False  # it has answered in HTTP
         self._host = self._origin.authority
+        if flaw := self._find_address("/")[1]:  # of every line: then it is none of theirs
+            raise UsageError("E102", f"No request can be sent to {name}: {flaw}.", _LIKE)
         self._trust = trust(connection.ca_bundle, os.environ if self._secure else {})
         self._proxy = proxy_for(base_url, connection.proxy, {})
         self._headers = _sets_of_headers({**headers, **secret}, ids)
@@ -269,7 +272,7 @@ def _origin(base_url: str) -> URL:
     try:
         return URL(base_url).origin()
     except ValueError:
-        raise UsageError("E102", "The base URL is not an address.", "Write it like https://api.example.com/v1.") from None
+        raise UsageError("E102", "The base URL is not an address.", _LIKE) from None
 
 
 def _sets_of_headers(own: Mapping[str, str], ids: Sequence[str]) -> "dict[tuple[bool, bool], CIMultiDict[str]]":

@@ -1,6 +1,8 @@
 """Which endpoints are opened with what: every provider, every variable, and what is refused."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchrunner.core.address import address
 from batchrunner.core.providers import AUTH, BY_NAME, PROVIDERS, recognised
@@ -262,6 +264,25 @@ async def test_a_base_url_is_spelled_as_it_is_sent(url: str, base: str, name: st
     assert (door.base_url, door.name) == (base, name)
     async with Transport(door.name, door.base_url, Connection()) as transport:
         assert transport._find_address("/v1/chat/completions")[1] == ""
+
+
+HOSTS = ["localhost", "A.Example", "☃.example", "xn--a", "xn--n3h", "a..b", "my_host", "[::1]", "[FE80::1%25e]", "℀", "ß", "-"]
+PIECES = st.sampled_from([*'/\\#?&=%é。@;[]<"^`{| \n\0\u200b', "//", "%zz", "%41", "/../", "v1"])
+
+
+@given(
+    st.sampled_from(["http://", "HTTPS://", "http:", " http://"]),
+    st.sampled_from(HOSTS) | st.text(max_size=4),
+    st.sampled_from(["", ":", ":80", ":08000", ":0", ":+1", ":٣", ":99999", "/"]),
+    st.lists(PIECES, max_size=5).map("".join),
+)
+def test_what_is_no_base_url_is_refused_here_and_not_in_every_line(scheme: str, host: str, port: str, rest: str) -> None:
+    try:
+        door = one(f"{scheme}{host}{port}/{rest}", api_key_env=("",))
+    except UsageError:
+        return
+    Transport(door.name, door.base_url, Connection())
+    assert one(door.base_url, api_key_env=("",)).base_url == door.base_url, "and what has been spelled stays as it is"
 
 
 @pytest.mark.parametrize("url", ["http://a.example/v1", "HTTP://10.0.0.7:8000", "http://[2001:db8::1]/v1", "http://0.0.0.0:8000"])

@@ -1359,6 +1359,8 @@ async def test_a_transport_can_be_opened_again() -> None:
         ({"headers": {"X Y": "1"}}, "E002"),
         ({"base_url": "not an address"}, "E102"),
         ({"base_url": "http://h:99999"}, "E102"),
+        ({"base_url": "http://H/v1"}, "E102"),
+        ({"base_url": "http://h/é"}, "E102"),
     ],
     ids=str,
 )

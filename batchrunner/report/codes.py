@@ -51,7 +51,8 @@ CODES: Mapping[str, Code] = {
     ),
     "E102": Code(
         "a base URL that is none",
-        "The address has no scheme or host, holds a user name or password, or names a simulated endpoint that does not exist.",
+        "The address has no scheme or host, holds a user name or password, a blank or another character that no address may "
+        "hold, or names a simulated endpoint that does not exist.",
         ("write it like https://api.example.com/v1 or http://localhost:8000/v1", "put keys into a variable: --api-key-env NAME"),
     ),
     "E103": Code(
