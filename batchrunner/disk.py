@@ -32,6 +32,7 @@ WHY = {
     errno.EPERM: "permission denied",
     errno.ELOOP: "it is a symbolic link",
     errno.EISDIR: "it is a directory",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 

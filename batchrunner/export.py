@@ -34,7 +34,7 @@ from batchrunner.records import prevailing
 from batchrunner.sheets import SHEETS, Form, Rows, columns_of
 from batchrunner.spooling import Spool
 from batchrunner.standing import BIT
-from batchrunner.terminal import carry, hush
+from batchrunner.terminal import carry, hush, refuse_closed
 
 STDOUT = "-"
 
@@ -58,6 +58,8 @@ def export(paths: Paths, target: str, columns: str = "", sheet: str = "") -> Exp
     UsageError E201: there are no results. E002: no such form. E003: the file is one of the job's own. E401: not ours.
     E206: an extra is missing. FileError E404: it cannot be written.
     """
+    if target == STDOUT:
+        refuse_closed("name one: batchrunner export INPUT FILE")
     files = _files(paths)
     form = _form(target, sheet, paths)
     with tempfile.TemporaryDirectory(prefix="batchrunner-") as folder:

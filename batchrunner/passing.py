@@ -19,7 +19,7 @@ from msgspec import structs
 from batchrunner.core.model import Request, Result
 from batchrunner.disk import DISK, why, write_all
 from batchrunner.engine import Chore
-from batchrunner.errors import StopError, UsageError
+from batchrunner.errors import FileError
 from batchrunner.iterables import IterableSource
 from batchrunner.job import Redact, watched, writer
 from batchrunner.looking import Untouched, check_input, check_shape, evidence_of, refuse_duplicates, refuse_own, with_kept
@@ -31,7 +31,7 @@ from batchrunner.settings import Settings
 from batchrunner.source import Source
 from batchrunner.spooling import Rows, as_lines, keep_input, lines_of, made_of, place
 from batchrunner.summary import Summary
-from batchrunner.terminal import printable
+from batchrunner.terminal import printable, refuse_closed
 
 STDOUT = "-"
 
@@ -50,8 +50,7 @@ class PipeJob:
 
     async def open(self, meter: Meter) -> None:
         """Count the lines and refuse duplicates. UsageError E2xx, E401."""
-        if sys.stdout is None:
-            raise UsageError("E401", "stdout is closed: there is no place for the results", "name one: -o FILE")
+        refuse_closed("name one: -o FILE")
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrunner-")))
         paths = with_kept(self._settings, Paths(Path(self.name), folder / "results", folder / "errors", folder))
         self._place = paths.input
@@ -75,7 +74,7 @@ class PipeJob:
         return watched(Source(self._path, self._settings.intake, origins=origins, model=model), self.order)
 
     async def put(self, results: Sequence[Result]) -> None:
-        """One line each on stdout. StopError when nobody reads it any more."""
+        """One line each on stdout. FileError E404 when nobody reads it any more."""
         self._print(self.order.release(results) if self.order else results)
 
     def _print(self, results: Sequence[Result]) -> None:
@@ -83,7 +82,7 @@ class PipeJob:
         try:
             write_all(DISK, sys.stdout.fileno(), printable(b"".join(map(write, results))))
         except OSError as error:
-            raise StopError(
+            raise FileError(
                 "E404", f"stdout cannot be written: {why(error)}", "-o FILE keeps results, and can be continued"
             ) from None
 

@@ -12,6 +12,7 @@ Rules:
 7. What is appended to the input after the survey waits for the next run.
 """
 
+import os
 from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -94,7 +95,8 @@ def survey(evidence: Evidence, reopen: Callable[[str], bool] | None = None, keep
         with ExitStack() as until:
             return _Survey(evidence, until, reopen or (lambda kind: False), keep_changed).run()
     except OSError as error:
-        message = f"Cannot compare the input with the output in {folder}: {why(error)}. Nothing was sent."
+        place = os.fsdecode(error.filename) if error.filename else f"in {folder}"
+        message = f"Cannot compare the input with the output {place}: {why(error)}. Nothing was sent."
         raise FileError("E404", message, "Mend that, then run the same command again.") from error
 
 

@@ -76,7 +76,7 @@ class Report(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Whether every line of the job has a good answer."""
+        """Whether every line that was to be asked has a good answer; those beyond a `limit` or a `where` are `pending`."""
         return self.summary.exit_code == 0
 
     @property

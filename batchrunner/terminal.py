@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from batchrunner.core.wording import visible
-from batchrunner.errors import BatchError, FileError
+from batchrunner.disk import why
+from batchrunner.errors import BatchError, FileError, UsageError
 
 
 def fill_streams() -> None:
@@ -61,6 +62,12 @@ def printable(content: bytes) -> bytes:
     return re.sub(r"[^\n\t]+", lambda run: visible(run[0]), content.decode(errors="backslashreplace")).encode()
 
 
+def refuse_closed(hint: str) -> None:
+    """UsageError E401: stdout is closed, so that nothing can be written there; the hint names another place."""
+    if sys.stdout is None:
+        raise UsageError("E401", "stdout is closed: there is no place for the results", hint)
+
+
 def carry(piece: bytes) -> None:
     """Write a piece of a file's content to stdout."""
     sys.stdout.buffer.write(printable(piece))
@@ -74,16 +81,37 @@ def complain(error: BatchError) -> None:
 
 
 def unexpected(error: Exception) -> int:
-    """One line for a fault of ours: what and where, but not its message, which may quote anything."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(where.filename).name}:{where.lineno}"
+    """One line for what nobody has foreseen: a file that the system keeps from us, or a fault of ours."""
     if os.environ.get("BATCHRUNNER_DEBUG"):
         with suppress(OSError):
             say(_shown(error), sys.stderr)
+    said = (_withheld(error) if isinstance(error, OSError) else None) or _ours(error)
+    complain(said)
+    return said.exit_code
+
+
+def _withheld(error: OSError) -> UsageError | None:
+    """What the system says of a place; None: it names none."""
+    if error.filename is not None:
+        hint = "ls -ld on it, and on the folders above, shows who may" if isinstance(error, PermissionError) else ""
+        return UsageError("E401", f"{os.fsdecode(error.filename)}: {why(error)}", hint)
+    if isinstance(error, FileNotFoundError) and not _somewhere():
+        return UsageError("E401", "the directory that this command was started in is gone", "cd to another one, then again")
+    return None
+
+
+def _somewhere() -> bool:
+    with suppress(FileNotFoundError):
+        return bool(Path.cwd())
+    return False
+
+
+def _ours(error: Exception) -> BatchError:
+    """A fault of ours: what and where, but not its message, which may quote anything."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
     said = f"unexpected {type(error).__name__} at {place}; results so far are safe."
-    ours = BatchError("E901", said, "BATCHRUNNER_DEBUG=1 shows more")
-    complain(ours)
-    return ours.exit_code
+    return BatchError("E901", said, "BATCHRUNNER_DEBUG=1 shows more")
 
 
 def _shown(error: Exception) -> str:

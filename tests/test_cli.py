@@ -1,5 +1,6 @@
 """cli and usage: parsing, help, errors and config show; nothing here needs an engine."""
 
+import errno
 import json
 import os
 import re
@@ -312,6 +313,13 @@ def test_what_nobody_expected_is_one_line_without_its_message(
     assert "Traceback" not in err
     monkeypatch.setenv("BATCHRUNNER_DEBUG", "1")
     assert "Traceback" in said(capsys, "a.jsonl")[2]
+
+
+def test_a_file_that_the_system_withholds_is_named(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:
+    batch.error = PermissionError(errno.EACCES, "Permission denied", "a.run/summary.json")
+    status, out, err = said(capsys, "a.jsonl")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: a.run/summary.json: permission denied [E401]\n   ls -ld")
 
 
 def test_an_interrupt_is_130(batch: Batch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -794,7 +794,8 @@ def test_a_reader_who_has_seen_enough_is_no_disaster(sim: Simulator) -> None:
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert "[E404]" in done.stderr
-    assert done.stdout == "3\n"
+    assert re.search(r"\n  [1-9]\d* done, [1-9]", done.stderr), "what was paid"
+    assert done.stdout == "4\n"
     assert sim.stats()["requests"] < 3000
 
 
@@ -808,10 +809,18 @@ def test_a_closed_standard_stream_does_not_hurt_the_results(sim: Simulator, clos
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(("words", "code"), [("a.jsonl -o - >&-", "E401"), ("- -o x.jsonl <&-", "E201"), ("- -o - <&-", "E201")])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("a.jsonl --base-url simulated -o - >&-", "E401"),
+        ("export a.jsonl - >&-", "E401"),
+        ("- --base-url simulated -o x.jsonl <&-", "E201"),
+        ("- --base-url simulated -o - <&-", "E201"),
+    ],
+)
 def test_a_closed_stream_that_is_needed(words: str, code: str) -> None:
     write(1)
-    words = f"{shlex.join(COMMAND)} --base-url simulated {words}"
+    words = f"{shlex.join(COMMAND)} {words}"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, env=environment(), check=False)
     assert (done.returncode, f"[{code}]" in done.stderr) == (2, True), done.stderr
 
@@ -1311,6 +1320,36 @@ def test_a_full_disk_ends_the_run_and_no_answer_is_paid_twice(run: Command, sim:
     assert run("a.jsonl", "--spill-dir", "spill").code == 0
     assert (ids(), sim.stats()["requests"]) == (list(range(200)), 200)
     assert list(Path("spill").iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_said(run: Command, command: Command) -> None:
+    write(1)
+    long = "a" * 300
+    for words in (["a.jsonl", "-o", f"{long}.jsonl"], [f"{long}.jsonl"], ["a.jsonl", "--report", f"{long}.html"]):
+        code, out, err = run(*words)
+        assert (code, out, ": the name is too long [E401]" in err) == (2, "", True)
+    assert command("status", f"{long}.jsonl")[0] == 2
+
+
+def test_a_directory_that_is_gone_is_said() -> None:
+    words = shlex.join([*COMMAND, "status", "a.jsonl"])
+    words = f"mkdir gone && cd gone && rmdir ../gone && {words}"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, env=environment(), check=False)
+    assert (done.returncode, "directory that this command was started in is gone [E401]" in done.stderr) == (2, True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_job_of_somebody_elses_is_named(run: Command, command: Command) -> None:
+    write(1)
+    assert run("a.jsonl").code == 0
+    for place in (Path("a.run"), Path("a.results.jsonl")):
+        mode = place.stat().st_mode
+        place.chmod(0)
+        for words in (["status", "a.jsonl"], ["check", "a.jsonl"], ["export", "a.jsonl", "-"]):
+            code, _, err = command(*words)
+            assert code == 0 or ("a.run" in err or "a.results.jsonl: permission denied" in err), words
+            assert "E901" not in err
+        place.chmod(mode)
 
 
 def test_a_disk_with_too_little_room_is_not_paid_for(run: Command, sim: Simulator) -> None:

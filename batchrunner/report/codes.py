@@ -224,8 +224,9 @@ CODES: Mapping[str, Code] = {
     ),
     "E401": Code(
         "a place where the output cannot be written",
-        "The path is a directory, a symbolic link, the input itself, or not allowed to be written; or it holds something "
-        "already that is not ours to write over, as far as one can see. "
+        "The path is a directory, a symbolic link, the input itself, or not allowed to be written, or, of a job that is only "
+        "looked at, to be read; its name is too long; the current directory is gone; or it holds something already that is not "
+        "ours to write over, as far as one can see. "
         "Links are refused, for a file that somebody else placed there must not decide where your answers go.",
         ("choose another place:  -o FILE", "ls -ld on the folder shows who may write", "if nobody needs what is there:  rm FILE"),
     ),
