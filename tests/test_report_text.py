@@ -7,7 +7,7 @@ from msgspec import structs
 
 from batchrunner.core.model import Kind
 from batchrunner.core.wording import WORDS
-from batchrunner.meter import Snapshot
+from batchrunner.meter import Gauges, Snapshot
 from batchrunner.report import layout, preview, text
 from batchrunner.report.invocation import Invocation
 from batchrunner.report.preview import CheckReport, Problem
