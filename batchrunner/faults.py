@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import (
     BadHttpMessage,
     BadStatusLine,
     ContentEncodingError,
+    ContentLengthError,
     HttpProcessingError,
     InvalidHeader,
     LineTooLong,
@@ -41,7 +42,9 @@ _OF_THE_PARSER: Mapping[type[Exception], str] = {
     LineTooLong: f"a line of more than {SIZES['max_line_size'] // 1024} KiB",
     BadStatusLine: "the first line is none of HTTP/1.1",
     InvalidHeader: "an invalid field",
-    TransferEncodingError: "an invalid chunk",
+    TransferEncodingError: "its chunks do not come to an end",
+    ContentLengthError: "it is shorter than its head says",
+    ContentEncodingError: "it cannot be undone",
 }
 _LOST = {Cause.DISCONNECTED, Cause.RESET}
 _MEANING: tuple[tuple[type[Exception], Cause, str], ...] = (
@@ -63,7 +66,10 @@ _MEANING: tuple[tuple[type[Exception], Cause, str], ...] = (
     (OSError, Cause.RESET, "the connection to {host} was lost"),
     (ValueError, Cause.INVALID, "the request cannot be put on the wire"),
 )
-_BROKEN_RULES = "{host} answered in HTTP that breaks the rules"
+_REFINED: Mapping[Cause, str] = {
+    Cause.MALFORMED: "{host} answered in HTTP that breaks the rules",
+    Cause.ENCODING: "the compression of the answer is broken",
+}
 FAILURES = tuple(kind for kind, _, _ in _MEANING)
 
 
@@ -143,7 +149,7 @@ def explain(error: Exception, exchange: Exchange, host: str, secure: bool, proxi
     if proxied and cause is Cause.DNS:  # no other name is looked up here
         cause, words = Cause.PROXY, "the name of the proxy cannot be resolved"
     cause = _cause(error, cause, exchange, proxied)
-    detail = (_BROKEN_RULES if cause is Cause.MALFORMED else words).format(host=host)
+    detail = _REFINED.get(cause, words).format(host=host)
     if why := _why(error):
         detail = f"{detail} ({why})"
     if hint := "" if spoken else _mixed_up(cause, exchange, secure):
