@@ -1,5 +1,7 @@
 """report.text: what a run says, and that nothing from outside can command the terminal."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -300,6 +302,14 @@ def test_where_a_run_wants_a_word_on_edited_lines_the_commands_say_it() -> None:
     (moved,) = text.decisions(JOB, 0, 3)
     assert moved.typed.endswith("--changed rerun")
     assert "put the lines back" in moved.does
+
+
+@pytest.mark.parametrize("width", range(24, 80))
+def test_an_option_is_not_parted_from_its_value(width: int) -> None:
+    said = "is the port right: batchrunner diagnose --base-url URL; in a stream: --stream on; or take --max-timeout 20m, it is said"
+    folded = layout.fold(said, width)
+    assert " ".join(folded) == said
+    assert not [line for line in folded if re.search(r"--[a-z-]+$", line)]
 
 
 @pytest.mark.parametrize("width", range(40, 101, 4))

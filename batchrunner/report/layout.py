@@ -3,8 +3,8 @@
 Rules:
 
 1. Pure functions; the width is an argument, in columns of plain letters.
-2. Prose is folded between words, never between a figure and its unit, and a list behind its dots. A command is never folded:
-   it must survive being copied, so that it gets a line of its own where there is no room beside it.
+2. Prose is folded between words, never between a figure and its unit or an option and its value, and a list behind its dots. A
+   command is never folded: it must survive being copied, so that it gets a line of its own where there is no room beside it.
 """
 
 import re
@@ -17,6 +17,8 @@ WIDTH = 96
 MARGIN = 12  # columns before what a fact says
 UNIT = re.compile(r"(?<=[0-9≈≤→$×]) (?=\S)|(?<=\S) (?=[×)])")
 """The space between a figure and its unit."""
+VALUE = re.compile(r"(?<![\w-])(--[a-z][a-z-]*) (?=[A-Z0-9]|on\b|off\b|auto\b|none\b)")
+"""The space between an option and its value, or the word that stands for one."""
 _TIED = "\x00"
 ITEM = 24  # letters of what stands between two dots that are kept on one line
 
@@ -34,7 +36,7 @@ Fact = tuple[str, str | Command]
 
 def fold(said: str, width: int, margin: int = 0) -> list[str]:
     """Prose in lines of at most `width` columns, each after a margin."""
-    items = UNIT.sub(_TIED, said).split(" · ")
+    items = VALUE.sub(rf"\1{_TIED}", UNIT.sub(_TIED, said)).split(" · ")
     tied = f"{_TIED}· ".join(each.replace(" ", _TIED) if len(items) > 1 and len(each) <= ITEM else each for each in items)
     space = " " * margin
     lines = textwrap.wrap(
