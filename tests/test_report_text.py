@@ -306,7 +306,7 @@ def test_where_a_run_wants_a_word_on_edited_lines_the_commands_say_it() -> None:
 
 @pytest.mark.parametrize("width", range(24, 80))
 def test_an_option_is_not_parted_from_its_value(width: int) -> None:
-    said = "is the port right: batchrunner diagnose --base-url URL; in a stream: --stream on; or take --max-timeout 20m, it is said"
+    said = "right? batchrunner diagnose --base-url URL; in a stream: --stream on; or take --max-timeout 20m, it is said"
     folded = layout.fold(said, width)
     assert " ".join(folded) == said
     assert not [line for line in folded if re.search(r"--[a-z-]+$", line)]
