@@ -102,11 +102,19 @@ def _check_text(value: Any) -> None:
                 raise ValueError("is not UTF-8") from None
 
 
+EXACT = 2**53
+"""Of a larger whole number not each figure counts any more, and not all that count with it hold it."""
+
+
 def _check_number(each: Option, number: float) -> None:
-    if number < each.least or (each.auto and number == 0):
-        raise ValueError(f"is too small: at least {each.least:g}" if each.least else "must be more than 0")
+    if each.positive and number <= 0:
+        raise ValueError("must be more than 0")
+    if number < each.least:
+        raise ValueError(f"is too small: at least {each.least:g}")
     if not isfinite(number):
         raise ValueError("is not a finite number")
+    if each.type is int and number > EXACT:
+        raise ValueError(f"is too large: at most {EXACT}")
 
 
 def _value(each: Option, raw: Any) -> Any:

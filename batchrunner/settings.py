@@ -126,6 +126,7 @@ class Option(Struct, frozen=True, kw_only=True):
     auto: bool
     choices: tuple[str, ...]
     least: float
+    positive: bool  # that 0 is no value
     default: Any
     help: str
     group: Group
@@ -159,6 +160,7 @@ def _described(name: str, section: str, annotation: Any, default: Any) -> Option
         auto=auto,
         choices=() if number or default == () else parts,
         least=meta.ge if meta.ge is not None else 0,
+        positive=auto or meta.gt == 0,
         default=default,
         help=meta.description,
         group=meta.extra["group"],

@@ -33,9 +33,11 @@ class Timeouts(Struct, frozen=True, kw_only=True):
         float | Auto,
         option("a whole attempt; auto learns it from the traffic", group="Patience", metavar="auto|T", unit="seconds"),
     ] = "auto"
-    max_timeout: Annotated[float, option("the longest that auto may wait", group="Patience", metavar="T", unit="seconds")] = 600.0
+    max_timeout: Annotated[
+        float, option("the longest that auto may wait", group="Patience", metavar="T", unit="seconds", gt=0)
+    ] = 600.0
     connect_timeout: Annotated[
-        float, option("DNS, TCP, TLS and proxy together", group="Patience", metavar="T", unit="seconds", main=False)
+        float, option("DNS, TCP, TLS and proxy together", group="Patience", metavar="T", unit="seconds", main=False, gt=0)
     ] = 10.0
     first_byte_timeout: Annotated[
         float | Auto,
