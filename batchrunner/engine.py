@@ -79,7 +79,7 @@ class Engine:
         self._grace = grace
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
-        self.feeder = Feeder(source, scheduler, self.outbox, hooks, self._clock, self._wake_lanes)
+        self.feeder = Feeder(source, scheduler, self.outbox, hooks, self._clock, self._wake_lanes, self._finish_if_idle)
         self._chance = chance
         self.dropped = False
         self._over = asyncio.Event()

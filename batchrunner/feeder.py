@@ -18,7 +18,7 @@ from batchrunner.outbox import Outbox
 
 
 class Feeder:
-    """Feeds one scheduler from one source. `wake` is called where there may be something to send."""
+    """Feeds one scheduler from one source. `wake` is called where something may be sent, `full` where no room is left."""
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Feeder:
         hooks: Hooks,
         clock: Callable[[], float],
         wake: Callable[[], None],
+        full: Callable[[], None],
     ) -> None:
         self.fed = False  # the source has given all it had
         self.closed = False
@@ -37,6 +38,7 @@ class Feeder:
         self._hooks = hooks
         self._clock = clock
         self._wake = wake
+        self._full = full
         self._room = asyncio.Event()  # not set while it is waited for
         self._room.set()
 
@@ -86,6 +88,7 @@ class Feeder:
         while not self._scheduler.offer(item):
             self._room.clear()
             self._wake()
+            self._full()  # it may be all that nobody in use serves: then nothing will end that would tell
             await self._room.wait()
 
     async def _fail(self, results: Sequence[Result]) -> None:

@@ -65,6 +65,26 @@ def test_who_is_cancelled_twice_keeps_what_was_answered() -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize("until", [0.0, 5.0])
+def test_a_backlog_that_only_an_endpoint_out_of_use_would_serve_ends_the_run(until: float) -> None:
+    """The last line that fits in is one of these, and what was asked of the other has all ended."""
+
+    async def refusing(attempt: Attempt) -> Reply:
+        served = asyncio.get_running_loop().time() - 1000.0 < until
+        return await prompt(attempt) if served else Reply(401, {}, b'{"error":{"message":"bad key","code":"invalid_api_key"}}')
+
+    async def main() -> None:
+        rows = [chat(n, model="ab"[n % 2]) for n in range(1, 1001)]
+        engine = engine_for(rows, prompt, refusing, mapped=True)
+        async with asyncio.timeout(10_000):
+            await engine.run()
+        assert engine.stopping.startswith("b: bad key")
+        assert engine.scheduler.open == 100
+        assert all(result.ok for result in results_of(engine))
+
+    run_virtual(main)
+
+
 def test_a19_the_work_goes_to_the_endpoint_that_is_not_slow() -> None:
     async def slow(_attempt: Attempt) -> Reply:
         await asyncio.sleep(20.0)

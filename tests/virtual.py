@@ -3,7 +3,7 @@
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -113,8 +113,8 @@ async def blocks(items: Iterable[Request | Result], size: int = 50) -> AsyncIter
     yield block
 
 
-def endpoint(name: str = "a", concurrency: int = 8) -> Endpoint:
-    return Endpoint(name, f"http://{name}/v1", Limit(Concurrency(concurrency=concurrency)))
+def endpoint(name: str = "a", concurrency: int = 8, models: Mapping[str, str] = {}) -> Endpoint:
+    return Endpoint(name, f"http://{name}/v1", Limit(Concurrency(concurrency=concurrency)), models=models)
 
 
 def engine_for(
@@ -124,11 +124,13 @@ def engine_for(
     max_open: int = 100,
     hedge: str = "",
     max_attempts: int = 8,
+    mapped: bool = False,
     **options: Any,
 ) -> Engine:
-    """An engine over scripted endpoints a, b, …; call inside a running loop."""
+    """An engine over scripted endpoints a, b, …, each for the model of its name if they are `mapped`; call inside a loop."""
     names = "abcdefgh"[: len(scripts)]
-    lanes, hedging = [endpoint(name, concurrency) for name in names], Hedging(hedge=hedge)
+    lanes = [endpoint(name, concurrency, {name: name} if mapped else {}) for name in names]
+    hedging = Hedging(hedge=hedge)
     scheduler = Scheduler(lanes, Retries(max_attempts=max_attempts), Timeouts(), max_open, hedging=hedging)
     transports = {name: ScriptedTransport(script) for name, script in zip(names, scripts, strict=True)}
     return Engine(
