@@ -19,8 +19,8 @@ _ODD = frozenset({"content-encoding", "upgrade"})
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,8}+\r\n").match
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _BODIED = re.compile(rb"HTTP/1\.[01] (?!1|204|304)[0-9]{3}[ \r]").match  # the status line of a reply that may have a body
-_FRAMES = re.compile(rb"\r\n(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE).findall
-_LENGTH = re.compile(rb"[0-9]{1,15}").fullmatch
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n").match
+_SIZE_OF_BODY, _CODING = b"\r\ncontent-length", b"\r\ntransfer-encoding"
 _STREAM = "text/event-stream"
 
 
@@ -50,10 +50,13 @@ def whole(chunk: bytes) -> Whole | None:
 def end_of(chunk: bytes) -> int:
     """Where the reply ends that `chunk` begins with, if its head tells; the end of `chunk` if not, or if there is no more."""
     stop = chunk.find(b"\r\n\r\n", 0, _LARGEST)
-    told = _FRAMES(chunk, 0, stop + 2) if stop > 0 and _BODIED(chunk) else []
-    if len(told) != 1 or told[0][0].lower() != b"content-length" or not _LENGTH(told[0][1]):
+    head = chunk[: stop + 2].lower() if stop > 0 else b""
+    at = head.find(_SIZE_OF_BODY)
+    told = _LENGTH(head, at) if at >= 0 else None
+    if told is None or (end := stop + 4 + int(told[1])) >= len(chunk):  # as nearly always
         return len(chunk)
-    return min(stop + 4 + int(told[0][1]), len(chunk))
+    sure = _BODIED(chunk) and _CODING not in head and head.rfind(_SIZE_OF_BODY) == at
+    return end if sure else len(chunk)
 
 
 def _framed(headers: Mapping[str, str], rest: bytes) -> bytes | None:
