@@ -29,8 +29,10 @@ class Call(Struct, frozen=True):
     own: Mapping[str, Any]
 
     def resolved(self) -> origins.Resolved:
-        """Settings in force for this command; its input is the one word that may be there."""
+        """Settings in force for this command; its input is the one word that may be there. UsageError E002: -o without a name."""
         environ = os.environ
+        if self.typed.get("output") == "":  # such as "$UNSET": results would go where nobody looks for them
+            raise UsageError("E002", "--output: '' names no file.", "Name one, or leave -o out.")
         flags = {**self.typed, "input": self.words[0] if self.words else ""}
         return origins.resolve(flags, environ, Path(), origins.user_file(environ))
 

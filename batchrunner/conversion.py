@@ -106,6 +106,11 @@ EXACT = 2**53
 """Of a larger whole number not each figure counts any more, and not all that count with it hold it."""
 
 
+def at_home(path: str) -> str:
+    """The path where a shell would have it that sees `~/`; in a file, a variable or quotes none does."""
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 - pathlib raises where there is no home
+
+
 def _check_number(each: Option, number: float) -> None:
     if each.positive and number <= 0:
         raise ValueError("must be more than 0")
@@ -136,6 +141,8 @@ def _value(each: Option, raw: Any) -> Any:
         raise ValueError(f"does not fit: {misfit(error)}") from None
     if each.metavar not in PLACES:
         _check_text(value)
+    elif each.metavar != "CMD":
+        value = at_home(value)
     _CHECKS.get(each.name, bool)(value)
     if each.name in SECRETIVE:
         _refuse_mask(each.name, value)

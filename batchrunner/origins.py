@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from batchrunner.contradictions import HOOKS, refuse_contradictions
-from batchrunner.conversion import Given, convert
+from batchrunner.conversion import Given, at_home, convert
 from batchrunner.core.selection import array_piece
 from batchrunner.errors import UsageError, misfit, nearest
 from batchrunner.roster import NAME, roster
@@ -164,7 +164,7 @@ def resolve(
         given = _over(given, layer)
     rows = given.pop(NAME, None)
     told = {name: convert(OPTIONS[name], found) for name, found in _situated(given, environ).items()}
-    settings = _assembled(os.fspath(path), told)
+    settings = _assembled(at_home(os.fspath(path)), told)
     if rows:
         place = rows.label.removeprefix(NAME).removeprefix(" in ")
         service = msgspec.structs.replace(settings.service, endpoints=roster(rows.value, place))

@@ -1322,6 +1322,13 @@ def test_a_full_disk_ends_the_run_and_no_answer_is_paid_twice(run: Command, sim:
     assert list(Path("spill").iterdir()) == []
 
 
+def test_an_output_without_a_name_is_refused(run: Command) -> None:
+    """As by `-o "$UNSET"`: the results would go where nobody looks for them."""
+    write(1)
+    code, out, err = run("a.jsonl", "-o", "")
+    assert (code, out, "--output: '' names no file. [E002]" in err) == (2, "", True)
+
+
 def test_a_name_that_is_too_long_is_said(run: Command, command: Command) -> None:
     write(1)
     long = "a" * 300

@@ -246,6 +246,15 @@ def test_arguments_of_the_library_go_the_same_way(tmp_path: Path) -> None:
     assert "Did you mean max_time?" in refused("E001", tmp_path, {"max_tim": 3}, origin=origins.ARGUMENT)
 
 
+def test_a_path_at_home_is_one_wherever_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell sees what stands in a file or a variable."""
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "batchrunner.toml").write_text('cache = "~/answers"\noutput = "a~/b"\n')
+    found = resolve(tmp_path, {"input": "~/in.jsonl", "notify": "~/tell"}, {"BATCHRUNNER_REPORT": "~/page.html"}).settings
+    assert (found.input, found.output, found.reusing.cache) == ("/home/me/in.jsonl", "a~/b", "/home/me/answers")
+    assert (found.display.report, found.display.notify) == ("/home/me/page.html", "~/tell")
+
+
 def test_the_users_file_lies_where_xdg_says() -> None:
     assert origins.user_file({"HOME": "/h"}) == Path("/h/.config/batchrunner/config.toml")
     assert origins.user_file({"HOME": "/h", "XDG_CONFIG_HOME": "/x"}) == Path("/x/batchrunner/config.toml")
