@@ -30,15 +30,14 @@ class Chances:
         self._suspicion = Suspicion()
         self._stiles: defaultdict[str, Turnstile] = defaultdict(Turnstile)  # by model
 
-    def answered(self, entry: Open) -> Open | None:
+    def answered(self, entry: Open, attempt: Attempt) -> Open | None:
         """An answer has come, which may pay for asking again what waits for that."""
         stile = self._stiles[entry.request.model]
         stile.passed += 1
         stile.freed += entry.spent.turned is not None
         self.let_in(entry)
         self._neighbours.good += 1
-        if entry.sent:
-            self._suspicion.answered(entry.sent)
+        self._suspicion.answered(attempt)
         self._purse.earn()
         return self.unpaid.popleft() if self.unpaid and self._purse.spend() else None
 

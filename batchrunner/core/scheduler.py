@@ -152,7 +152,7 @@ class Scheduler:
         """It is answered, given up, or sent again."""
         good = outcome.kind is Kind.OK
         why = "" if good else self._chances.over(entry, lane, attempt, outcome, now, self._others(attempt))
-        if good and (paid := self._chances.answered(entry)):
+        if good and (paid := self._chances.answered(entry, attempt)):
             self._queue.put_off(paid)
         if why is None:
             return self._again(entry, lane, outcome, now, u)

@@ -84,6 +84,15 @@ def test_another_endpoint_goes_first_if_there_is_one() -> None:
     assert twin_of(room, 50.0, "b").endpoint == "b"
 
 
+def test_an_answer_speaks_for_the_endpoint_that_gave_it() -> None:
+    room, last = ending(a=4, b=4)
+    twin_of(room, 50.0, "b")
+    room.settle(last, OK, 51.0, 0.5)
+    latest = room._chances._suspicion._latest
+    assert latest["a", "m"] == last.started
+    assert latest.get(("b", "m"), 0.0) < 50.0
+
+
 @pytest.mark.parametrize("winner", [0, 1])
 @pytest.mark.parametrize("end", [OK, FINAL], ids=["answered", "refused"])
 @pytest.mark.parametrize("loss", [Outcome(Kind.CANCELLED), OK, FAILED, TIMEOUT], ids=["off", "answered", "failed", "late"])
