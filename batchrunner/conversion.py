@@ -10,6 +10,7 @@ Rules:
 import os
 import re
 from collections.abc import Callable, Mapping
+from datetime import date, time
 from math import isfinite
 from typing import Any
 
@@ -54,6 +55,7 @@ _EXAMPLES = {
     int: "8, 40k",
     "hedge": "1%, 20",
     "max_failures": "200, 5%",
+    float: "0.5, 20, 1e3",
     "header": "X-Team=research",
     "param": "temperature=0",
     "price": "gpt-x-mini=0.15/0.60",
@@ -122,6 +124,15 @@ def _check_number(each: Option, number: float) -> None:
         raise ValueError(f"is too large: at most {EXACT}")
 
 
+def _read(each: Option, text: str) -> Any:
+    """Text as its option reads it. A figure below 0 is one, so that it is told what it is too small for."""
+    reader = _READ.get(each.unit) or _READ.get(each.type)
+    if reader is None:
+        return text
+    text = text.strip()
+    return -reader(text[1:]) if text.startswith("-") and each.type in (int, float) else reader(text)
+
+
 def _value(each: Option, raw: Any) -> Any:
     """A value as given to one that may be used. Raises ValueError with the end of a sentence."""
     if isinstance(raw, os.PathLike):
@@ -129,8 +140,7 @@ def _value(each: Option, raw: Any) -> Any:
     if each.auto and raw == "auto":
         return raw
     if isinstance(raw, str):
-        read = _READ.get(each.unit) or _READ.get(each.type)
-        raw = read(raw.strip()) if read else raw
+        raw = _read(each, raw)
     if each.choices and raw not in each.choices:
         raise ValueError(f"is not one of {', '.join(each.choices)}")
     if isinstance(raw, int | float):
@@ -157,13 +167,20 @@ def _refuse_mask(name: str, value: Any) -> None:
         raise ValueError(f"holds {MASK} for something that is not shown: put that in")
 
 
+def _shown(item: Any) -> str:
+    """A value as a file has it."""
+    if isinstance(item, bool):
+        return str(item).lower()
+    return str(item) if isinstance(item, date | time) else repr(item)
+
+
 def convert(each: Option, given: Given) -> Any:
     """The value of an option as it was given. Raises UsageError E002."""
     try:
         return _value(each, given.value)
     except ValueError as error:
         items = given.value if each.type is tuple and isinstance(given.value, list | tuple) else [given.value]
-        told = "the value" if each.name in SECRETIVE else ", ".join(map(repr, items))
+        told = "the value" if each.name in SECRETIVE else ", ".join(map(_shown, items))
         examples = ", ".join(each.choices) or _EXAMPLES.get(each.name) or _EXAMPLES.get(each.unit) or _EXAMPLES.get(each.type)
         hint = f"Examples: {examples}{', auto' if each.auto else ''}" if examples else ""
         raise UsageError("E002", f"{given.label}: {told} {error}.", hint) from None

@@ -82,6 +82,9 @@ _TYPES: Mapping[str, str] = {
     "array": "a list",
     "object": "a table",
     "null": "nothing",
+    "date": "a date",
+    "time": "a time",
+    "datetime": "a date and time",
 }
 _BOUNDS: Mapping[str, str] = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 

@@ -155,13 +155,15 @@ def _door(url: str, headers: Mapping[str, str], name: str | None, service: Servi
         wanted = chosen or provider.keys[0]
         hint = f'export {wanted}=…\nanother variable: --api-key-env NAME\nno key at all:    --api-key-env ""'
         raise UsageError("E101", f"no key for {host}: {wanted} is not set", hint)
+    auth = provider.auth if service.auth == "auto" else service.auth
+    _refuse_unsendable(chosen, key, encoded=auth == "basic")
     door = Door(
         urlsplit(url).netloc,
         _versioned(url, provider, environ),
         {**provider.headers, **dict(_told(provider, environ)), **headers},
         provider,
         Secret(key) if key else None,
-        provider.auth if service.auth == "auto" else service.auth,
+        auth,
         tuple(map(Secret, _telling(url, headers))),
     )
     _refuse_clear(door, chosen, host, service)
@@ -187,7 +189,14 @@ def _spelled(url: str) -> str:
 def _told(provider: Provider, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for variable, header in provider.told.items():
         if value := environ.get(variable, "").strip():
+            _refuse_unsendable(variable, value)
             yield header, value
+
+
+def _refuse_unsendable(variable: str, value: str, encoded: bool = False) -> None:
+    if not value.isprintable() or not (encoded or value.isascii()):
+        hint = f"set it again, without line breaks and letters outside ASCII:  export {variable}=…"
+        raise UsageError("E002", f"{variable} holds a character that no header may hold", hint)
 
 
 def _versioned(url: str, provider: Provider, environ: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from msgspec import Struct
 from batchrunner.contradictions import HOOKS, refuse_contradictions
 from batchrunner.conversion import Given, at_home, convert
 from batchrunner.core.selection import array_piece
+from batchrunner.disk import why
 from batchrunner.errors import UsageError, misfit, nearest
 from batchrunner.roster import NAME, roster
 from batchrunner.settings import FOREIGN, OPTIONS, PREFIX, PriceRow, Settings
@@ -29,6 +30,7 @@ COMMAND_LINE = "command line"
 ARGUMENT = "argument"
 FILE = "file "
 ALL_BUT = 0.85  # how like the name of ours a variable must be to be taken for a typo
+_SETTING = 'One setting a line: max_time = "2h"'
 PROJECT_FILE, SHARED_FILE = "batchrunner.toml", "pyproject.toml"
 
 
@@ -93,12 +95,15 @@ def _priced(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """The table `prices` as the items of the option `price` that it stands for."""
     if "prices" not in content:
         return content
+    items, place = [], "prices"
     try:
-        rows = msgspec.convert(content.pop("prices"), dict[str, PriceRow])
+        for model, found in msgspec.convert(content.pop("prices"), dict[str, Any]).items():
+            place = f'prices."{model}"'
+            row = msgspec.convert(found, PriceRow)
+            items.append(f"{model}={row.input!r}/{row.output!r}")
     except msgspec.ValidationError as error:
         hint = '[prices."MODEL"]\ninput = 0.15\noutput = 0.60'
-        raise UsageError("E002", f"{path}: prices: {misfit(error)}.", hint) from None
-    items = [f"{model}={row.input!r}/{row.output!r}" for model, row in rows.items()]
+        raise UsageError("E002", f"{path}: {place}: {misfit(error)}.", hint) from None
     more = content.get("price", [])
     return {**content, "price": [*([more] if isinstance(more, str) else more), *items]}
 
@@ -114,10 +119,12 @@ def _toml(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
         return dict(content)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
-        raise UsageError("E002", f"{path}: cannot be read as TOML: {error}.") from None
+    except OSError as error:
+        raise UsageError("E002", f"{path}: cannot be read: {why(error)}.", "A file is wanted there, or none.") from None
+    except ValueError as error:
+        raise UsageError("E002", f"{path}: cannot be read as TOML: {error}.", _SETTING) from None
     except (AttributeError, TypeError):
-        raise UsageError("E002", f"{path}: [{'.'.join(table)}] is not a table.") from None
+        raise UsageError("E002", f"{path}: [{'.'.join(table)}] is not a table.", _SETTING) from None
 
 
 def _project(directory: Path) -> dict[str, Given]:

@@ -307,6 +307,16 @@ def test_unknown_provider() -> None:
     assert "openai" in error.hint
 
 
+@pytest.mark.parametrize("flaw", ["a\nb", "a\rb", "clé", "a\udcff", "a\0b"])
+def test_what_cannot_be_sent_of_a_variable_is_refused_with_its_name(flaw: str) -> None:
+    azure, openai = "https://res.openai.azure.com", "https://api.openai.com/v1"
+    for url, variable in ((azure, "AZURE_OPENAI_API_KEY"), (openai, "OPENAI_API_KEY"), (openai, "OPENAI_ORG_ID")):
+        error = refused(url, environ={"OPENAI_API_KEY": KEY, variable: flaw})
+        assert (error.code, error.message) == ("E002", f"{variable} holds a character that no header may hold")
+        assert flaw not in str(error)
+    assert one(openai, environ={"OPENAI_API_KEY": "me:clé"}, auth="basic").opening == {"Authorization": "Basic bWU6Y2zDqQ=="}
+
+
 def test_g8_a_door_shows_no_key() -> None:
     door = one(f"https://a.example/v1?api_key={KEY}", environ={"OPENAI_API_KEY": KEY}, header=(f"X-Session={KEY}",))
     assert KEY not in f"{door!r} {door}"

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -95,6 +96,8 @@ def test_count(text: str, value: int) -> None:
         (units.size, ""),
         (units.truth, "maybe"),
         (units.number, "1,5"),
+        (units.number, "1e"),
+        (units.number, "inf"),
         (units.count, "9" * 400),
     ],
 )
@@ -291,8 +294,15 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name(tmp_path: Path, where:
         ("max_time", -1, ["--max-time: -1 is too small: at least 0."]),
         ("limit", "9" * 23, [f"--limit: '{'9' * 23}' is too large: at most 9007199254740992."]),
         ("limit", 2**53 + 1, ["--limit: 9007199254740993 is too large"]),
+        ("limit", "-1", ["--limit: '-1' is too small: at least 0."]),
+        ("max_line", "-4k", ["--max-line: '-4k' is too small: at least 1024."]),
+        ("max_time", "-5m", ["--max-time: '-5m' is too small: at least 0."]),
+        ("max_cost", "-1", ["--max-cost: '-1' is too small: at least 0.", "Examples: 0.5"]),
+        ("max_cost", "inf", ["--max-cost: 'inf' is not a number.", "Examples: 0.5"]),
+        ("max_cost", "1e999", ["--max-cost: '1e999' is not a finite number."]),
+        ("limit", True, ["--limit: true does not fit: a whole number is wanted, not true or false."]),
+        ("timeout", date(2024, 1, 1), ["--timeout: 2024-01-01 does not fit: a number or a text is wanted, not a date."]),
         ("max_line", "8193TiB", ["--max-line: '8193TiB' is too large", "64KiB"]),
-        ("limit", True, ["--limit"]),
         ("quiet", "maybe", ["--quiet", "neither true nor false"]),
         ("max_timeout", float("inf"), ["--max-timeout", "finite"]),
         ("max_timeout", float("nan"), ["--max-timeout", "finite"]),
@@ -314,6 +324,22 @@ def test_a_bad_value_says_where_it_stands(tmp_path: Path) -> None:
     assert refused("E002", tmp_path, {}, {"BATCHRUNNER_TIMEOUT": "x"}).startswith("BATCHRUNNER_TIMEOUT: 'x'")
     (tmp_path / "batchrunner.toml").write_text("timeout = 'x'\n")
     assert refused("E002", tmp_path).startswith(f"timeout in {tmp_path / 'batchrunner.toml'}: 'x'")
+
+
+def test_a_bad_price_says_of_which_model(tmp_path: Path) -> None:
+    file = tmp_path / "batchrunner.toml"
+    for written, said in (
+        ("prices = 3", "prices: a table is wanted, not a whole number."),
+        ("prices.m = 3", 'prices."m": a table is wanted, not a whole number.'),
+        ('prices."a-1".input = "x"', 'prices."a-1": input: a number is wanted, not a text.'),
+    ):
+        file.write_text(f"prices.ok.input = 1\n{written}\n" if "." in written else written)
+        assert f"{file}: {said}" in refused("E002", tmp_path)
+
+
+def test_a_folder_in_place_of_a_file_of_settings_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "batchrunner.toml").mkdir()
+    assert "batchrunner.toml: cannot be read: it is a directory.\n" in refused("E002", tmp_path).replace(" [E002]", "")
 
 
 @pytest.mark.parametrize("content", ["max_attempts = ", "\xff\xfe", "[tool]\nbatchrunner = 3\n", "tool = 3\n"])

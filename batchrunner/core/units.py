@@ -10,6 +10,7 @@ import re
 
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PLAIN = re.compile(_NUMBER)
+_DECIMAL = re.compile(_NUMBER + r"(?:e[+-]?[0-9]+)?", re.IGNORECASE)
 _DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m", "s", "ms")))
 _SPANS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 _SIZE = re.compile(_NUMBER + r" ?(?:([kmgt])(i?b)?|b)?", re.IGNORECASE)
@@ -53,8 +54,8 @@ def truth(text: str) -> bool:
 
 
 def number(text: str) -> float:
-    """A plain decimal number."""
-    if not _PLAIN.fullmatch(text):
+    """A decimal number, `20` or `2e1`."""
+    if not _DECIMAL.fullmatch(text):
         raise ValueError("is not a number")
     return float(text)
 
