@@ -42,6 +42,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     maybe_billed: int = 0
     hedged: int | UnsetType = UNSET  # second attempts beside stragglers; left out where there were none
     hit_token_limit: int | UnsetType = UNSET  # good answers that end at the limit of their tokens; left out as well
+    without_usage: int | UnsetType = UNSET  # answers that count no tokens: tokens and cost are the least; likewise
     duplicates: int = 0
     seconds: float = 0.0
     tokens: Tokens = Tokens()
@@ -96,7 +97,7 @@ class Report(Struct, frozen=True):
 
     @property
     def cost(self) -> float | None:
-        """What this run has cost, in US dollars; None when that is not known."""
+        """What this run has cost, in US dollars; None when that is not known. The least, where answers count no tokens."""
         return self.summary.cost
 
     @property
@@ -128,6 +129,7 @@ def summarise(snapshot: Snapshot, input: str, stopped: str = "", exit_code: int 
         maybe_billed=snapshot.maybe_billed,
         hedged=snapshot.hedged or UNSET,
         hit_token_limit=snapshot.limited or UNSET,
+        without_usage=snapshot.untold or UNSET,
         duplicates=snapshot.duplicates,
         seconds=round(snapshot.seconds, 3),
         tokens=Tokens(snapshot.tokens_in, snapshot.tokens_out),

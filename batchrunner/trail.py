@@ -181,6 +181,7 @@ def _moment(session: int, at: float, span: float, sight: Sight, tally: Tally, us
         retries=seen.retries,
         recovered=seen.recovered,
         unsent=seen.unsent,
+        untold=seen.untold,
         room=seen.gauges.room,
         maybe_billed=seen.maybe_billed,
         tokens_in=seen.tokens_in,

@@ -247,6 +247,14 @@ def test_answers_that_end_at_the_token_limit_are_told_only_where_there_were_any(
     assert summarise(meter.snapshot(2.0), "a").hit_token_limit == 1
 
 
+def test_answers_that_count_no_tokens_are_told_only_where_there_were_any() -> None:
+    meter = Meter(0.0, 2)
+    meter(event(1.0, Kind.OK, usage=Usage(1, 1)))
+    assert "without_usage" not in summarise(meter.snapshot(1.0), "a").to_json().decode()
+    meter(event(2.0, Kind.OK))
+    assert summarise(meter.snapshot(2.0), "a").without_usage == 1
+
+
 def test_what_the_end_of_a_run_cut_off_is_counted_apart_where_it_may_be_billed() -> None:
     meter = Meter(0.0, 4)
     for message, billed in ((DROPPED, True), (DROPPED, True), (DROPPED, False), (BEATEN, True)):

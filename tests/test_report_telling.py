@@ -256,6 +256,14 @@ def test_an_unknown_cost_is_unknown() -> None:
     assert [price.source for price in told(lines).prices] == [""]
 
 
+def test_what_the_sums_leave_out_is_said() -> None:
+    assert told([start(), moment(1, 5.0, ok=9)]).cost == ""
+    assert told([start(), moment(1, 5.0, ok=9, maybe_billed=1)]).cost == "1 attempt may be on the bill without an answer."
+    silent = "2 answers without a count of tokens: this is the least."
+    assert told([start(), moment(1, 5.0, ok=9, untold=2)]).cost == silent
+    assert told([start(), moment(1, 5.0, ok=9, untold=2, tokens_in=0, tokens_out=0)]).cost == "", "no sum is shown"
+
+
 def test_prices_are_of_sums_over_sessions() -> None:
     asked = []
 

@@ -9,7 +9,6 @@ Rules:
 """
 
 from collections.abc import Iterable, Mapping
-from math import inf
 from typing import Annotated, Any
 
 from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
@@ -28,6 +27,7 @@ _FOREIGN = Verdict(Kind.GARBLED, "not_an_answer", "the body is JSON, but no answ
 _GRAVITY = {Kind.OK: 0, Kind.POLICY: 1}  # of several choices the gravest decides; what may still succeed is graver than both
 
 
+MOST = 1e6  # that one answer may cost; what says more counts in something else, or is broken
 _Count = Annotated[int, Meta(ge=0, le=10**12)] | None
 
 
@@ -46,7 +46,9 @@ class _Tokens(Struct, gc=False):
 def _price(cost: Any) -> float | UnsetType:
     """What an answer says it costs: a number (OpenRouter, LiteLLM), or a table with the total (Perplexity)."""
     total = cost.get("total_cost") if isinstance(cost, dict) else cost
-    return float(total) if isinstance(total, int | float) and 0 <= total < inf else UNSET
+    if not isinstance(total, int | float) or isinstance(total, bool):
+        return UNSET
+    return float(total) if 0 <= total <= MOST else UNSET
 
 
 _TOKENS: Decoder[_Tokens | None] = Decoder(_Tokens | None)

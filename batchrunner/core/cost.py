@@ -18,6 +18,7 @@ from batchrunner.core.model import Attempt, Event, Kind, Usage
 from batchrunner.core.policy import option
 from batchrunner.core.route import Route
 from batchrunner.core.trail import Spend
+from batchrunner.core.wording import plural
 
 ANY = "*"
 MILLION = 1_000_000
@@ -139,6 +140,7 @@ class Budget:
         self._spent = 0.0
         self._tokens = 0
         self._answers = 0
+        self._untold = 0  # beside those
         self.over = ""
 
     def __call__(self, event: Event) -> None:
@@ -147,17 +149,21 @@ class Budget:
         if attempt is None or outcome is None or self.over:
             return
         if untold(event):
-            self.over = "" if self._answers else self._unkept("an answer does not say how many tokens it used")
-            return
-        self._ended += 1
-        if outcome.usage is None:
-            return
-        self._answers += 1
-        self._tokens += outcome.usage.input + outcome.usage.output
-        if self._spending.max_cost:
-            self._pay(attempt, outcome.usage)
-        if not self.over:
+            self._untold += 1
+        else:
+            self._ended += 1
+        if outcome.usage is not None:
+            self._take(attempt, outcome.usage)
+        elif self._untold and not self._answers:
+            self.over = self._unkept("an answer does not say how many tokens it used", ": --limit N bounds a run instead")
+        if self._answers and not self.over:
             self._judge()
+
+    def _take(self, attempt: Attempt, usage: Usage) -> None:
+        self._answers += 1
+        self._tokens += usage.input + usage.output
+        if self._spending.max_cost:
+            self._pay(attempt, usage)
 
     def _pay(self, attempt: Attempt, usage: Usage) -> None:
         told, model = None if usage.cost is UNSET else usage.cost, attempt.request.model
@@ -174,11 +180,11 @@ class Budget:
 
     def _judge(self) -> None:
         share = 1.0 + (self._sent() - self._ended) / self._answers
+        silent = f" and {plural(self._untold, 'answer')} without a count" if self._untold else ""
+        beside = f"with what is in flight{silent} about"
         most, most_tokens = self._spending.max_cost, self._spending.max_tokens_total
         if most and self._spent * share >= most:
-            self.over = (
-                f"{self._spent:.4g} spent, with what is in flight about {self._spent * share:.4g} (max_cost {most:g}) [E303]"
-            )
+            self.over = f"{self._spent:.4g} spent, {beside} {self._spent * share:.4g} (max_cost {most:g}) [E303]"
         elif most_tokens and self._tokens * share >= most_tokens:
-            counted = f"{self._tokens:,} tokens used, with what is in flight about {self._tokens * share:,.0f}"
+            counted = f"{self._tokens:,} tokens used, {beside} {self._tokens * share:,.0f}"
             self.over = f"{counted} (max_tokens_total {most_tokens:,}) [E303]"

@@ -200,6 +200,7 @@ class Moment(Struct, frozen=True, kw_only=True, tag="moment", tag_field="event")
     answers: list[Size] = []
     judged: Judged = Judged()
     unsent: int = 0  # requests of this run that came to their end without a sending
+    untold: int = 0  # answers that do not say how many tokens they used
     room: int = 0  # in flight at each endpoint that open files leave room for; 0: for as many as are wanted
 
     @property

@@ -163,10 +163,13 @@ def spent(lasts: Sequence[Moment], priced: Priced) -> float | None:
     return sum(cost for cost in known if cost is not None) if known and None not in known else None
 
 
-def billed(lasts: Sequence[Moment]) -> str:
-    """What may be on the bill without an answer."""
-    doubtful = sum(last.maybe_billed for last in lasts)
-    return f"{plural(doubtful, 'attempt')} may be on the bill without an answer." if doubtful else ""
+def uncounted(lasts: Sequence[Moment]) -> str:
+    """What may be on the bill beside what is counted."""
+    used = sum(last.tokens_in + last.tokens_out for last in lasts)
+    untold, doubtful = (sum(getattr(last, name) for last in lasts) for name in ("untold", "maybe_billed"))
+    silent = f"{plural(untold, 'answer')} without a count of tokens: this is the least." if untold and used else ""
+    unanswered = f"{plural(doubtful, 'attempt')} may be on the bill without an answer." if doubtful else ""
+    return f"{silent} {unanswered}".strip()
 
 
 def settings(start: Start) -> Iterable[page.Value]:

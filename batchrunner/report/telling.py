@@ -73,7 +73,7 @@ def tell(
         spikes=tuple(rows.spikes(evidence)) if evidence else (),
         slowest=tuple(rows.slowest(attempts)),
         prices=tuple(rows.prices(lasts, priced)),
-        cost=rows.billed(lasts),
+        cost=rows.uncounted(lasts),
         settings=tuple(rows.settings(start)) if start else (),
         files=tuple(files),
     )

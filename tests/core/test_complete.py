@@ -246,6 +246,11 @@ def test_what_no_request_can_use_is_no_count(count: object) -> None:
     assert outcome(200, chat("stop", usage=count)).usage is None
 
 
+@pytest.mark.parametrize("cost", [-1, True, 1e300, 10**400, {"total_cost": 1e300}, "0.1"])
+def test_what_no_answer_can_cost_is_no_price(cost: object) -> None:
+    assert outcome(200, chat("stop", usage={"prompt_tokens": 9, "cost": cost})).usage == Usage(9, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "flags"),
     [

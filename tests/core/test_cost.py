@@ -107,7 +107,8 @@ def test_a_cap_on_what_no_answer_says_stops_at_once(cap: str) -> None:
     budget(answered(0, 0, usage=False, route=Route.MODERATIONS))  # free
     assert budget.over == ""
     budget(answered(0, 0, usage=False))
-    assert budget.over == f"an answer does not say how many tokens it used, so --{cap} cannot be kept [E303]"
+    said = f"so --{cap} cannot be kept: --limit N bounds a run instead [E303]"
+    assert budget.over == f"an answer does not say how many tokens it used, {said}"
 
 
 def test_among_others_an_answer_that_does_not_say_counts_as_the_mean() -> None:
@@ -119,4 +120,16 @@ def test_among_others_an_answer_that_does_not_say_counts_as_the_mean() -> None:
     assert budget.over == ""  # 0.1 each
     sent[0] = 5
     budget(answered(1, 0))
-    assert "0.2 spent, with what is in flight about 0.5 " in budget.over
+    assert "0.2 spent, with what is in flight and 3 answers without a count about 0.5 " in budget.over
+
+
+def test_nor_is_a_cap_passed_where_no_answer_says_any_more_what_it_used() -> None:
+    sent = [1]
+    budget = Budget(Spending(max_tokens_total=100), Prices({}), lambda: sent[0])
+    budget(answered(20, 5))
+    for sent[0] in (2, 3):
+        budget(answered(0, 0, usage=False))
+        assert budget.over == ""
+    sent[0] = 4
+    budget(answered(0, 0, usage=False))
+    assert "25 tokens used, with what is in flight and 3 answers without a count about 100 (" in budget.over
