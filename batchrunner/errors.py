@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 if TYPE_CHECKING:
+    from batchrunner.core.model import Result
     from batchrunner.summary import Report, Summary
 
 
@@ -30,7 +31,7 @@ class BatchError(Exception):
     """
 
     exit_code = 4
-    results: Sequence[object] = ()
+    results: "Sequence[Result]" = ()
     report: "Report | None" = None
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:

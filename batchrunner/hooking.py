@@ -16,6 +16,7 @@ import msgspec
 
 from batchrunner.containment import in_their_code
 from batchrunner.core.model import Attempt, Event, Kind, Outcome, Request, Result
+from batchrunner.errors import UsageError
 from batchrunner.expectation import Misfit, blamed, reader_of
 from batchrunner.hooks import Hooks
 
@@ -27,7 +28,12 @@ OnEvent = Callable[[Event], object]
 
 
 def hooks_of(prepare: Prepare | None, validate: Validate | None, classify: Classify | None, on_event: OnEvent | None) -> Hooks:
-    """The hooks of a run, from the functions that were given; without any of them nothing is called."""
+    """The hooks of a run, from the functions that were given; without any nothing is called. UsageError E002: no function."""
+    hooks: dict[str, object] = {"prepare": prepare, "validate": validate, "classify": classify, "on_event": on_event}
+    for name, given in hooks.items():
+        if given is not None and not callable(given):
+            hint = "Sync or async; for validate it may be a type as well."
+            raise UsageError("E002", f"{name}: a function is wanted, not {type(given).__name__}", hint)
 
     async def prepared(request: Request) -> object:
         return await _called(prepare, request) if prepare else request

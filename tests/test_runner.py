@@ -84,7 +84,7 @@ async def test_a_run_that_was_stopped_says_so_after_its_last_result(kept: bool, 
     output = tmp_path / "out.jsonl" if kept else None
     with pytest.raises(StopError, match=r"\[E303\]") as stop:
         await batchrunner.Runner(**options).gather(lines(200), output)
-    answered = [result.id for result in stop.value.results if isinstance(result, Result)]
+    answered = [result.id for result in stop.value.results]
     assert 0 < len(answered) < 200
     assert answered == sorted(answered, key=lambda name: int(name[2:]))
     assert not kept or set(ids(tmp_path / "out.jsonl")) >= set(answered)
@@ -195,7 +195,7 @@ async def test_a_stop_tells_what_earlier_calls_have_kept_too(tmp_path: Path) -> 
     await batchrunner.gather(lines(200), output, base_url="simulated", limit=50)
     with pytest.raises(StopError) as stop:
         await batchrunner.gather(lines(200), output, base_url="simulated", max_tokens_total=1, concurrency=2)
-    answered = [result.id for result in stop.value.results if isinstance(result, Result)]
+    answered = [result.id for result in stop.value.results]
     assert answered[:51] == [f"q-{n}" for n in range(51)]
     assert len(answered) == len(ids(output)) < 200
 
@@ -254,7 +254,7 @@ async def test_rows_that_raise_in_the_middle_lose_no_answer() -> None:
     runner = batchrunner.Runner(base_url="simulated", concurrency=1, on_event=count)
     with pytest.raises(batchrunner.BatchError, match=r"ValueError: mine \[E501\]") as broken:
         await runner.gather(rows())
-    assert [result.id for result in broken.value.results if isinstance(result, Result)] == [f"q-{n}" for n in range(5)]
+    assert [result.id for result in broken.value.results] == [f"q-{n}" for n in range(5)]
 
 
 @pytest.mark.parametrize("output", [None, "out.jsonl"])
@@ -721,6 +721,12 @@ async def test_wrong_options_say_so(options: dict[str, Any], code: str, tmp_path
         await batchrunner.gather(lines(1), **options)
     assert caught.value.code == code
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("hook", ["prepare", "validate", "classify", "on_event"])
+def test_what_is_no_function_is_no_hook(hook: str) -> None:
+    with pytest.raises(batchrunner.BatchError, match=f"{hook}: a function is wanted, not int \\[E002\\]"):
+        batchrunner.Runner(base_url="simulated", **{hook: 5})  # type: ignore[arg-type]
 
 
 async def test_retry_asks_again_for_the_kinds_that_exist(tmp_path: Path) -> None:
