@@ -75,8 +75,9 @@ def _refuse_unknown(loose: Sequence[str], parser: _Parser, verb: str) -> None:
         if word.startswith("-") and word != "-":
             flag = word.partition("=")[0]
             whose = [name for name, each in VERBS.items() if flag in each.own]
-            hint = f"It is one of {' and '.join(whose)}." if whose else _meant(flag, parser)
-            raise UsageError("E001", f"{flag}: no such option{' of ' + verb if verb != 'run' else ''}.", hint)
+            said = f"{flag}: no such option{' of ' + verb if verb != 'run' else ''}."
+            meant = f"It is one of {' and '.join(whose)}." if whose else _meant(flag, parser)
+            raise UsageError("E001", said, meant or f"All there are: batchrunner {verb} --help")
 
 
 def _meant(flag: str, parser: argparse.ArgumentParser) -> str:

@@ -238,10 +238,11 @@ def test_a_flag_that_may_stand_alone_leaves_the_input_alone(batch: Batch, capsys
     [
         (["a.jsonl", "--max-attempt", "3"], "E001", ["--max-attempt: no such option", "Did you mean --max-attempts?"]),
         (["a.jsonl", "--concurency=3"], "E001", ["--concurency: no such option", "--concurrency"]),
+        (["status", "a.jsonl", "--zzz"], "E001", ["batchrunner status --help"]),
         (["status", "a.jsonl", "--all"], "E001", ["--all: no such option of status"]),
         (["a.jsonl", "-x"], "E001", ["-x: no such option"]),
         (["a.jsonl", "--done", "b"], "E001", ["--done: no such option", "It is one of retry."]),
-        (["a.jsonl", "--nosuch"], "E001", ["no such option. [E001]\n"]),
+        (["a.jsonl", "--nosuch"], "E001", ["no such option. [E001]\n   All there are: batchrunner run --help\n"]),
         (["a.jsonl", "--no-quite"], "E001", ["Did you mean --no-quiet?"]),
         (["chekc", "a.jsonl"], "E003", ["what is 'a.jsonl'", "Did you mean check?"]),
         (["config", "shwo"], "E001", ["config shwo", "config show"]),
