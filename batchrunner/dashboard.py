@@ -29,7 +29,7 @@ from aiohttp import web
 
 from batchrunner import __version__
 from batchrunner.core.trail import Moment
-from batchrunner.core.wording import visible
+from batchrunner.core.wording import plural, visible
 from batchrunner.meter import Snapshot
 from batchrunner.pages import Pages
 from batchrunner.report import html
@@ -179,7 +179,7 @@ class Dashboard:
     async def _rate(self, request: web.Request) -> web.Response:
         rpm = _whole((await request.post()).get("n"), 0, MOST_RPM)
         self._seen().engine.repace(rpm)
-        said = f"{rpm} requests a minute for each model at each endpoint" if rpm else "as many requests as are let in"
+        said = f"{plural(rpm, 'request')} a minute for each model at each endpoint" if rpm else "as many requests as are let in"
         return web.Response(text=f"{said} from now on\n")
 
 

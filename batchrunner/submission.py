@@ -28,7 +28,7 @@ from batchrunner.core.address import NO_PROXY
 from batchrunner.core.asking import asking
 from batchrunner.core.model import Request, Result, Route
 from batchrunner.core.service import as_said
-from batchrunner.core.wording import seconds
+from batchrunner.core.wording import plural, seconds
 from batchrunner.disk import replace
 from batchrunner.errors import FileError, StopError, UsageError
 from batchrunner.filing import FileJob
@@ -260,7 +260,8 @@ class _Submission:
         batch = found or await self._api.create(part.file_id, part.url, part.mark)
         part.batch_id, part.status = batch.id, batch.status
         self._shelf.save()
-        self._note(f"batch {batch.id}: {part.lines:,} requests to {part.url}; Ctrl-C is safe, the same command goes on with it")
+        asked = plural(part.lines, "request")
+        self._note(f"batch {batch.id}: {asked} to {part.url}; Ctrl-C is safe, the same command goes on with it")
 
     async def _look(self, part: Part) -> None:
         batch = await self._api.look(part.batch_id)

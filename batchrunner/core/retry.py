@@ -20,6 +20,7 @@ from msgspec import Struct
 from batchrunner.core.model import Attempt, Kind, Outcome
 from batchrunner.core.policy import option
 from batchrunner.core.turnstile import Turned
+from batchrunner.core.wording import plural
 
 
 class Retries(Struct, frozen=True, kw_only=True):
@@ -151,7 +152,7 @@ class Spent(Struct, gc=False):
     def over(self, policy: Retries) -> str:
         """After what the request is given up, in words; empty: it may be sent again."""
         if self.failures >= policy.max_attempts:
-            return f"{self.failures} failed attempts"
+            return plural(self.failures, "failed attempt")
         if self.kills >= MOST_KILLS:
             return f"{self.kills} attempts without an answer in time, each given longer than the one before"
         if policy.max_age and self.seconds >= policy.max_age:

@@ -24,7 +24,7 @@ from batchrunner.core.deadlines import Imposed, Timeouts, imposed
 from batchrunner.core.model import Attempt, Event, Kind, Outcome
 from batchrunner.core.policy import option
 from batchrunner.core.treatment import FLED, REFUSED, TREATMENT, heard
-from batchrunner.core.wording import seconds
+from batchrunner.core.wording import plural, seconds
 
 ENOUGH = 100
 OURSELVES = frozenset({Kind.LOCAL, Kind.CRASHED})  # they say nothing of who should answer
@@ -103,7 +103,7 @@ def reason_to_stop(stopping: Stopping, succeeded: int, failed: int, elapsed: flo
     too_often = share is not None and finished >= ENOUGH and failed > share * finished
     if not (too_many or too_often):
         return ""
-    return f"{failed} of {finished} requests failed (max_failures {stopping.max_failures}) [E306]"
+    return f"{failed} of {plural(finished, 'request')} failed (max_failures {stopping.max_failures}) [E306]"
 
 
 def alike(stopping: Stopping) -> int:

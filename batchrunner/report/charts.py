@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from batchrunner.core.wording import amount, clock
+from batchrunner.core.wording import amount, clock, plural
 from batchrunner.core.wording import seconds as lasting
 from batchrunner.report import svg
 from batchrunner.report.parts import legend, section, shown, table
@@ -126,7 +126,7 @@ def deaths(story: Story) -> str:
     there = {death.group for death in story.deaths}
     lines = [svg.Line(said, group, ()) for group, said in DEATH_WORDS.items() if group in there]
     marks = svg.markers([across.place(spike.age) for spike in story.spikes], "spike")
-    said = f"Ages at which {sum(death.count for death in story.deaths)} attempts ended without an answer."
+    said = f"Ages at which {plural(sum(death.count for death in story.deaths), 'attempt')} ended without an answer."
     words = ([f"{tick:g} s" for tick in across.ticks], _plain(up))
     drawn = svg.plot(svg.bars(columns, up) + marks, across, up, words, said)
     spikes = "".join(f"<p>{shown(spike.words)}</p>" for spike in story.spikes)

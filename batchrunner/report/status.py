@@ -12,7 +12,7 @@ from math import inf
 
 import msgspec
 
-from batchrunner.core.wording import amount, clock, money, number, rate, seconds, visible
+from batchrunner.core.wording import amount, clock, money, number, plural, rate, seconds, visible
 from batchrunner.meter import Lane, Snapshot
 from batchrunner.report.layout import fit
 
@@ -71,7 +71,7 @@ def lines(snapshot: Snapshot, width: float = inf) -> tuple[str, ...]:
 
 def block(snapshot: Snapshot) -> str:
     """The same figures for who asks in between, with a line for each endpoint."""
-    lanes = [f"  {_lane(lane, snapshot.gauges.timeouts)}  {number(lane.attempts)} attempts" for lane in snapshot.lanes]
+    lanes = [f"  {_lane(lane, snapshot.gauges.timeouts)}  {plural(lane.attempts, 'attempt')}" for lane in snapshot.lanes]
     return "\n".join([f"{counted(snapshot)} done  {pace(snapshot)}", *lines(snapshot)[:2], *lanes])
 
 
