@@ -21,7 +21,7 @@ from batchrunner import __version__, usage
 from batchrunner.call import Call
 from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.settings import OPTIONS
-from batchrunner.terminal import complain, fill_streams, say, unexpected, width
+from batchrunner.terminal import POOR, complain, fill_streams, say, unexpected, width
 from batchrunner.verbs import VERBS, Verb
 
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fill_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a poor locale may miss ✓
+            stream.reconfigure(errors=POOR)  # type: ignore[union-attr]
     try:
         return _answered(sys.argv[1:] if argv is None else argv)
     except BatchError as error:

@@ -4,14 +4,16 @@ Rules:
 
 1. stdout carries the answer to the question, stderr the rest.
 2. Whatever goes wrong ends as one sentence with a code and what to do, never as a traceback (BATCHRUNNER_DEBUG=1 shows it).
-3. Every word from outside is made visible before it is printed.
+3. Every word from outside is made visible before it is printed. Marks that a terminal has no letters for have others.
 """
 
+import codecs
 import os
 import re
 import shutil
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +21,32 @@ from typing import TextIO
 from batchrunner.core.wording import visible
 from batchrunner.disk import why
 from batchrunner.errors import BatchError, FileError, UsageError
+
+POOR = "batchrunner.poor"
+"""The name of what a stream does with letters that it does not have (`reconfigure(errors=POOR)`)."""
+_STAND_INS: Mapping[str, str] = {
+    "·": "-",
+    "×": "x",
+    "→": "->",
+    "✓": "ok",
+    "✗": "x",
+    "■": "#",
+    "≈": "~",
+    "±": "+-",
+    "≤": "<=",
+    "…": "...",
+    "–": "-",
+}
+
+
+def _poorly(error: UnicodeError) -> tuple[str, int]:
+    """Our own marks as ASCII, everything else spelled out."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(_STAND_INS.get(each) or ascii(each)[1:-1] for each in missing), error.end
+
+
+codecs.register_error(POOR, _poorly)
 
 
 def fill_streams() -> None:

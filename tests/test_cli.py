@@ -483,3 +483,12 @@ def test_a_full_stdout_is_a_local_fault() -> None:
 def test_a_poor_locale_is_no_fault() -> None:
     found = process("-m", "batchrunner", "-h", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (found.returncode, found.stderr) == (0, "")
+    assert "\\" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("utf-8", "✓ 3 · 4 → é 漢"), ("latin-1", "ok 3 · 4 -> é \\u6f22"), ("ascii", "ok 3 - 4 -> \\xe9 \\u6f22")],
+)
+def test_marks_that_a_terminal_does_not_have(encoding: str, said: str) -> None:
+    assert "✓ 3 · 4 → é 漢".encode(encoding, terminal.POOR).decode(encoding) == said
