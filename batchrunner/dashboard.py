@@ -18,7 +18,7 @@ import hmac
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from html import escape
 from importlib.resources import files
 from typing import Self
@@ -153,7 +153,7 @@ class Dashboard:
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         run = self._seen()
-        said = exposition(run.snapshot(), run.moments(), __version__, run.engine.scheduler.paused)
+        said = exposition(run.snapshot(), [*run.moments(), run.glance()], __version__, run.engine.scheduler.paused)
         return web.Response(body=said.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _seen(self) -> Run:
@@ -224,7 +224,7 @@ def _figures(run: Run) -> dict[str, object]:
         **_counted(snapshot),
         **_measured(snapshot),
         "kinds": {kind.value: count for kind, count in snapshot.kinds.items()},
-        "endpoints": _endpoints(snapshot, run.moments()),
+        "endpoints": _endpoints(snapshot, run.glance()),
         "findings": [{"code": each.code, "verdict": each.verdict} for each in run.diagnose()],
     }
 
@@ -268,8 +268,8 @@ def _measured(snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def _endpoints(snapshot: Snapshot, moments: Sequence[Moment]) -> list[dict[str, object]]:
-    """Each endpoint as the last moment saw it."""
+def _endpoints(snapshot: Snapshot, moment: Moment) -> list[dict[str, object]]:
+    """Each endpoint as it is now."""
     lanes = {lane.name: lane for lane in snapshot.lanes}
     return [
         {
@@ -284,7 +284,7 @@ def _endpoints(snapshot: Snapshot, moments: Sequence[Moment]) -> list[dict[str, 
             "state": lane.state,
             "timeout": lane.deadline,
         }
-        for lane in (moments[-1].lanes if moments else ())
+        for lane in moment.lanes
     ]
 
 

@@ -26,7 +26,7 @@ from msgspec import Struct, structs
 
 from batchrunner.attempts import Attempts, Keeping
 from batchrunner.core.model import Event
-from batchrunner.core.tally import Tally
+from batchrunner.core.tally import LaneTally, Tables, Tally
 from batchrunner.core.trail import End, Finding, LaneMoment, Moment, Ourselves, Start, TrailLine, joined
 from batchrunner.engine import Chore
 from batchrunner.meter import Snapshot
@@ -107,9 +107,8 @@ class Trail:
     def take(self) -> Moment:
         """Take a moment of now, keep it and write it."""
         now = self._clock()
+        moment = self._moment(now, self.vitals.taken(), LaneTally.taken)
         span, self._taken_at = now - self._taken_at, now
-        sight = self._look()
-        moment = _moment(self.start.session, now - self._began, span, sight, self.tally, self.vitals.taken())
         self.tally.adapt(span)
         if self._attempts:
             self._attempts.know(moment)
@@ -118,6 +117,10 @@ class Trail:
         if len(self.recent) > RECENT:
             self.recent = thinned(self.recent)
         return moment
+
+    def glance(self) -> Moment:
+        """A moment of now that is not kept: what it counts, the next one that is taken counts as well."""
+        return self._moment(self._clock(), self.recent[-1].us if self.recent else Ourselves(), LaneTally.tables)
 
     def close(self, summary: Summary | None, findings: Sequence[Finding] = ()) -> None:
         """Write the end, and let the files go. `summary` is None when the run did not get to have one."""
@@ -136,6 +139,10 @@ class Trail:
             self._events.close()
         if self._attempts:
             self._attempts.scroll.close()
+
+    def _moment(self, now: float, us: Ourselves, tables: Callable[[LaneTally], Tables]) -> Moment:
+        at, span = now - self._began, now - self._taken_at
+        return _moment(self.start.session, at, span, self._look(), self.tally, us, tables)
 
     async def _tick(self) -> None:
         self.vitals.tick()
@@ -165,7 +172,9 @@ def thinned(moments: Sequence[Moment]) -> list[Moment]:
     return [*(joined(first, second) for first, second in pairs), *moments[len(moments) // 2 * 2 :]]
 
 
-def _moment(session: int, at: float, span: float, sight: Sight, tally: Tally, us: Ourselves) -> Moment:
+def _moment(
+    session: int, at: float, span: float, sight: Sight, tally: Tally, us: Ourselves, tables: Callable[[LaneTally], Tables]
+) -> Moment:
     seen = sight.snapshot
     return Moment(
         session=session,
@@ -194,7 +203,7 @@ def _moment(session: int, at: float, span: float, sight: Sight, tally: Tally, us
         limit=seen.gauges.limit,
         retrying=seen.gauges.retrying,
         oldest=round(sight.oldest, 3),
-        lanes=[_lane(lane, tally) for lane in sight.lanes],
+        lanes=[_lane(lane, tally, tables) for lane in sight.lanes],
         us=us,
         spend=tally.spend(),
         prompts=tally.prompts(),
@@ -203,11 +212,11 @@ def _moment(session: int, at: float, span: float, sight: Sight, tally: Tally, us
     )
 
 
-def _lane(lane: LaneMoment, tally: Tally) -> LaneMoment:
+def _lane(lane: LaneMoment, tally: Tally, tables: Callable[[LaneTally], Tables]) -> LaneMoment:
     counted = tally.lanes.get(lane.name)
     if counted is None:
         return lane
-    phases, deaths, kills = counted.taken()
+    phases, deaths, kills = tables(counted)
     return structs.replace(
         lane,
         attempts=counted.attempts,

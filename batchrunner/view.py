@@ -77,6 +77,10 @@ class Run:
         """The moments of this run so far; in a long one several have become one."""
         return list(self.trail.recent)
 
+    def glance(self) -> Moment:
+        """What has been counted since the last of them, and what is so now."""
+        return self.trail.glance()
+
     def diagnose(self) -> list[Finding]:
         """What the diagnosis says by now."""
         return diagnose(self.moments())

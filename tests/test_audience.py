@@ -15,6 +15,7 @@ import pytest
 
 import batchrunner
 from batchrunner import cli
+from batchrunner import trail as trail_room
 from batchrunner.audience import Audience
 from batchrunner.dashboard import Dashboard
 from batchrunner.engine import Engine
@@ -223,6 +224,23 @@ async def test_status_and_metrics_are_open_and_hold_counts_only(job: Path) -> No
         status, text = await text_of(browser, "/metrics")
         assert status == 200
         assert 'batchrunner_lines{state="pending"}' in text
+
+
+async def test_what_one_look_at_the_metrics_says_agrees(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long ago a moment was taken."""
+    monkeypatch.setattr(trail_room, "FIRST_EVERY", 1e6)
+    async with browsed(job) as (_, browser, _gate):
+        figures = {"attempts": 0}
+        while figures["attempts"] < 20:  # as many as come through the gate
+            figures = json.loads((await text_of(browser, "/status.json"))[1])
+        samples = re.findall(r"^batchrunner_(\w+)(\S*) ([0-9.]+)$", (await text_of(browser, "/metrics"))[1], re.MULTILINE)
+        attempts = sum(float(value) for name, _, value in samples if name == "attempts_total")
+        assert attempts == figures["attempts"]
+        assert sum(float(value) for name, _, value in samples if name == "endpoint_attempts_total") == attempts
+        good = next(float(value) for name, labels, value in samples if name == "requests_total" and "succeeded" in labels)
+        counted = (float(value) for name, labels, value in samples if name == "request_seconds_count" and '"total"' in labels)
+        assert sum(counted) == good
+        assert sum(endpoint["attempts"] for endpoint in figures["endpoints"]) == attempts
 
 
 @pytest.mark.parametrize("path", ["/", "/stream"])

@@ -279,6 +279,17 @@ def test_memory_holds_a_bounded_number_of_moments() -> None:
     assert sum(each.span for each in trail.recent) == pytest.approx(3 * RECENT)
 
 
+def test_a_glance_keeps_nothing_and_takes_nothing_away() -> None:
+    sight = Sight(snapshot=batchrunner.meter.Snapshot(), lanes=[LaneMoment(name="a")])
+    trail = Trail(None, Opening(version="1", input="a"), lambda: sight, pytest.fail, Keeping(), Clock())
+    trail.tally(event())
+    for _ in range(2):
+        assert (trail.glance().lanes[0].attempts, sum(trail.glance().lanes[0].phases["total"].values())) == (1, 1)
+    assert trail.recent == []
+    assert sum(trail.take().lanes[0].phases["total"].values()) == 1
+    assert trail.glance().lanes[0].phases == {}
+
+
 # ---- whole runs ----
 
 

@@ -25,6 +25,8 @@ LOST = frozenset({Kind.NETWORK, Kind.TRUNCATED})
 LOST_STATUS = frozenset({408, 502, 504, 524})  # what a proxy says that lost patience
 _PER_4 = 1 / log(4)
 
+Tables = tuple[dict[str, Buckets], Buckets, Buckets]
+
 
 class ModelTally(Struct, gc=False):
     """Tokens of one model at one endpoint; `told` is what the provider itself says they cost."""
@@ -51,10 +53,14 @@ class LaneTally(Struct):
     models: dict[str, ModelTally] = {}
     last: Attempt | None = None  # whose deadlines are the ones in force
 
-    def taken(self) -> tuple[dict[str, Buckets], Buckets, Buckets]:
-        """The tables since the last time, which begin anew: phases, deaths, kills."""
+    def tables(self) -> Tables:
+        """What has been counted since the tables were last taken: phases, deaths, kills."""
         phases = {name: getattr(self, name) for name in ("connect", "first_byte", "body", "total") if getattr(self, name)}
-        taken = phases, self.deaths, self.kills
+        return phases, self.deaths, self.kills
+
+    def taken(self) -> Tables:
+        """The same, which begins anew."""
+        taken = self.tables()
         self.connect, self.first_byte, self.body, self.total, self.deaths, self.kills = {}, {}, {}, {}, {}, {}
         return taken
 

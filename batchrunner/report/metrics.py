@@ -5,7 +5,8 @@ Rules:
 1. Rendered from our own counters when somebody asks; nothing is counted twice. Names and meanings stand in one table.
 2. Labels are of few values: endpoint, model, kind, phase. Never an id.
 3. Counters and histograms are of this run, from its beginning. `le` is a bound of ours; a histogram's sum is that of the
-   middles of 5 % buckets. What comes from moments is at most a few seconds old.
+   middles of 5 % buckets, and at high rates one answer in it stands for several (`core.tally`).
+4. What is said together agrees: it is all of now, but for lag and memory of the process, which may be some seconds old.
 
 Source: Prometheus text exposition format 0.0.4.
 """
@@ -52,7 +53,7 @@ Sample = tuple[str, Mapping[str, str], float]
 
 
 def exposition(snapshot: Snapshot, moments: Sequence[Moment], version: str, paused: bool = False) -> str:
-    """Everything, as text that Prometheus reads."""
+    """Everything, as text that Prometheus reads. The last of the moments is that of the snapshot."""
     samples = _counters(snapshot) | _gauges(snapshot, paused, version) | _of_moments(moments)
     return "".join(_family(name, samples[name]) for name in NAMES if samples.get(name))
 
