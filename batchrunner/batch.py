@@ -28,6 +28,7 @@ from batchrunner.core.model import Request, Result
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.service import as_said
 from batchrunner.core.stopping import alike
+from batchrunner.core.trail import Moment
 from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
 from batchrunner.engine import Chore, Engine, Transport
 from batchrunner.errors import BatchError
@@ -38,14 +39,15 @@ from batchrunner.job import Job
 from batchrunner.keyring import Door
 from batchrunner.learned import Memory
 from batchrunner.listed import load, price_of
-from batchrunner.looking import at_hand, failures, standing_of
-from batchrunner.meter import Meter
+from batchrunner.looking import at_hand, failures, kind_named, standing_of
+from batchrunner.meter import Gauges, Meter, Snapshot
 from batchrunner.network import fitted
 from batchrunner.outbox import Deliver, Listener, Sink
 from batchrunner.passing import STDOUT, PipeJob
 from batchrunner.paths import PAGE
 from batchrunner.pilot import Pilot
 from batchrunner.reopening import Reopen
+from batchrunner.replay import last_moment
 from batchrunner.reuse import reuse_of, shared_cache
 from batchrunner.settings import Settings
 from batchrunner.slimming import Slimmer, slimmer_of
@@ -129,11 +131,20 @@ def status(settings: Settings) -> Report:
         standing = standing_of(as_lines(settings), paths)
     meter = Meter(0.0, standing.total)
     meter.resume(standing.succeeded, failures(standing))
-    snapshot = meter.snapshot(0.0)
+    meter.duplicates, moment = standing.repeated, last_moment(paths)
+    snapshot = _as_run(meter.snapshot(0.0), moment) if moment else meter.snapshot(0.0)
     summary = summarise(snapshot, settings.input, exit_code=3 if standing.pending else 0)
     page = str(paths.report) if paths.report.exists() else ""
-    undecided = standing.undecided(settings.changed)
-    return Report(summary, snapshot, str(paths.results), str(paths.errors), page=page, undecided=undecided)
+    results, errors, undecided = str(paths.results), str(paths.errors), standing.undecided(settings.changed)
+    return Report(summary, snapshot, results, errors, page=page, counted=moment is not None, undecided=undecided)
+
+
+def _as_run(standing: Snapshot, moment: Moment) -> Snapshot:
+    """Lines as they stand, with what the run of this moment has counted beside them."""
+    names = ("attempts", "retries", "recovered", "maybe_billed", "untold", "tokens_in", "tokens_out")
+    counts = {name: getattr(moment, name) for name in names}
+    kinds = {kind_named(name): count for name, count in moment.kinds.items()}
+    return structs.replace(standing, seconds=moment.at, kinds=kinds, gauges=Gauges(cost=moment.cost), **counts)
 
 
 def _judging(settings: Settings, hooks: Hooks, stack: AsyncExitStack) -> tuple[Hooks, Slimmer | None]:

@@ -19,9 +19,12 @@ from batchrunner.core.trail import AttemptLine, Moment, SessionLine, Start, Trai
 from batchrunner.paths import Paths
 from batchrunner.scroll import older
 
+LATELY = 2**20  # bytes at the end of events.jsonl in which the last moment stands
+
 T = TypeVar("T")
 _EVENT: msgspec.json.Decoder[TrailLine] = msgspec.json.Decoder(TrailLine)
 _START: msgspec.json.Decoder[Start] = msgspec.json.Decoder(Start)
+_MOMENT: msgspec.json.Decoder[Moment] = msgspec.json.Decoder(Moment)
 _ATTEMPT: msgspec.json.Decoder[SessionLine | AttemptLine] = msgspec.json.Decoder(SessionLine | AttemptLine)
 
 
@@ -45,9 +48,18 @@ def last_moments(paths: Paths) -> Sequence[Moment]:
     return busy[-1] if busy else []
 
 
+def last_moment(paths: Paths) -> Moment | None:
+    """What the last run last said of itself; None when there is none that said anything."""
+    return _last(_read(paths.events, _MOMENT, LATELY, b'{"event":"moment"'))
+
+
 def last_start(paths: Paths) -> Start | None:
     """How the last session began; None when there is none."""
-    return next(iter(deque(_read(paths.events, _START, begins=b'{"event":"start"'), 1)), None)
+    return _last(_read(paths.events, _START, begins=b'{"event":"start"'))
+
+
+def _last(lines: Iterator[T]) -> T | None:
+    return next(iter(deque(lines, 1)), None)
 
 
 def _read(path: Path, decoder: "msgspec.json.Decoder[T]", last: int = 0, begins: bytes = b"") -> Iterator[T]:

@@ -3,7 +3,8 @@
 Rules:
 
 1. `total = succeeded + failed + invalid + pending`, always, and checked where a summary is made.
-2. Counts of lines are of the whole job; counts of attempts, tokens and cost are of this run.
+2. Counts of lines are of the whole job; counts of attempts, tokens and cost are of this run, or of the last one where only
+   the files are looked at. Where that has left no trail they are not known, and left out.
 """
 
 from typing import Any, cast
@@ -14,6 +15,11 @@ from msgspec import UNSET, Struct, UnsetType
 from batchrunner.core.trail import Finding
 from batchrunner.meter import Snapshot
 from batchrunner.records import written_out
+
+OF_A_RUN = frozenset(
+    {"attempts", "retries", "rate_limited", "timeouts", "truncated", "maybe_billed", "seconds", "tokens", "cost"}
+)
+"""What a summary says of one run, not of the job."""
 
 
 class Tokens(Struct, frozen=True):
@@ -69,6 +75,7 @@ class Report(Struct, frozen=True):
     errors: str = ""
     findings: tuple[Finding, ...] = ()  # what the diagnosis says of this run
     page: str = ""  # where the report to look at is; "" for nowhere
+    counted: bool = True  # whether anything is known of attempts, tokens and time
     undecided: tuple[int, int] = (0, 0)  # as `Standing.undecided` has it: what the same command would refuse
 
     def __repr__(self) -> str:
@@ -106,8 +113,9 @@ class Report(Struct, frozen=True):
         return self.summary.exit_code
 
     def to_dict(self) -> dict[str, Any]:
-        """`summary.json` as a dict."""
-        return cast("dict[str, Any]", msgspec.to_builtins(self.summary))
+        """`summary.json` as a dict, without what is not known."""
+        told = cast("dict[str, Any]", msgspec.to_builtins(self.summary))
+        return {name: value for name, value in told.items() if self.counted or name not in OF_A_RUN}
 
 
 def summarise(snapshot: Snapshot, input: str, stopped: str = "", exit_code: int = 0) -> Summary:  # noqa: A002 - the field's name

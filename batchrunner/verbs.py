@@ -96,7 +96,7 @@ def _status(call: Call) -> int:
     from batchrunner import batch
 
     ending, typed = batch.status(settings), call.again(given_before(settings))
-    say(ending.summary.to_json().decode() if settings.display.json else text.status(ending, typed, width()))
+    say(written_out(ending.to_dict()).decode() if settings.display.json else text.status(ending, typed, width()))
     return ending.exit_code
 
 

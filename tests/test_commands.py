@@ -25,6 +25,7 @@ from batchrunner.cli import main
 from batchrunner.core import endpoints
 from batchrunner.simulator import Profile, Simulator
 from batchrunner.simulator.ledger import Ledger
+from batchrunner.summary import OF_A_RUN
 from tests.crash import chat, environment, served
 from tests.server import FaultServer, Peer, Script, Seen, json_reply, reply
 from tests.server import chat as answer
@@ -657,6 +658,12 @@ def test_status_tells_how_a_job_stands_and_changes_nothing(run: Command, command
     code, out, _ = command("status", "a.jsonl", "--json")
     told = json.loads(out)
     assert (code, told["succeeded"], told["pending"]) == (3, 4, 6)
+    ran = summary()
+    assert {name: told[name] for name in OF_A_RUN} == {name: ran[name] for name in OF_A_RUN} | {"seconds": told["seconds"]}
+    assert (told["attempts"], 0 < told["seconds"] <= ran["seconds"]) == (4, True)
+    Path("a.run/events.jsonl").unlink()
+    told = json.loads(command("status", "a.jsonl", "--json").out)
+    assert (told["succeeded"], OF_A_RUN.intersection(told)) == (4, frozenset()), "what is not known is no 0"
     run()
     code, out, _ = command("status", "a.jsonl")
     assert (code, out.splitlines()[0]) == (0, "a.jsonl  100 % · 10 of 10 done")
