@@ -119,6 +119,9 @@ async def run(
                 await engine.run([*chores, *caps, *watch(view)])
             except BatchError as error:
                 failure = error
+            except asyncio.CancelledError:
+                trail.take()  # no ending will say what it has cost
+                raise
             ending = _ending(view, failure)
     finally:  # the connections have gone: their descriptors may be needed for the files
         await _close(job, trail, ending, failure)

@@ -217,6 +217,7 @@ def _failed(event: Event) -> str:
     assert outcome is not None
     what = outcome_in_words(outcome.kind, outcome.status)
     then = "failed for good" if event.result is not None else "to be sent again"
+    then = outcome.message if outcome.kind is Kind.CANCELLED else then  # our own: why it is not waited for any more
     return (
         f"{visible(attempt.request.id)} attempt {attempt.number} at {attempt.endpoint}: {what}, {then}"
         if attempt

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from batchrunner.core.model import Attempt, Deadlines, Event, Kind, Outcome, Request, Result, Route
+from batchrunner.core.treatment import DROPPED
 from batchrunner.looking import shown
 from batchrunner.meter import Gauges, Lane, Snapshot
 from batchrunner.progress import Display, Progress
@@ -422,9 +423,11 @@ def test_verbose_tells_failed_attempts_without_the_servers_words() -> None:
     progress = Progress(Display(verbose=True), "a", stream, clock=lambda: NOON)
     progress(failed_attempt())
     progress(failed_attempt(final=True))
+    progress(msgspec.structs.replace(failed_attempt(), outcome=Outcome(Kind.CANCELLED, message=DROPPED)))
     assert stream.getvalue().splitlines() == [
         "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited (HTTP 429), to be sent again",
         "12:00:00 r\\x1b[31m-7 attempt 2 at A: rate limited (HTTP 429), failed for good",
+        "12:00:00 r\\x1b[31m-7 attempt 2 at A: cancelled, dropped as the run ended",
     ]
     other, quiet = logged()
     other(failed_attempt())

@@ -24,6 +24,7 @@ from batchrunner.errors import FileError, StopError
 from batchrunner.journal import Durability, Journal
 from batchrunner.options import Options
 from batchrunner.paths import Paths
+from batchrunner.replay import last_moment
 from batchrunner.settings import OPTIONS
 from batchrunner.simulator import Profile, Simulator
 from tests.server import FaultServer, answering, json_reply
@@ -310,6 +311,9 @@ async def test_cancelling_keeps_what_is_done_and_propagates(tmp_path: Path) -> N
             await task
         done = ids(tmp_path / "in.results.jsonl")
         assert 20 <= len(done) < 200
+        last = last_moment(Paths.of(job))
+        assert last
+        assert (last.done, last.in_flight, last.maybe_billed) == (len(done), 0, last.kinds.get("cancelled", 0))
         report = await batchrunner.run(job, base_url=simulator.url)
     assert (report.succeeded, report.summary.resumed) == (200, len(done))
     assert len(set(ids(tmp_path / "in.results.jsonl"))) == 200
