@@ -370,7 +370,7 @@ def test_block_is_for_who_asks() -> None:
     assert told[0] == "15,491/50,000 done  05:34<12:24  46.4 req/s"
     assert told[3:] == ["  A 3.9/12 s ≤ 26 s  9 attempts", "  B 2.6/7.8 s ≤ 21 s  9 attempts"]
     silent = msgspec.structs.replace(SNAPSHOT, lanes=(Lane(name="C\x1b", attempts=1, succeeded=0, p50=0.0, p95=0.0),))
-    assert block(silent).splitlines()[3] == "  C\\x1b no answer yet  1 attempts"
+    assert block(silent).splitlines()[3] == "  C\\x1b no answer yet  1 attempt"
 
 
 # ---- lines in between ----
