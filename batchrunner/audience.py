@@ -68,7 +68,7 @@ class Audience:
                 await self._dashboard.close(self._ending)
         ending = failure or self._ending
         if ending and self._settings.display.notify:
-            self._insist(await notify(self._settings.display.notify, ending, self._settings.input))
+            self.insist(await notify(self._settings.display.notify, ending, self._settings.input))
 
     def watch(self, run: Run) -> Sequence[Chore]:
         """A run begins."""
@@ -78,7 +78,7 @@ class Audience:
         self._tell(run.note)
         if self._dashboard:
             self._dashboard.watch(run, self._pages)
-            self._insist(f"live: {self._dashboard.url}")
+            self.insist(f"live: {self._dashboard.url}")
 
         async def draw() -> None:
             self.progress.show(run.snapshot())
@@ -90,11 +90,19 @@ class Audience:
         self._ending = ending
         self.progress.close()
         if self._pages:
-            tell = self._insist if self._settings.display.report else self._tell
+            tell = self.insist if self._settings.display.report else self._tell
             if wrong := await self._pages.keep(ending):
                 tell(wrong)
                 return structs.replace(ending, page="")
         return ending
+
+    def insist(self, line: str) -> None:
+        """What was asked for is said even where nothing else is."""
+        if line and self.progress.mode == "none":
+            with suppress(Exception):
+                sys.stderr.write(f"{line}\n")
+        else:
+            self._tell(line)
 
     async def _open(self, port: int) -> None:
         from batchrunner.dashboard import Dashboard
@@ -102,18 +110,10 @@ class Audience:
         try:
             self._dashboard = await Dashboard.open(port)
         except OSError as error:
-            self._insist(f"--dashboard: there is no port to listen on: {error.strerror}")
+            self.insist(f"--dashboard: there is no port to listen on: {error.strerror}")
             return
         if self._dashboard.port != port:
-            self._insist(f"--dashboard: port {port} is taken; another one is used")
-
-    def _insist(self, line: str) -> None:
-        """What was asked for is said even where nothing else is."""
-        if line and self.progress.mode == "none":
-            with suppress(Exception):
-                sys.stderr.write(f"{line}\n")
-        else:
-            self._tell(line)
+            self.insist(f"--dashboard: port {port} is taken; another one is used")
 
     def _tell(self, line: str) -> None:
         if line:

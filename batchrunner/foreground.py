@@ -4,7 +4,7 @@ Rules:
 
 1. The first SIGINT, SIGTERM or SIGHUP drains, the second drops, the third exits at once. What has no result stays pending.
    Before the run begins nothing is under way, and any of them ends the process.
-2. A SIGHUP that was ignored when we started (nohup) stays ignored. SIGUSR1 prints one status block.
+2. A SIGHUP that was ignored when we started (nohup) stays ignored. SIGUSR1 prints one status block, however quiet the run is.
 3. Progress goes to stderr; nothing here writes to stdout.
 """
 
@@ -63,17 +63,17 @@ def _killable() -> Iterator[None]:
 class Ladder:
     """Three steps down, one for each signal."""
 
-    def __init__(self, run: Run, grace: float, note: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, grace: float, audience: Audience) -> None:
         self._run = run
         self._grace = grace
-        self._note = note
+        self._audience = audience
 
     def step(self, number: int) -> None:
         """A signal has come."""
         engine = self._run.engine
         if not self._run.signal:
             self._run.signal = number
-            self._note(text.stopping(engine.scheduler.in_flight, self._grace))
+            self._audience.progress.note(text.stopping(engine.scheduler.in_flight, self._grace))
             engine.drain(signal.Signals(number).name)
         elif not engine.dropped:
             engine.drop()
@@ -87,7 +87,7 @@ class Ladder:
             for number in SIGNALS:
                 if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
                     loop.add_signal_handler(number, self.step, number)
-            loop.add_signal_handler(signal.SIGUSR1, lambda: self._note(status.block(self._run.snapshot())))
+            loop.add_signal_handler(signal.SIGUSR1, lambda: self._audience.insist(status.block(self._run.snapshot())))
 
 
 async def present(
@@ -113,7 +113,7 @@ async def present(
 
         def watch(run: Run) -> Sequence[Chore]:
             if signals:
-                Ladder(run, settings.stopping.grace, audience.progress.note).attach()
+                Ladder(run, settings.stopping.grace, audience).attach()
             return audience.watch(run)
 
         batched = settings.service.via == "batch" and job is None

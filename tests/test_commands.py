@@ -1225,6 +1225,17 @@ def test_ignored_signals_and_a_status_on_demand(held: tuple[Held, FaultServer]) 
         assert process.end().code == 130
 
 
+def test_a_status_that_was_asked_for_is_told_however_quiet_the_run_is(held: tuple[Held, FaultServer]) -> None:
+    script, server = held
+    with live(server, "--quiet") as process:
+        assert script.full.wait(20)
+        process.signal(signal.SIGUSR1)
+        assert process.hear("done").startswith("5/40 done")
+        script.release()
+        process.signal(signal.SIGINT)
+        assert process.end().code == 130
+
+
 def test_a_hangup_that_nobody_ignores_ends_the_run_in_order(held: tuple[Held, FaultServer]) -> None:
     script, server = held
     with live(server) as process:
