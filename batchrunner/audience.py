@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from msgspec import structs
 
+from batchrunner.crew import crowded
 from batchrunner.engine import Chore
 from batchrunner.errors import BatchError
 from batchrunner.notify import check, notify
@@ -54,6 +55,7 @@ class Audience:
             self.listeners.append(Spans(settings.display.otel))
 
     async def __aenter__(self) -> Self:
+        self._tell(crowded(self._settings.processes))
         if self._settings.display.dashboard:
             await self._open(self._settings.display.dashboard)
         return self

@@ -16,6 +16,7 @@ Rules:
 4. The run is one of the workers: it makes attempts itself until the first of the others is ready, and then such a share of
    them that it is as busy as they are. Who waits for a core is busy: somebody else may be on it, such as the server.
    What the run makes itself costs no message. Where each of them can have a core, none is on the run's.
+5. They start a few at a time: a hundred that import together would leave no core to the run for a minute.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, G
 from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.policy import option
 from batchrunner.core.trail import Ourselves
+from batchrunner.core.wording import plural
 from batchrunner.errors import FileError
 from batchrunner.vitals import Demand
 
@@ -41,6 +43,7 @@ WORKER = "batchrunner.worker"  # the room of a worker
 TEND_EVERY = 0.25
 BALANCE_EVERY = 0.25  # as often as the workers say how busy they are
 DEATHS = 3  # in one place of the crew without an answer between them: the next one would fare no better
+AT_ONCE = 4  # workers that may start together on fewer cores: more would hold up each other, and the run
 SHARE = 8.0  # in flight in each worker for one of the run's own, to begin with: deciding and keeping is half of its work
 SHARES = (1.0, 64.0)
 SILENT = 40  # looks without a word from a worker, which speaks at each of them: it is stopped or stuck, and so is what it holds
@@ -182,9 +185,10 @@ class Place:
 
 
 class Crew:
-    """The workers of a run. `async with` starts them; `send` makes one attempt, as a transport does, in one of them.
+    """The workers of a run. `async with` starts the first of them, `tend` the others.
 
-    `count` of them are processes of their own; `ours` are the open transports of the run, by endpoint.
+    `send` makes one attempt in one of them, as a transport does. `count` of them are processes of their own;
+    `ours` are the open transports of the run, by endpoint.
     """
 
     def __init__(self, count: int, opening: Opening, environ: Mapping[str, str], ours: "Mapping[str, Transport]") -> None:
@@ -197,8 +201,7 @@ class Crew:
 
     async def __aenter__(self) -> Self:
         try:
-            for place in self._places:
-                await place.fill()
+            await self._fill()
         except BaseException:
             await self._dismiss()
             raise
@@ -206,6 +209,12 @@ class Crew:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._dismiss()
+
+    async def _fill(self) -> None:
+        """Start those who are missing, some at a time."""
+        begun = sum(not place.empty and not place.ready for place in self._places)
+        for place in [place for place in self._places if place.empty][: starting(len(self._places)) - begun]:
+            await place.fill()
 
     async def _dismiss(self) -> None:
         await asyncio.gather(*(place.close() for place in self._places))
@@ -231,9 +240,9 @@ class Crew:
     async def tend(self) -> None:
         """Replace those who have died. FileError E407 where one after the other dies, or none can be started."""
         for place in self._places:
-            if place.empty:
-                await place.fill()
-            place.look()
+            if not place.empty:
+                place.look()
+        await self._fill()
 
     async def balance(self) -> None:
         """Take more or less of the work on, as this process was less or more busy than the others since the last time."""
@@ -246,6 +255,18 @@ class Crew:
 
     def _look(self) -> None:
         self._up = [place for place in self._places if place.ready]
+
+
+def starting(count: int) -> int:
+    """How many of so many workers may be about to start at any time."""
+    return min(count, max(AT_ONCE, cores()))
+
+
+def crowded(policy: Processes) -> str:
+    """What to say of more processes than there are cores for them; "" of no more."""
+    there = cores()
+    said = f"--workers {policy.workers}: more than the {plural(there, 'core')} that there are for them make a run no faster"
+    return said if policy.workers > there else ""
 
 
 def shared(share: float, ours: float, theirs: float) -> float:

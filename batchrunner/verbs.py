@@ -22,7 +22,7 @@ from batchrunner import origins
 from batchrunner.beside import early
 from batchrunner.call import Call, given_before
 from batchrunner.core.wording import visible
-from batchrunner.crew import WORKER
+from batchrunner.crew import WORKER, starting
 from batchrunner.errors import BatchError, UsageError, nearest
 from batchrunner.masking import masked, rows_shown
 from batchrunner.records import written_out
@@ -57,7 +57,7 @@ def _executed(call: Call, reopen: Reopen | None = None) -> int:
     resolved, again = call.of_job(), call.again()
     said = msgspec.structs.replace(again, own=reopen.words) if reopen else again
     settings = resolved.settings
-    with early(WORKER, settings.processes.workers - 1):
+    with early(WORKER, starting(settings.processes.workers - 1)):
         from batchrunner import foreground
 
         try:

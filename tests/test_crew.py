@@ -40,7 +40,7 @@ from batchrunner.core.classify import classify
 from batchrunner.core.model import Attempt, Deadlines, Fault, Kind, Left, Outcome, Phase, Reply, Request, Usage
 from batchrunner.core.service import Connection, Service
 from batchrunner.core.trail import Ourselves, together
-from batchrunner.crew import DEATHS, SHARE, SHARES, SILENT, TEND_EVERY, Crew, shared
+from batchrunner.crew import DEATHS, SHARE, SHARES, SILENT, TEND_EVERY, Crew, Processes, crowded, shared, starting
 from batchrunner.engine import Chore
 from batchrunner.errors import FileError
 from batchrunner.worker import Worker
@@ -412,6 +412,34 @@ async def test_the_run_takes_its_share_and_all_before_a_worker_is_ready(monkeypa
             task.cancel()
         await asyncio.wait(sent)
         assert crew._own == 0
+
+
+async def test_a_few_workers_start_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def slow(*_: object, **__: object) -> tuple[socket.socket, Any]:
+        pairs.append(socket.socketpair())
+        return pairs[-1][0], NoProcess()
+
+    monkeypatch.setattr(crew_room, "started", slow)
+    monkeypatch.setattr(crew_room, "cores", lambda: 2)
+    async with Crew(9, OPENING, {}, {"a": Ours()}) as crew:
+        for ready, begun in ((0, 4), (0, 4), (1, 5), (3, 8), (4, 9)):
+            for place in [place for place in crew._places if not (place.empty or place.ready)][:ready]:
+                place._hear(Ready())
+            await crew.tend()
+            assert len(pairs) == begun
+    for _, theirs in pairs:
+        theirs.close()
+    assert (starting(2), starting(900)) == (2, 4)
+    monkeypatch.setattr(crew_room, "cores", lambda: 64)
+    assert (starting(9), starting(900)) == (9, 64)
+
+
+def test_more_workers_than_cores_are_said_to_be_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_room, "cores", lambda: 2)
+    assert crowded(Processes(workers=2)) == ""
+    assert crowded(Processes(workers=3)) == "--workers 3: more than the 2 cores that there are for them make a run no faster"
 
 
 @pytest.mark.usefixtures("tasks")
