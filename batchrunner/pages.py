@@ -4,7 +4,7 @@ Rules:
 
 1. A page is never worth a run: what fails here falls silent, with one line of why, and nothing is raised into a run.
 2. At the end of a run only the tail of attempts.jsonl is read, so that a page costs milliseconds; asked for by itself, all of it.
-3. A page is written in one step, 0600, never through a symlink.
+3. A page is written in one step, 0600, never through a symlink. It takes the place of an earlier page, and of no other file.
 """
 
 import asyncio
@@ -95,6 +95,18 @@ def refuse_place(file: str) -> None:
     if file and (place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
         unfit = errno.EISDIR if place.is_dir() else errno.EACCES if folder.is_dir() else errno.ENOENT
         raise unwritten(place, WHY[unfit])
+    if file and not _is_page(place):
+        raise unwritten(place, "it holds something other than a page of ours")
+
+
+def _is_page(place: Path) -> bool:
+    """Whether nothing else is there, as far as it can be read."""
+    try:
+        with place.open("rb") as file:
+            head = file.read(html.HEAD)
+    except OSError:
+        return True
+    return not head or html.GENERATOR.encode() in head
 
 
 def unwritten(place: Path, reason: str) -> UsageError:
@@ -115,6 +127,7 @@ def _end(session: int, moments: Sequence[Moment], summary: Summary) -> End:
 def rebuilt(settings: Settings, standing: Report, said: Invocation) -> Path:
     """Make the page of a job anew from its files, and return where it is. UsageError E201, E401 when it cannot."""
     paths = paths_of(settings)
+    refuse_place(settings.display.report)
     told = chapters(replay.events(paths))
     if not told:
         raise UsageError("E201", f"{paths.events}: no run of this job has left a trail.", "Run the job first.")

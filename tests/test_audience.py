@@ -95,6 +95,23 @@ def test_report_of_a_job_that_never_ran_says_what_there_is(job: Path, capsys: py
     assert "[E201]" in capsys.readouterr().err
 
 
+def test_a_page_takes_the_place_of_no_file_but_a_page(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kept in ("notes.html", "other.jsonl"):
+        theirs = job.with_name(kept)
+        theirs.write_text("<!DOCTYPE html>\nmine")
+        said = ["--report", str(theirs), "--base-url", "simulated"]
+        assert cli.main([str(job), *said, "--limit", "1"]) == 2
+        assert "it holds something other than a page of ours [E401]" in capsys.readouterr().err
+        assert not job.with_suffix(".results.jsonl").exists(), "before anything is sent"
+        batchrunner.run_sync(job, output=str(job.with_name(f"{kept}.out")), **SIMULATED)
+        assert cli.main(["report", str(job), "-o", str(job.with_name(f"{kept}.out")), *said]) == 2
+        assert theirs.read_text() == "<!DOCTYPE html>\nmine"
+    theirs.write_text("")
+    for _ in range(2):
+        assert cli.main([str(job), *said]) == 0
+        assert "All 40 requests succeeded" in theirs.read_text()
+
+
 def test_report_says_where_it_cannot_write(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batchrunner.run_sync(job, **SIMULATED)
     assert cli.main(["report", str(job), "--report", str(job / "x.html")]) == 2
@@ -110,16 +127,16 @@ def test_a_report_is_never_written_over_a_file_of_the_job(job: Path, own: str) -
     job.with_name("link").symlink_to(job)
     place = job.parent / own
     before = place.read_bytes()
-    with pytest.raises(UsageError, match="own files"):
+    with pytest.raises(UsageError, match=r"own files|other than a page"):
         batchrunner.run_sync(job, report=str(place), **SIMULATED)
     assert place.read_bytes() == before
 
 
 async def test_nor_over_the_input_of_a_job_that_keeps_nothing(job: Path) -> None:
     before = job.read_bytes()
-    with pytest.raises(UsageError, match="own files"):
+    with pytest.raises(UsageError, match=r"own files|other than a page"):
         await batchrunner.run(job, "-", report=str(job), **SIMULATED)
-    with pytest.raises(UsageError, match="own files"):
+    with pytest.raises(UsageError, match=r"own files|other than a page"):
         await batchrunner.gather(job, report=str(job), **SIMULATED)
     assert job.read_bytes() == before
 

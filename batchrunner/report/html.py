@@ -26,6 +26,11 @@ def style() -> str:
     return files(__package__).joinpath("page.css").read_text("utf-8")
 
 
+GENERATOR = '<meta name="generator" content="batchrunner'
+"""By which a page of ours is known, in its first `HEAD` bytes."""
+HEAD = 1024
+
+
 def page(story: Story) -> str:
     """The whole file."""
     return (
