@@ -262,7 +262,7 @@ class Scheduler:
     def roomy(self) -> bool:
         """Whether to read on: half of what may be open beside what waits to be earned has ended, or what is left is stuck."""
         half = (self._max_open + len(self._chances.unpaid)) // 2
-        return self.open <= half or (self.open < self._max_open and self._idle())
+        return self.open < self._max_open and (self.open <= half or self._idle())
 
     @property
     def stopped(self) -> str:

@@ -406,6 +406,11 @@ def test_what_waits_to_be_earned_keeps_nobody_from_reading_on(monkeypatch: pytes
     for attempt in [send(room) for _ in range(6)]:
         room.settle(attempt, BILLED, 0.0, 0.0)
     assert (room.open, room.in_flight, room.roomy) == (6, 0, True), "only answers to what comes next can earn it"
+    for n in range(6, 10):
+        room.offer(request(n))
+    for attempt in [send(room) for _ in range(4)]:
+        room.settle(attempt, BILLED, 0.0, 0.0)
+    assert (room.open, room.in_flight, room.roomy) == (10, 0, False), "but there is no room for any"
 
 
 def test_never_means_that_such_a_request_fails() -> None:
