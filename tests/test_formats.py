@@ -17,7 +17,7 @@ from batchrunner.lines import Oversized, blank
 from batchrunner.numbers import number_of
 
 CHAT = {"model": "m-1", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
-DEEP = 5_000
+DEEP = 100_000
 
 
 def written(**fields: Any) -> bytes:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import tempfile
+from itertools import count
 from pathlib import Path
 
 from hypothesis import settings
@@ -34,6 +35,7 @@ class History(RuleBasedStateMachine):
         self.texts: list[str] = []
         self.said: dict[str, list[str]] = {}
         self.paid: set[str] = set()
+        self.added = count()
 
     @initialize(size=st.integers(1, 12))
     def begin(self, size: int) -> None:
@@ -102,7 +104,7 @@ class History(RuleBasedStateMachine):
         elif edit == "remove" and len(texts) > 1:
             del texts[at]
         elif edit == "add":
-            texts.insert(at, f"n{shuffle.randrange(10**9)} 0")
+            texts.insert(at, f"n{next(self.added)} 0")
         elif edit == "change":
             name, version = texts[at].split()
             texts[at] = f"{name} {(int(version) + 1) % 3}"
