@@ -231,17 +231,24 @@ class Engine:
             outcome = answer if isinstance(answer, Outcome) else classify(attempt, answer)
             return await self._hooks.judge(attempt, outcome) if self._hooks.judge else outcome
         except asyncio.CancelledError as error:
-            now, sent = self._clock(), Phase.CONNECT not in error.args
-            waited = now - attempt.started
-            timing = Timing(connect=0.0 if sent else waited, total=waited)
+            sent = Phase.CONNECT not in error.args  # the transport says how far it was
             if self._called_off(attempt):
-                return Outcome(Kind.CANCELLED, message=BEATEN, billed=True, timing=timing)
-            outcome = Outcome(Kind.CANCELLED, message=DROPPED, billed=sent, timing=timing)
-            self.scheduler.settle(attempt, outcome, now, 0.0)
-            self.outbox.post(Event(now, attempt, outcome))
+                return self._cut_off(attempt, BEATEN, sent)
+            self._drop(attempt, self._cut_off(attempt, DROPPED, sent))
             raise
         except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
             return broken_off(bug)
+
+    def _cut_off(self, attempt: Attempt, why: str, sent: bool) -> Outcome:
+        waited = self._clock() - attempt.started
+        timing = Timing(connect=0.0 if sent else waited, total=waited)
+        return Outcome(Kind.CANCELLED, message=why, billed=sent, timing=timing)
+
+    def _drop(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The run ends with this attempt under way: its request stays pending."""
+        now = self._clock()
+        self.scheduler.settle(attempt, outcome, now, 0.0)
+        self.outbox.post(Event(now, attempt, outcome))
 
     def _review(self, attempt: Attempt, phase: Phase, age: float) -> float:
         more = self.scheduler.review(attempt, phase, age, self._clock())

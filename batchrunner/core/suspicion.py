@@ -27,9 +27,7 @@ class Suspicion:
 
     def __init__(self) -> None:
         self._answers = self._failed = 0
-        self._latest: dict[
-            tuple[str, str], float
-        ] = {}  # when the last of those that were answered was sent, by endpoint and model
+        self._latest: dict[tuple[str, str], float] = {}  # by endpoint and model: when the last that was answered was sent
 
     def answered(self, attempt: Attempt) -> None:
         """An answer has come."""
