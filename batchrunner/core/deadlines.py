@@ -137,7 +137,7 @@ class Patience:
         no kill could be spent on it.
         """
         span = self._first if stream else self._total
-        why, allowed = self._words(span.why(request, final), request, stream), span.allowed(request, kills, final)
+        why, allowed = self._words(span.why(request, kills, final), request, stream), span.allowed(request, kills, final)
         if stream:
             return allowed, self._end, why
         if waited > allowed + max(LOOK, pause(allowed)):

@@ -130,9 +130,9 @@ class Span:
         kin, scale = self._shape.of(request)
         return self._level * scale if min(kin.answers, len(self._window)) >= KNOWN else inf
 
-    def why(self, request: Request, final: bool = False) -> str:
+    def why(self, request: Request, kills: int = 0, final: bool = False) -> str:
         """Where the deadline of this request's attempts comes from, in words."""
-        return self.set_by if self.fixed else self._say(self._shape.of(request)[0], request, final)
+        return self.set_by if self.fixed else self._say(self._shape.of(request)[0], request, final or kills >= ENOUGH_KILLS)
 
     def learned(self) -> Samples:
         """What the next run may begin with."""
@@ -164,15 +164,15 @@ class Span:
         prior = self._rule.prior(request)
         return min(self._floor, prior) if few else max(self._floor, prior)
 
-    def _say(self, kin: Kin, request: Request, final: bool) -> str:
-        """Put into words what the kin may take."""
+    def _say(self, kin: Kin, request: Request, patient: bool) -> str:
+        """Put into words what the kin may take, before it is doubled for kills."""
         rule, answers = self._rule, len(self._window)
         if not answers:
             return f"no answers yet: {rule.prior(request):g} s"
         seen = min(kin.answers, answers)
         size = "" if rule.measure is alike else " of this size" if seen == answers else f" scaled to this size, {seen} of it,"
-        times, last = (FINAL * self._times, ", for the last attempt") if final else (self._times, "")
-        floor = self._least(request, True) if final else self._floor
+        times, last = (FINAL * self._times, ", as for a last attempt") if patient else (self._times, "")
+        floor = self._least(request, True) if patient else self._floor
         return f"p99 of {answers} {rule.what}{size} × {times:.1f}, at least {floor:.1f} s{last}"
 
     def _settle(self) -> None:

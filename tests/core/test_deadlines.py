@@ -148,6 +148,7 @@ def test_a_kill_doubles_the_deadline_and_after_another_it_is_as_long_as_for_a_la
     patience = learned(6.0)
     assert [total(patience, kills) for kills in (0, 1, 2, 3, 4, 9)] == [12.0, 24.0, 60.0, 120.0, 240.0, 600.0]
     assert total(patience, 2) == final(patience)[0]
+    assert patience.in_force(request(), False, 2)[2] == final(patience)[1], "the words say so"
     assert total(learned(20.0), 2) == 4 * total(learned(20.0)) == final(learned(20.0))[0]
     assert total(learned(6.0, max_timeout=20.0), 1) == 20.0
 
@@ -336,7 +337,7 @@ def test_a_last_attempt_after_a_kill_is_given_twice_as_long_and_before_any_answe
 
 
 def test_a_last_attempt_says_where_its_deadline_comes_from() -> None:
-    assert final(learned(6.0))[1] == "p99 of 500 answers of this size × 8.0, at least 60.0 s, for the last attempt"
+    assert final(learned(6.0))[1] == "p99 of 500 answers of this size × 8.0, at least 60.0 s, as for a last attempt"
 
 
 def test_one_that_is_outrun_needs_no_token_for_its_end_if_that_is_final_and_speaks_of_no_overload() -> None:
