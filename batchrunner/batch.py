@@ -20,6 +20,7 @@ from msgspec import Struct, structs
 
 from batchrunner import simulator
 from batchrunner.caps import capped
+from batchrunner.carriers import Transport
 from batchrunner.channel import Opening
 from batchrunner.core.cost import Prices, price_table
 from batchrunner.core.endpoints import Endpoint
@@ -30,7 +31,7 @@ from batchrunner.core.service import as_said
 from batchrunner.core.stopping import alike
 from batchrunner.core.trail import Moment
 from batchrunner.crew import BALANCE_EVERY, TEND_EVERY, Crew
-from batchrunner.engine import Chore, Engine, Transport
+from batchrunner.engine import Chore, Engine
 from batchrunner.errors import BatchError
 from batchrunner.expectation import judge_of, seal
 from batchrunner.filing import FileJob
@@ -195,9 +196,8 @@ async def _lanes(ways: Ways, settings: Settings, environ: Mapping[str, str], sta
     ours = {name: await stack.enter_async_context(transport) for name, transport in ways.transports(urls).items()}
     if settings.processes.workers == 1:
         return _Lanes(endpoints, ours, None)
-    crew = Crew(settings.processes.workers - 1, Opening(settings.service, settings.connection, urls), environ, ours)
-    await stack.enter_async_context(crew)
-    return _Lanes(endpoints, dict.fromkeys(urls, crew), crew)
+    crew = Crew(settings.processes.workers - 1, Opening(settings.service, settings.connection, urls), environ)
+    return _Lanes(endpoints, ours, await stack.enter_async_context(crew))
 
 
 def _tending(crew: Crew | None, trail: Trail) -> list[Chore]:
@@ -230,6 +230,7 @@ def _engine(
         source=slimmer.blocks(source) if slimmer else source,
         scheduler=scheduler,
         transports=lanes.transports,
+        workers=lanes.crew,
         sink=sink or job,
         deliver=deliver,
         listeners=[meter, *listeners],

@@ -2,7 +2,7 @@
 
     engine ──attempt──► crew ──► the worker with the least in flight (`worker`) ──► endpoint
            ◄──outcome──      ◄──
-                             ──► or the run's own connections, for its share ─────► endpoint
+           ──► or the run's own connections, for its share ───────────────────────► endpoint
 
 Rules:
 
@@ -20,24 +20,22 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from math import sqrt
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 from msgspec import Struct
 
 from batchrunner.beside import Process, apart, cores, started
+from batchrunner.carriers import Ended, Review
 from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
-from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, Timing
+from batchrunner.core.model import Attempt, Kind, Outcome, Timing
 from batchrunner.core.policy import option
 from batchrunner.core.trail import Ourselves
 from batchrunner.core.wording import plural
 from batchrunner.errors import FileError
 from batchrunner.vitals import Demand
-
-if TYPE_CHECKING:
-    from batchrunner.engine import Transport
 
 WORKER = "batchrunner.worker"  # the room of a worker
 TEND_EVERY = 0.25
@@ -47,8 +45,6 @@ AT_ONCE = 4  # workers that may start together on fewer cores: more would hold u
 SHARE = 8.0  # in flight in each worker for one of the run's own, to begin with: deciding and keeping is half of its work
 SHARES = (1.0, 64.0)
 SILENT = 40  # looks without a word from a worker, which speaks at each of them: it is stopped or stuck, and so is what it holds
-
-Review = Callable[[Attempt, Phase, float], float]
 
 
 class Processes(Struct, frozen=True, kw_only=True):
@@ -67,21 +63,16 @@ class Processes(Struct, frozen=True, kw_only=True):
     ] = 1
 
 
-class _Errand(Struct, gc=False):
-    """An attempt on its way through a worker."""
-
-    attempt: Attempt
-    review: Review
-    answer: "asyncio.Future[Outcome]"
-
-
 class Place:
     """One place in the crew, and the worker that fills it. `changed` is called when it can send, or no longer."""
+
+    review: Review
+    ended: Ended
 
     def __init__(self, opening: Opening, environ: Mapping[str, str], changed: Callable[[], None]) -> None:
         self.ready = False
         self.deaths = 0  # since the last answer
-        self.errands: dict[int, _Errand] = {}
+        self.errands: dict[int, Attempt] = {}  # what the worker has under way
         self.us, self.busy = Ourselves(), 0.0  # as the worker last said
         self._silent = 0  # looks since then
         self._opening = opening
@@ -119,19 +110,18 @@ class Place:
         self._channel = await Channel.over(end, FROM_WORKER, self._hear, self._lost)
         self._channel.say(self._opening)
 
-    async def send(self, attempt: Attempt, review: Review) -> Outcome:
-        """What the attempt amounts to."""
+    def send(self, attempt: Attempt) -> None:
+        """Have the worker make this attempt."""
         assert self._channel
         self._number = number = self._number + 1
-        answer: asyncio.Future[Outcome] = self._loop.create_future()
-        self.errands[number] = _Errand(attempt, review, answer)
+        self.errands[number] = attempt
         self._channel.say(Send(number, attempt))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if self.errands.pop(number, None) and self._channel:
-                self._channel.say(Cancel(number))
-            raise
+
+    def drop(self, number: int) -> Attempt:
+        """Have the worker make this attempt no longer."""
+        assert self._channel
+        self._channel.say(Cancel(number))
+        return self.errands.pop(number)
 
     def look(self) -> None:
         """End a worker that has not said a word for too many looks. They are counted, not timed: we may have been held up."""
@@ -156,9 +146,9 @@ class Place:
 
     def _answered(self, message: Answered) -> None:
         self.deaths = 0
-        errand = self.errands.pop(message.number, None)
-        if errand and not errand.answer.done():
-            errand.answer.set_result(message.outcome)
+        attempt = self.errands.pop(message.number, None)
+        if attempt:
+            self.ended(attempt, message.outcome)
 
     def _pulse(self, message: Pulse) -> None:
         self.us, self.busy, self._silent = message.us, message.busy, 0
@@ -168,34 +158,30 @@ class Place:
         self._changed()
 
     def _asked(self, message: Asked) -> None:
-        errand = self.errands.get(message.number)
-        if errand and self._channel:
-            self._channel.say(Granted(message.number, errand.review(errand.attempt, message.phase, message.age)))
+        attempt = self.errands.get(message.number)
+        if attempt and self._channel:
+            self._channel.say(Granted(message.number, self.review(attempt, message.phase, message.age)))
 
     def _lost(self) -> None:
         """The worker has died: what it had under way is lost, and may be on the bill."""
         self.ready, self._channel = False, None
         self.deaths += 1
-        errands, self.errands = self.errands, {}
-        now = self._loop.time()
-        for errand in errands.values():
-            if not errand.answer.done():
-                errand.answer.set_result(_crashed(now - errand.attempt.started))
         self._changed()
+        now, errands = self._loop.time(), self.errands
+        self.errands = {}
+        for attempt in errands.values():
+            self.ended(attempt, _crashed(now - attempt.started))
 
 
 class Crew:
     """The workers of a run. `async with` starts the first of them, `tend` the others.
 
-    `send` makes one attempt in one of them, as a transport does. `count` of them are processes of their own;
-    `ours` are the open transports of the run, by endpoint.
+    They are the `Workers` of an engine. `count` of them are processes of their own; the run is one more.
     """
 
-    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str], ours: "Mapping[str, Transport]") -> None:
+    def __init__(self, count: int, opening: Opening, environ: Mapping[str, str]) -> None:
         self._places = [Place(opening, environ, self._look) for _ in range(count)]
         self._up: list[Place] = []
-        self._ours = ours
-        self._own = 0  # attempts that the run has under way itself
         self._share = SHARE
         self._demand = Demand(asyncio.get_running_loop().time)
 
@@ -219,19 +205,35 @@ class Crew:
     async def _dismiss(self) -> None:
         await asyncio.gather(*(place.close() for place in self._places))
 
-    def send(self, attempt: Attempt, review: Review) -> Coroutine[Any, Any, Reply | Fault | Outcome]:
-        """What the attempt amounts to, judged already by the worker that makes it; or the answer, where the run makes it."""
-        least = min(self._up, key=_load) if self._up else None
-        if least is None or (self._own + 1) * self._share <= len(least.errands):
-            return self._send_ourselves(attempt, review)
-        return least.send(attempt, review)
+    def serve(self, review: Review, ended: Ended) -> None:
+        """From now on ask `review` for more time, and tell `ended` what became of each attempt taken, unless it was dropped."""
+        for place in self._places:
+            place.review, place.ended = review, ended
 
-    async def _send_ourselves(self, attempt: Attempt, review: Review) -> Reply | Fault | Outcome:
-        self._own += 1
-        try:
-            return await self._ours[attempt.endpoint].send(attempt, review)
-        finally:
-            self._own -= 1
+    def take(self, attempt: Attempt, in_flight: int) -> bool:
+        """Make this attempt, one of so many in flight, where the least are; False: the run has less than its share."""
+        if not self._up:
+            return False
+        least = min(self._up, key=_load)
+        if (in_flight - self._held()) * self._share <= len(least.errands):
+            return False
+        least.send(attempt)
+        return True
+
+    def _held(self) -> int:
+        return sum(map(_load, self._up))
+
+    def drop(self, line: int, number: int) -> Attempt | None:
+        """Make this attempt no longer; None: it is not under way here."""
+        for place in self._up:
+            for name, attempt in place.errands.items():
+                if attempt.request.line == line and attempt.number == number:
+                    return place.drop(name)
+        return None
+
+    def drop_all(self) -> list[Attempt]:
+        """Make none of them any longer."""
+        return [place.drop(name) for place in self._up for name in list(place.errands)]
 
     def vitals(self) -> list[Ourselves]:
         """How the workers are doing."""

@@ -1,49 +1,35 @@
-"""The running engine: the only room that creates the tasks of a run.
+"""The running engine: with `carriers`, the only room that creates the tasks of a run.
 
-    source ──► feeder ──offer──► scheduler ──next──► lane ──► attempt task ──► transport
-                                     ▲                             │
-                                     └──────────── settle ◄────────┘──► Result ──► sink, Event ──► listeners
+    source ──► feeder ──offer──► scheduler ──next──► lane ──► carriers ──► transport
+                                     ▲                            │
+                                     └─────────── settle ◄────────┘──► Result ──► sink, Event ──► listeners
 
 Rules:
 
 1. One lane per endpoint pulls work when there is capacity; nothing chosen early waits for a slot.
-2. An attempt's task settles exactly once, whatever happens to it, and then carries the lane's next attempt itself.
-3. A result counts as done, and listeners hear of it, only after the sink has taken it (`outbox`).
-4. Stopping has two steps: `drain` sends nothing new and lets attempts end within the grace, `drop` cancels them.
+2. A result counts as done, and listeners hear of it, only after the sink has taken it (`outbox`).
+3. Stopping has two steps: `drain` sends nothing new and lets attempts end within the grace, `drop` cancels them.
    What has no result stays pending, for the next run; what was cut off is told like any other end, for it may be on the bill.
-5. Source, sink, transports, listeners, clock and chance are given; no setting is read here.
+4. Source, sink, transports, listeners, clock and chance are given; no setting is read here.
 """
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from batchrunner.core.classify import broken_off, classify
+from batchrunner.carriers import Carriers, Desk, Transport, Workers
 from batchrunner.core.hedging import BEATEN
-from batchrunner.core.model import Attempt, Event, Fault, Kind, Outcome, Phase, Reply, Request, Result, Timing
+from batchrunner.core.model import Attempt, Event, Kind, Outcome, Phase, Request, Result
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.core.treatment import DROPPED, KILLS
+from batchrunner.core.treatment import KILLS
 from batchrunner.errors import BatchError
 from batchrunner.feeder import Feeder
 from batchrunner.hooks import Hooks
 from batchrunner.outbox import Deliver, Listener, Outbox, Sink
-
-Review = Callable[[Attempt, Phase, float], float]
-
-
-class Transport(Protocol):
-    """Sends one attempt. Faults come back as values."""
-
-    async def send(self, attempt: Attempt, review: Review) -> Reply | Fault | Outcome:
-        """The answer to this attempt, or what became of it; an outcome where the answer was judged elsewhere.
-
-        Cancelled while nothing of it has been sent it raises `CancelledError(Phase.CONNECT)`.
-        """
 
 
 class Chore(Struct, frozen=True):
@@ -62,6 +48,7 @@ class Engine:
         source: AsyncIterator[list[Request | Result]],
         scheduler: Scheduler,
         transports: Mapping[str, Transport],
+        workers: Workers | None = None,
         sink: Sink,
         listeners: Sequence[Listener] = (),
         deliver: Deliver | None = None,
@@ -73,9 +60,7 @@ class Engine:
         self.scheduler = scheduler
         self.stopping = ""  # why the run ends early; empty while it does not
         self.failure: BatchError | None = None  # what of our own broke it off
-        self._transports = transports
         self.outbox = Outbox(sink, listeners, self._fail, deliver, hooks.notice, hooks.echo)
-        self._hooks = hooks
         self._grace = grace
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
@@ -84,8 +69,8 @@ class Engine:
         self.dropped = False
         self._over = asyncio.Event()
         self._wakes = {name: asyncio.Event() for name in transports}
-        self._attempts: set[asyncio.Task[None]] = set()
-        self._carriers: dict[tuple[int, int], asyncio.Task[None]] = {}  # by line and number; only where there may be twins
+        desk = Desk(self._review, self._settle, self._drop, self._following, self._rest, self._break)
+        self._carriers = Carriers(scheduler, transports, workers, hooks.judge, self._clock, desk)
         self._grace_timer: asyncio.TimerHandle | None = None
 
     async def run(self, chores: Sequence[Chore] = ()) -> None:
@@ -93,7 +78,7 @@ class Engine:
 
         Raises the BatchError that broke the run off, if one did.
         """
-        lanes, repeated = map(self._lane, self._transports), map(self._every, chores)
+        lanes, repeated = map(self._lane, self._wakes), map(self._every, chores)
         works: list[Callable[[], Awaitable[None]]] = [
             self._feed,
             partial(self.outbox.empty_for_ever, self._finish_if_idle),
@@ -108,7 +93,7 @@ class Engine:
                 self._grace_timer.cancel()
             self.stopping = self.stopping or ("" if self.feeder.fed and not self.scheduler.open else "cancelled")
             try:
-                await end([*tasks, *self._attempts])
+                await end([*tasks, *self._carriers.drop_all()])
             finally:  # also where a program that ends cancels us once more: what was answered is kept
                 self.scheduler.reopen()
                 self._post_decided()
@@ -156,14 +141,11 @@ class Engine:
         """Whatever goes wrong in a task of ours ends the run in order: a bug must not leave a silently smaller pool."""
         try:
             await work()
-        except BatchError as error:
-            self._fail(error)
-        except Exception as bug:  # noqa: BLE001 - the last one to hear of it
-            failure = BatchError(
-                "E901", f"internal error: {type(bug).__name__}", "please report it with BATCHRUNNER_DEBUG=1; nothing is lost"
-            )
-            failure.__cause__ = bug
-            self._fail(failure)
+        except Exception as error:  # noqa: BLE001 - the last one to hear of it
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        self._fail(_failure(error))
 
     def _fail(self, error: BatchError) -> None:
         if self.failure is None:
@@ -180,9 +162,11 @@ class Engine:
         async def pull() -> None:
             wake = self._wakes[name]
             while not self.stopping:
+                if self.outbox.full:
+                    await self.outbox.space()
                 step = self.scheduler.next(name, self._clock())
                 if isinstance(step, Attempt):
-                    self._start(step)
+                    self._carriers.start(step)
                 else:
                     wake.clear()
                     await self._sleep(wake, step.until)
@@ -195,54 +179,12 @@ class Engine:
         if timer:
             timer.cancel()
 
-    def _start(self, attempt: Attempt) -> None:
-        task = self._loop.create_task(self._guard(partial(self._carry, attempt)))
-        self._attempts.add(task)
-        task.add_done_callback(self._attempts.discard)
-
-    async def _carry(self, attempt: Attempt) -> None:
-        """Bring this attempt to its end, and then the next ones of its lane as long as there are any."""
-        transport, name = self._transports[attempt.endpoint], attempt.endpoint
-        step: Attempt | None = attempt
-        try:
-            while step:
-                self._settle(step, await self._outcome(step, transport))
-                if self.outbox.full:
-                    await self.outbox.space()
-                step = self._fill(name)
-        finally:
-            self._wake_lanes()
-            self._finish_if_idle()
-
-    def _fill(self, name: str) -> Attempt | None:
-        """The attempt to carry on with; where the limit has grown, what else fits is started beside it."""
-        first: Attempt | None = None
-        while not self.stopping and isinstance(step := self.scheduler.next(name, self._clock()), Attempt):
-            if first:
-                self._start(step)
-            first = first or step
-        return first
-
-    async def _outcome(self, attempt: Attempt, transport: Transport) -> Outcome:
-        if self.scheduler.twins.on and (task := asyncio.current_task()):
-            self._carriers[attempt.request.line, attempt.number] = task
-        try:
-            answer = await transport.send(attempt, self._review)
-            outcome = answer if isinstance(answer, Outcome) else classify(attempt, answer)
-            return await self._hooks.judge(attempt, outcome) if self._hooks.judge else outcome
-        except asyncio.CancelledError as error:
-            sent = Phase.CONNECT not in error.args  # the transport says how far it was
-            if self._called_off(attempt):
-                return self._cut_off(attempt, BEATEN, sent)
-            self._drop(attempt, self._cut_off(attempt, DROPPED, sent))
-            raise
-        except Exception as bug:  # noqa: BLE001 - a bug in one attempt must not make the pool smaller
-            return broken_off(bug)
-
-    def _cut_off(self, attempt: Attempt, why: str, sent: bool) -> Outcome:
-        waited = self._clock() - attempt.started
-        timing = Timing(connect=0.0 if sent else waited, total=waited)
-        return Outcome(Kind.CANCELLED, message=why, billed=sent, timing=timing)
+    def _following(self, name: str) -> Attempt | None:
+        """What to send there now, if anything. When the outbox is full nothing is: the lane waits, and begins anew."""
+        if self.stopping or self.outbox.full:
+            return None
+        step = self.scheduler.next(name, self._clock())
+        return step if isinstance(step, Attempt) else None
 
     def _drop(self, attempt: Attempt, outcome: Outcome) -> None:
         """The run ends with this attempt under way: its request stays pending."""
@@ -260,8 +202,6 @@ class Engine:
         if scheduler.twins.on and scheduler.twins.beaten(attempt) and outcome.kind is not Kind.CANCELLED:
             outcome = replace(outcome, kind=Kind.CANCELLED, message=BEATEN, billed=True)  # both ended in the same moment
         verdict = scheduler.settle(attempt, outcome, now, self._chance())
-        if scheduler.twins.on:
-            self._call_off(attempt)
         why = scheduler.in_force(attempt)[2] if outcome.kind in KILLS else ""
         if isinstance(verdict, Result):
             self.outbox.post(Event(now, attempt, outcome, verdict, scheduler.notice, why))
@@ -274,6 +214,8 @@ class Engine:
                 self.drain(scheduler.stopped)
         if scheduler.decided:
             self._post_decided()
+        if scheduler.twins.on:
+            self._carriers.call_off(attempt)
 
     def _post_decided(self) -> None:
         """What has been decided about requests that were held back."""
@@ -284,23 +226,13 @@ class Engine:
         self.feeder.look()
         self._wake_lanes()
 
-    def _call_off(self, attempt: Attempt) -> None:
-        """An attempt has ended; if that was the answer, end its twin."""
-        line = attempt.request.line
-        self._carriers.pop((line, attempt.number), None)
-        loser = self.scheduler.twins.loser(line)
-        task = None if loser is None else self._carriers.pop((line, loser), None)
-        if task and task is not asyncio.current_task():
-            task.cancel()
-
-    def _called_off(self, attempt: Attempt) -> bool:
-        """Whether this task was cancelled for its attempt's sake alone: then it goes on."""
-        task = asyncio.current_task()
-        return bool(task and self.scheduler.twins.beaten(attempt) and not task.uncancel())
-
     def _wake_lanes(self) -> None:
         for wake in self._wakes.values():
             wake.set()
+
+    def _rest(self) -> None:
+        self._wake_lanes()
+        self._finish_if_idle()
 
     def _finish_if_idle(self) -> None:
         idle = not self.scheduler.in_flight and self.outbox.empty
@@ -325,3 +257,13 @@ async def end(tasks: Sequence[asyncio.Task[object]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _failure(error: Exception) -> BatchError:
+    """What ends the run where this was raised."""
+    if isinstance(error, BatchError):
+        return error
+    hint = "please report it with BATCHRUNNER_DEBUG=1; nothing is lost"
+    failure = BatchError("E901", f"internal error: {type(error).__name__}", hint)
+    failure.__cause__ = error
+    return failure

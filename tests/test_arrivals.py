@@ -13,7 +13,7 @@ from batchrunner.core.model import Attempt, Reply, Result
 from batchrunner.engine import Engine
 from batchrunner.errors import BatchError, StopError
 from batchrunner.outbox import Deliver
-from tests.virtual import ScriptedTransport, chat, engine_for, good, run_virtual
+from tests.virtual import ScriptedTransport, chat, engine_for, good, run_virtual, transport_of
 
 AT_ONCE = 8
 
@@ -47,9 +47,7 @@ class Sending:
 
     @property
     def transport(self) -> ScriptedTransport:
-        transport = self.engine._transports["a"]
-        assert isinstance(transport, ScriptedTransport)
-        return transport
+        return transport_of(self.engine)
 
     @property
     def sent(self) -> int:

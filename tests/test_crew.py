@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from itertools import chain, pairwise
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -220,25 +221,37 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list["asyncio.Task[None]"]:
     return made
 
 
-class Ours:
-    """The run's own connections: keeps what it is asked, and answers after so many seconds."""
+class Asker:
+    """In the place of an engine: hands attempts over, and waits for what becomes of them. `own` are those that were not taken."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.asked: list[int] = []
-        self._seconds = seconds
+    def __init__(self, crew: Crew, review: Callable[[Attempt, Phase, float], float]) -> None:
+        self.own: list[int] = []
+        self.answers: dict[int, asyncio.Future[Outcome]] = {}
+        self._crew = crew
+        crew.serve(review, lambda attempt, outcome: self.answers[attempt.request.line].set_result(outcome))
 
-    async def send(self, attempt: Attempt, _review: Any) -> Reply:
-        self.asked.append(attempt.request.line)
-        await asyncio.sleep(self._seconds)
-        return good()
+    def ask(self, attempt: Attempt) -> "asyncio.Future[Outcome]":
+        in_flight = 1 + len(self.own) + sum(len(place.errands) for place in self._crew._places)
+        self.answers[attempt.request.line] = asyncio.get_running_loop().create_future()
+        if not self._crew.take(attempt, in_flight):
+            self.own.append(attempt.request.line)
+        return self.answers[attempt.request.line]
 
 
 @asynccontextmanager
-async def complete(count: int, ours: Ours | None = None) -> AsyncIterator[Crew]:
+async def complete(count: int) -> AsyncIterator[Crew]:
     """A crew whose workers are all ready."""
-    async with Crew(count, OPENING, {}, {"a": ours or Ours()}) as crew:
+    async with Crew(count, OPENING, {}) as crew:
         await come(lambda: len(crew._up) == count)
         yield crew
+
+
+@asynccontextmanager
+async def asking(count: int, review: Callable[[Attempt, Phase, float], float] | None = None) -> AsyncIterator[Asker]:
+    """Somebody who asks a complete crew, which takes whatever it is asked."""
+    async with complete(count) as crew:
+        crew._share = inf
+        yield Asker(crew, review or never)
 
 
 def never(*_: object) -> float:
@@ -255,8 +268,8 @@ async def test_an_attempt_goes_out_whole_and_its_outcome_comes_back_judged(monke
 
     monkeypatch.setattr(Spoken, "script", script)
     sent = attempt(7, body=b"\x00\xff" * 500, headers=(("x-a", "1"),))
-    async with complete(2) as crew:
-        assert await crew.send(sent, never) == classify(sent, good())
+    async with asking(2) as asker:
+        assert await asker.ask(sent) == classify(sent, good())
     assert seen == [sent]
 
 
@@ -279,8 +292,8 @@ async def test_a_deadline_that_passes_is_put_to_the_run(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Spoken, "script", script)
     grants = iter([5.0, 0.0, 7.0, 7.0])
-    async with complete(1) as crew:
-        assert (await crew.send(attempt(), review)).kind is Kind.OK
+    async with asking(1, review) as asker:
+        assert (await asker.ask(attempt())).kind is Kind.OK
     assert [(phase, round(age)) for phase, age in told] == [
         (Phase.FIRST_BYTE, 1),
         (Phase.FIRST_BYTE, 6),
@@ -304,7 +317,7 @@ async def decided(ask: Any, attempt: Attempt, phase: Phase, age: float) -> float
 
 
 @pytest.mark.usefixtures("tasks")
-async def test_whoever_is_cancelled_is_cancelled_in_the_worker_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_dropped_is_dropped_in_the_worker_too(monkeypatch: pytest.MonkeyPatch) -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def script(_attempt: Attempt, _review: Any) -> Reply:
@@ -316,12 +329,12 @@ async def test_whoever_is_cancelled_is_cancelled_in_the_worker_too(monkeypatch: 
         return good()
 
     monkeypatch.setattr(Spoken, "script", script)
-    async with complete(1) as crew:
-        task = asyncio.ensure_future(crew.send(attempt(), never))
+    async with asking(1) as asker:
+        asker.ask(attempt())
         await began.wait()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        assert asker._crew.drop(1, 2) is asker._crew.drop(2, 1) is None
+        assert asker._crew.drop(1, 1) == attempt()
+        assert asker._crew.drop(1, 1) is None
         await ended.wait()
 
 
@@ -335,15 +348,12 @@ async def test_one_task_makes_one_attempt_after_the_other(monkeypatch: pytest.Mo
         return good()
 
     monkeypatch.setattr(Spoken, "script", script)
-    async with complete(1) as crew:
+    async with asking(1) as asker:
         for line in (1, 2, 3):
-            await crew.send(attempt(line), never)
-        early = asyncio.ensure_future(crew.send(attempt(4), never))
-        await asyncio.sleep(0)
-        early.cancel()
-        with suppress(asyncio.CancelledError):
-            await early
-        assert (await crew.send(attempt(5), never)).kind is Kind.OK
+            await asker.ask(attempt(line))
+        asker.ask(attempt(4))
+        assert asker._crew.drop_all() == [attempt(4)]
+        assert (await asker.ask(attempt(5))).kind is Kind.OK
     assert makers.keys() == {1, 2, 3, 5}
     assert makers[1] is makers[2] is makers[3] is not makers[5]
 
@@ -356,8 +366,8 @@ async def test_a_bug_in_one_attempt_costs_only_that_one(monkeypatch: pytest.Monk
         return good()
 
     monkeypatch.setattr(Spoken, "script", script)
-    async with complete(1) as crew:
-        outcomes = await asyncio.gather(*(crew.send(attempt(line), never) for line in (1, 2)))
+    async with asking(1) as asker:
+        outcomes = await asyncio.gather(*(asker.ask(attempt(line)) for line in (1, 2)))
     assert [(each.kind, each.message) for each in outcomes] == [(Kind.LOCAL, "internal error: RuntimeError"), (Kind.OK, "")]
 
 
@@ -371,14 +381,10 @@ async def test_the_work_goes_to_whoever_has_the_least(tasks: list[Any], monkeypa
         return good()
 
     monkeypatch.setattr(Spoken, "script", script)
-
-    async def send(crew: Crew, line: int) -> Reply | Fault | Outcome:
-        return await crew.send(attempt(line), never)
-
-    async with complete(3) as crew:
-        sent = [asyncio.ensure_future(send(crew, line)) for line in range(9)]
+    async with asking(3) as asker:
+        sent = [asker.ask(attempt(line)) for line in range(9)]
         await come(lambda: len(where) == 9)
-        assert [len(place.errands) for place in crew._places] == [3, 3, 3]
+        assert [len(place.errands) for place in asker._crew._places] == [3, 3, 3]
         go.set()
         await asyncio.gather(*sent)
     assert len(tasks) == 3
@@ -392,26 +398,19 @@ async def test_the_run_takes_its_share_and_all_before_a_worker_is_ready(monkeypa
         await go.wait()
         return good()
 
-    async def send(crew: Crew, line: int) -> Reply | Fault | Outcome:
-        return await crew.send(attempt(line), never)
-
     monkeypatch.setattr(Spoken, "script", script)
-    ours = Ours(60)
-    async with Crew(2, OPENING, {}, {"a": ours}) as crew:
-        sent = [asyncio.ensure_future(send(crew, line)) for line in (1, 2)]
-        await asyncio.sleep(0)
-        assert ours.asked == [1, 2], "nobody waits for a worker"
+    async with Crew(2, OPENING, {}) as crew:
+        asker = Asker(crew, never)
+        for line in (1, 2):
+            asker.ask(attempt(line))
+        assert asker.own == [1, 2], "nobody waits for a worker"
         await come(lambda: len(crew._up) == 2)
-        sent += [asyncio.ensure_future(send(crew, line)) for line in range(3, 53)]  # three for each of the 2 that are in hand
-        await come(lambda: sum(len(place.errands) for place in crew._places) + len(ours.asked) == 52)
+        for line in range(3, 53):
+            asker.ask(attempt(line))
         assert [len(place.errands) for place in crew._places] == [25, 24]
-        assert len(ours.asked) == 3
+        assert len(asker.own) == 3, "three for each of the 2 that are in hand"
         go.set()
-        assert {type(answer) for answer in await asyncio.gather(*sent[3:18])} == {Outcome}
-        for task in sent:
-            task.cancel()
-        await asyncio.wait(sent)
-        assert crew._own == 0
+        await asyncio.gather(*(answer for line, answer in asker.answers.items() if line not in asker.own))
 
 
 async def test_a_few_workers_start_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +422,7 @@ async def test_a_few_workers_start_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(crew_room, "started", slow)
     monkeypatch.setattr(crew_room, "cores", lambda: 2)
-    async with Crew(9, OPENING, {}, {"a": Ours()}) as crew:
+    async with Crew(9, OPENING, {}) as crew:
         for ready, begun in ((0, 4), (0, 4), (1, 5), (3, 8), (4, 9)):
             for place in [place for place in crew._places if not (place.empty or place.ready)][:ready]:
                 place._hear(Ready())
@@ -549,14 +548,20 @@ def mortal(seed: int, mortality: float) -> Iterator[type[Mortal]]:
         yield Mortal
 
 
-async def run_over(count: int, lines: int, ready: bool = False) -> tuple[MemorySink, FileError | None]:
+async def our_own(_attempt: Attempt) -> Reply:
+    """The run's own connections."""
+    await asyncio.sleep(0.5)
+    return good()
+
+
+async def run_over(count: int, lines: int, ready: bool = False, **options: Any) -> tuple[MemorySink, FileError | None]:
     """A run of so many lines over a crew; the sink, and what ended the run early. `ready`: it begins when the workers are up."""
     sink = MemorySink()
-    async with Crew(count, OPENING, {}, {"a": Ours(0.5)}) as crew:
+    async with Crew(count, OPENING, {}) as crew:
         while ready and len(crew._up) < count:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.01)
-        engine = engine_for([chat(line) for line in range(1, lines + 1)], None, sink=sink, chance=lambda: 0.5)  # type: ignore[arg-type]
-        engine._transports = {"a": crew}
+        requests = [chat(line) for line in range(1, lines + 1)]
+        engine = engine_for(requests, our_own, workers=crew, sink=sink, chance=lambda: 0.5, **options)
         try:
             await engine.run([Chore(TEND_EVERY, crew.tend)])
         except FileError as error:
@@ -631,7 +636,7 @@ async def test_no_room_for_a_process(tasks: list[Any], monkeypatch: pytest.Monke
 
     monkeypatch.setattr(crew_room, "started", full)
     with pytest.raises(FileError, match=r"temporarily unavailable.*E407") as refused:
-        async with Crew(2, OPENING, {}, {}):
+        async with Crew(2, OPENING, {}):
             pass
     assert "--workers" in refused.value.hint
     await come(lambda: all(task.done() for task in tasks))

@@ -107,7 +107,6 @@ def test_only_the_wiring_knows_every_room() -> None:
 # What one shell room may know of another, with the reason.
 KNOWS = {
     "progress": {"meter"},  # draws a snapshot of it
-    "crew": {"engine"},  # is a transport, and has others
 }
 
 

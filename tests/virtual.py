@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from random import Random
 from typing import Any, NamedTuple
 
+import pytest
+
+from batchrunner.carriers import Review
+from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.hedging import Hedging
 from batchrunner.core.limit import Concurrency, Limit
-from batchrunner.core.model import Attempt, Fault, Kind, Reply, Request, Result, Route
+from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Reply, Request, Result, Route
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
-from batchrunner.engine import Engine, Review
+from batchrunner.engine import Engine
 
 
 class _Jump(selectors.SelectSelector):
@@ -95,6 +99,56 @@ class ScriptedTransport:
             self.in_flight -= 1
 
 
+class ScriptedWorkers:
+    """Make some of the attempts in the place of the engine's own tasks, as the same scripts say."""
+
+    def __init__(self, transports: Mapping[str, ScriptedTransport], takes: Callable[[Attempt], bool]) -> None:
+        self._transports = transports
+        self._takes = takes
+        self._making: dict[tuple[int, int], tuple[Attempt, asyncio.Task[None]]] = {}
+
+    def serve(self, review: Review, ended: Callable[[Attempt, Outcome], None]) -> None:
+        self._review, self._ended = review, ended
+
+    def take(self, attempt: Attempt, in_flight: int) -> bool:
+        assert in_flight > len(self._making)
+        if taken := self._takes(attempt):
+            task = asyncio.get_running_loop().create_task(self._make(attempt))
+            self._making[attempt.request.line, attempt.number] = attempt, task
+        return taken
+
+    async def _make(self, attempt: Attempt) -> None:
+        try:
+            outcome = classify(attempt, await self._transports[attempt.endpoint].send(attempt, self._review))
+        except Exception as bug:
+            outcome = broken_off(bug)
+        del self._making[attempt.request.line, attempt.number]
+        self._ended(attempt, outcome)
+
+    def drop(self, line: int, number: int) -> Attempt | None:
+        attempt, task = self._making.pop((line, number), (None, None))
+        if task:
+            task.cancel()
+        return attempt
+
+    def drop_all(self) -> list[Attempt]:
+        return [attempt for line, number in list(self._making) if (attempt := self.drop(line, number))]
+
+
+def by_turns(attempt: Attempt) -> bool:
+    """Workers make half of the attempts."""
+    return bool((attempt.request.line + attempt.number) % 2)
+
+
+def always(_attempt: Attempt) -> bool:
+    """Workers make all attempts."""
+    return True
+
+
+WHOEVER = pytest.mark.parametrize("helped", [None, by_turns, always], ids=["own tasks", "both", "workers"])
+"""Whoever makes the attempts of an engine."""
+
+
 class MemorySink:
     def __init__(self) -> None:
         self.results: list[Result] = []
@@ -125,9 +179,13 @@ def engine_for(
     hedge: str = "",
     max_attempts: int = 8,
     mapped: bool = False,
+    helped: Callable[[Attempt], bool] | None = None,
     **options: Any,
 ) -> Engine:
-    """An engine over scripted endpoints a, b, …, each for the model of its name if they are `mapped`; call inside a loop."""
+    """An engine over scripted endpoints a, b, …, each for the model of its name if they are `mapped`; call inside a loop.
+
+    `helped` tells which attempts are made by workers.
+    """
     names = "abcdefgh"[: len(scripts)]
     lanes = [endpoint(name, concurrency, {name: name} if mapped else {}) for name in names]
     hedging = Hedging(hedge=hedge)
@@ -137,9 +195,17 @@ def engine_for(
         source=blocks(items),
         scheduler=scheduler,
         transports=transports,
+        workers=ScriptedWorkers(transports, helped) if helped else options.pop("workers", None),
         sink=options.pop("sink", None) or MemorySink(),
         **options,
     )
+
+
+def transport_of(engine: Engine, name: str = "a") -> ScriptedTransport:
+    """What the engine sends to this endpoint with."""
+    transport = engine._carriers._transports[name]
+    assert isinstance(transport, ScriptedTransport)
+    return transport
 
 
 class Ran(NamedTuple):

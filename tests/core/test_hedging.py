@@ -11,7 +11,7 @@ from batchrunner.core.model import Again, Attempt, Cause, Event, Fault, Kind, Ou
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.engine import Engine
 from tests.core.test_scheduler import endpoint, scheduler, send
-from tests.virtual import MemorySink, chat, engine_for, good, run_virtual
+from tests.virtual import WHOEVER, MemorySink, chat, engine_for, good, run_virtual, transport_of
 
 OK = Outcome(Kind.OK, 200, body=b"{}", timing=Timing(0.0, 1.0, 1.0))
 FAILED = Outcome(Kind.SERVER_ERROR, 500)
@@ -179,9 +179,8 @@ def test_when_both_fail_the_request_is_sent_again() -> None:
 # With the engine
 
 
-def hedged(script: Any, rows: int = 60, hedge: str = "10%", seen: list[Event] | None = None) -> Engine:
-    listeners = [] if seen is None else [seen.append]
-    return engine_for([chat(n) for n in range(1, rows + 1)], script, concurrency=8, listeners=listeners, hedge=hedge)
+def hedged(script: Any, hedge: str = "10%", **options: Any) -> Engine:
+    return engine_for([chat(n) for n in range(1, 61)], script, concurrency=8, hedge=hedge, **options)
 
 
 def lines_of(engine: Engine) -> list[int]:
@@ -190,7 +189,8 @@ def lines_of(engine: Engine) -> list[int]:
     return [result.request.line for result in sink.results]
 
 
-def test_the_loser_is_called_off_at_once_and_every_line_has_one_result() -> None:
+@WHOEVER
+def test_the_loser_is_called_off_at_once_and_every_line_has_one_result(helped: Any) -> None:
     seen: list[Event] = []
 
     async def slow_at_first(attempt: Attempt) -> Reply:
@@ -198,13 +198,13 @@ def test_the_loser_is_called_off_at_once_and_every_line_has_one_result() -> None
         return good()
 
     async def main() -> None:
-        engine = hedged(slow_at_first, seen=seen)
+        engine = hedged(slow_at_first, listeners=[seen.append], helped=helped)
         began = asyncio.get_running_loop().time()
         await engine.run()
         assert asyncio.get_running_loop().time() - began < 15.0
         assert sorted(lines_of(engine)) == list(range(1, 61))
-        assert not engine._carriers
-        assert engine._transports["a"].in_flight == 0  # type: ignore[attr-defined]
+        assert not engine._carriers._by_attempt
+        assert transport_of(engine).in_flight == 0
 
     run_virtual(main)
     [(attempt, outcome)] = [(event.attempt, event.outcome) for event in seen if event.outcome and not event.result]
@@ -212,8 +212,9 @@ def test_the_loser_is_called_off_at_once_and_every_line_has_one_result() -> None
     assert (attempt.number, attempt.twin, outcome.kind, outcome.billed) == (1, False, Kind.CANCELLED, True)
 
 
+@WHOEVER
 @pytest.mark.parametrize("seed", range(12))
-def test_no_line_is_lost_or_twice_whatever_happens_to_pairs(seed: int) -> None:
+def test_no_line_is_lost_or_twice_whatever_happens_to_pairs(seed: int, helped: Any) -> None:
     chance = random.Random(seed)
 
     async def unsteady(attempt: Attempt) -> Reply | Fault:
@@ -223,7 +224,7 @@ def test_no_line_is_lost_or_twice_whatever_happens_to_pairs(seed: int) -> None:
         return good()
 
     async def main() -> None:
-        engine = hedged(unsteady, hedge="100%")
+        engine = hedged(unsteady, hedge="100%", helped=helped)
         if seed % 3 == 0:
             asyncio.get_running_loop().call_later(12.0 + seed, engine.drop)
         await engine.run()

@@ -17,10 +17,10 @@ from typing import Any
 from msgspec import Struct
 
 from batchrunner.batch import _engine, _Lanes
+from batchrunner.carriers import Review
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Result, Timing
-from batchrunner.engine import Review
 from batchrunner.hooks import Hooks
 from batchrunner.meter import Meter
 from batchrunner.origins import resolve
