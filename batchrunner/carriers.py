@@ -12,7 +12,8 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Protocol
 
 from msgspec import Struct
@@ -84,7 +85,7 @@ class Carriers:
         self._clock = clock
         self._desk = desk
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[Attempt, bool]] = {}  # what each began with, and whether that was sent before
         self._by_attempt: dict[tuple[int, int], asyncio.Task[None]] = {}  # line and number; only where there may be twins
         if workers:
             workers.serve(desk.review, self._returned)
@@ -108,18 +109,20 @@ class Carriers:
             self._replace(beaten, self._cut_off(beaten, BEATEN, sent=True))
 
     def drop_all(self) -> Collection["asyncio.Task[None]"]:
-        """Drop what workers make. What tasks make, they drop themselves when they are cancelled: these."""
-        for attempt in self._workers.drop_all() if self._workers else ():
-            self._desk.drop(attempt, self._cut_off(attempt, DROPPED, sent=True))
-        return self._tasks
+        """Drop what workers make, and what no task has begun with. The others, these, drop theirs when they are cancelled."""
+        under_way = [(attempt, True) for attempt in self._workers.drop_all()] if self._workers else []
+        unbegun = [begun for task, begun in self._tasks.items() if _unbegun(task)]
+        for attempt, sent in under_way + unbegun:
+            self._desk.drop(attempt, self._cut_off(attempt, DROPPED, sent))
+        return self._tasks.keys()
 
     def _taken(self, attempt: Attempt) -> bool:
         return bool(self._workers and self._workers.take(attempt, self._scheduler.in_flight))
 
     def _begin(self, attempt: Attempt, answer: Outcome | None = None) -> None:
         task = self._loop.create_task(self._carry(attempt, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = attempt, answer is not None
+        task.add_done_callback(self._tasks.pop)
 
     async def _carry(self, attempt: Attempt, answer: Outcome | None) -> None:
         """Bring this attempt to its end, and then those that follow. `answer`: what a worker brought of it."""
@@ -191,3 +194,9 @@ class Carriers:
         waited = self._clock() - attempt.started
         timing = Timing(connect=0.0 if sent else waited, total=waited)
         return Outcome(Kind.CANCELLED, message=why, billed=sent, timing=timing)
+
+
+def _unbegun(task: "asyncio.Task[None]") -> bool:
+    """Whether no line of the task has run: cancelled now, none will."""
+    coroutine = task.get_coro()
+    return isinstance(coroutine, Coroutine) and getcoroutinestate(coroutine) == CORO_CREATED

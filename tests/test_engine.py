@@ -309,6 +309,31 @@ def test_what_the_end_cuts_off_is_told_and_may_be_billed_if_it_was_sent(dropping
     assert {line: outcome.billed for line, outcome in told.items()} == {0: True, 1: True, 2: helped is not None}
 
 
+def test_an_answer_in_the_moment_of_the_end_is_told_as_well() -> None:
+    """A worker brings it, it is to be judged, and before a task has begun with it the run ends."""
+    seen: list[Event] = []
+
+    async def accept(_attempt: Attempt, outcome: Outcome) -> Outcome:
+        return outcome
+
+    async def main() -> None:
+        engine = engine_for([chat(2)], prompt, hooks=Hooks(judge=accept), listeners=[seen.append])
+        asyncio.get_running_loop().call_later(0.5, together, engine)
+        await engine.run()
+        assert (engine.scheduler.in_flight, engine.scheduler.open, results_of(engine)) == (0, 1, [])
+
+    def together(engine: Engine) -> None:
+        [attempt] = [entry.sent for entry in engine.scheduler._in_flight.values()]
+        assert attempt
+        engine.drop()
+        if workers := engine._carriers._workers:
+            workers.drop(2, 1)
+            engine._carriers._returned(attempt, Outcome(Kind.OK, 200, body=GOOD))
+
+    run_virtual(main)
+    assert [(event.outcome.kind, event.outcome.billed) for event in seen if event.outcome] == [(Kind.CANCELLED, True)]
+
+
 def test_a_full_disk_ends_the_run_and_lets_paid_answers_reach_the_sink() -> None:
     class Full(MemorySink):
         async def put(self, results: Sequence[Result]) -> None:
