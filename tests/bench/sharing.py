@@ -6,7 +6,8 @@ Rules:
 2. The limit is measured, not reckoned: as many runs as there are cores, at the same time, that share nothing, each with its
    part of the lines and of the concurrency. No way to divide one job brings more.
 3. A ratio is to the one process of the same round, for the machine's speed changes between rounds: their median, the least
-   and the most. A rate counts from start to end, and in it what it takes the workers to start.
+   and the most. Every other round goes the other way round, for it changes within one as well. A rate counts from start to
+   end, and in it what it takes the workers to start.
 """
 
 import os
@@ -20,7 +21,7 @@ from tests.bench.contenders import answered, command, cpu_of, weigh_words
 from tests.bench.stage import Plan, job, serving
 from tests.bench.table import Table
 
-ROUNDS = 5
+ROUNDS = 8
 ROWS = 200_000
 COLUMNS = ["", "ratio", "least", "most", "req/s", "run µs/row", "workers", "server", "idle %"]
 
@@ -53,7 +54,9 @@ def workers(plan: Plan) -> Table:
     teams[f"{cores} runs that share nothing"] = Team(cores, 1)
     with serving(0.0, None) as (url, server):
         begun = {team: _spent(team, url, server, team.runs, plan) for team in teams.values()}
-        rounds = [{team: _spent(team, url, server, rows, plan) for team in begun} for _ in range(ROUNDS)]
+        there = list(begun)
+        ways = [there, there[::-1]] * (ROUNDS // 2)
+        rounds = [{team: _spent(team, url, server, rows, plan) for team in way} for way in ways]
     table: list[list[str | float]] = []
     for name, team in teams.items():
         ratios = [each[ALONE].seconds / each[team].seconds for each in rounds]
