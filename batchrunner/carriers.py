@@ -12,7 +12,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Protocol
 
@@ -23,10 +23,10 @@ from batchrunner.core.hedging import BEATEN
 from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Phase, Reply, Timing
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.core.treatment import DROPPED
+from batchrunner.hooks import Judge
+from batchrunner.wire import Review
 
-Review = Callable[[Attempt, Phase, float], float]
 Ended = Callable[[Attempt, Outcome], None]
-Judge = Callable[[Attempt, Outcome], Awaitable[Outcome]]
 
 
 class Transport(Protocol):

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Self
 from msgspec import Struct
 
 from batchrunner.beside import Process, apart, cores, started
-from batchrunner.carriers import Ended, Review
+from batchrunner.carriers import Ended
 from batchrunner.channel import FROM_WORKER, Answered, Asked, Cancel, Channel, Granted, Opening, Pulse, Ready, Send
 from batchrunner.core.model import Attempt, Kind, Outcome, Timing
 from batchrunner.core.policy import option
@@ -36,6 +36,7 @@ from batchrunner.core.trail import Ourselves
 from batchrunner.core.wording import plural
 from batchrunner.errors import FileError
 from batchrunner.vitals import Demand
+from batchrunner.wire import Review
 
 WORKER = "batchrunner.worker"  # the room of a worker
 TEND_EVERY = 0.25

@@ -10,7 +10,7 @@ Rules:
 4. Why an answer does not fit is said without quoting it. Nothing that a schema points to is fetched.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -25,6 +25,7 @@ from batchrunner.core.policy import option
 from batchrunner.core.route import answer_text, answer_texts
 from batchrunner.dialects import read_entries, write
 from batchrunner.errors import UsageError
+from batchrunner.hooks import Judge
 
 
 class Expectation(Struct, frozen=True, kw_only=True):
@@ -45,7 +46,6 @@ class Expectation(Struct, frozen=True, kw_only=True):
     ] = False
 
 
-Judge = Callable[[Attempt, Outcome], Awaitable[Outcome]]
 Check = Callable[[str], str]
 """Why a text does not fit: the end of "the answer …"; empty when it does."""
 Misfits = Callable[[Route, bytes], str]

@@ -17,12 +17,14 @@ from batchrunner.core.model import Attempt, Kind, Outcome, Request, Result
 from batchrunner.core.treatment import ended
 from batchrunner.outbox import Echo, Notice
 
+Judge = Callable[[Attempt, Outcome], Awaitable[Outcome]]
+
 
 class Hooks(Struct, frozen=True):
     """All of them may wait."""
 
     prepare: Callable[[Request], Awaitable[object]] | None = None  # before the first sending
-    judge: Callable[[Attempt, Outcome], Awaitable[Outcome]] | None = None  # before an attempt is settled
+    judge: Judge | None = None  # before an attempt is settled
     notice: Notice | None = None  # after something was settled
     admit: Callable[[Request], Awaitable[Request | Result | None]] | None = None  # the last to see it: None keeps it back
     echo: Echo | None = None  # what was kept back and a result answers as well

@@ -25,7 +25,7 @@ from batchrunner.core.cutting import APART, FIELDS, Overflow, cut, places
 from batchrunner.core.model import Error, Kind, Outcome, Request, Result, Slimmed
 from batchrunner.core.policy import option
 from batchrunner.dialects import read_entries, write
-from batchrunner.expectation import Judge
+from batchrunner.hooks import Judge
 from batchrunner.images import UnsafeImage, images, pillow, shrink
 from batchrunner.source import Block, Source
 

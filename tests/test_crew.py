@@ -554,14 +554,14 @@ async def our_own(_attempt: Attempt) -> Reply:
     return good()
 
 
-async def run_over(count: int, lines: int, ready: bool = False, **options: Any) -> tuple[MemorySink, FileError | None]:
+async def run_over(count: int, lines: int, ready: bool = False) -> tuple[MemorySink, FileError | None]:
     """A run of so many lines over a crew; the sink, and what ended the run early. `ready`: it begins when the workers are up."""
     sink = MemorySink()
     async with Crew(count, OPENING, {}) as crew:
         while ready and len(crew._up) < count:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.01)
         requests = [chat(line) for line in range(1, lines + 1)]
-        engine = engine_for(requests, our_own, workers=crew, sink=sink, chance=lambda: 0.5, **options)
+        engine = engine_for(requests, our_own, workers=crew, sink=sink, chance=lambda: 0.5)
         try:
             await engine.run([Chore(TEND_EVERY, crew.tend)])
         except FileError as error:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from batchrunner.carriers import Review
 from batchrunner.core.classify import broken_off, classify
 from batchrunner.core.deadlines import Timeouts
 from batchrunner.core.endpoints import Endpoint
@@ -19,6 +18,7 @@ from batchrunner.core.model import Attempt, Fault, Kind, Outcome, Reply, Request
 from batchrunner.core.retry import Retries
 from batchrunner.core.scheduler import Scheduler
 from batchrunner.engine import Engine
+from batchrunner.wire import Review
 
 
 class _Jump(selectors.SelectSelector):

@@ -16,7 +16,6 @@ from typing import Any
 from msgspec import Struct
 
 from batchrunner.batch import _engine, _Lanes
-from batchrunner.carriers import Review
 from batchrunner.core.cost import Prices
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
@@ -26,6 +25,7 @@ from batchrunner.hooks import Hooks
 from batchrunner.meter import Meter
 from batchrunner.origins import resolve
 from batchrunner.view import Run
+from batchrunner.wire import Review
 from tests.simulation.world import _Deadline, _Job
 from tests.virtual import chat, run_virtual
 

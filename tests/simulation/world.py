@@ -17,7 +17,6 @@ from typing import Any
 from msgspec import Struct
 
 from batchrunner.batch import _engine, _Lanes
-from batchrunner.carriers import Review
 from batchrunner.core.endpoints import Endpoint
 from batchrunner.core.limit import Limit
 from batchrunner.core.model import Attempt, Cause, Fault, Phase, Reply, Request, Result, Timing
@@ -25,6 +24,7 @@ from batchrunner.hooks import Hooks
 from batchrunner.meter import Meter
 from batchrunner.origins import resolve
 from batchrunner.settings import Settings
+from batchrunner.wire import Review
 from tests.simulation.servers import Call, Nature, Refusal, Server
 from tests.virtual import MemorySink, run_virtual
 
